@@ -1,0 +1,31 @@
+"""How often latents fire on the held-out tokens, as a figure at every validation."""
+
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import MLFlowLogger
+
+from saev.modules import SAETraining
+from saev.report import firing_histogram
+
+
+class FiringFigure(L.Callback):
+    """Writes ``figures/firing/step-N.png`` in the run folder and logs it to the run.
+
+    Every validation has computed the frequencies already; this draws them.
+    """
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, SAETraining)
+        firing = pl_module.val_metrics.firing
+        n_tokens = int(firing.n)
+        if trainer.sanity_checking or not trainer.is_global_zero or n_tokens == 0:
+            return
+        folder = Path(trainer.default_root_dir) / "figures" / "firing"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"step-{trainer.global_step:07d}.png"
+        frequencies = firing.frequencies().float().cpu().numpy()
+        firing_histogram(frequencies, n_tokens).savefig(path, dpi=90)
+        for logger in trainer.loggers:
+            if isinstance(logger, MLFlowLogger) and logger.run_id is not None:
+                logger.experiment.log_artifact(logger.run_id, str(path), "figures/firing")

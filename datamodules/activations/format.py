@@ -1,0 +1,199 @@
+"""The manifest of a folder of activation tars, and how its files are reached (docs/formats.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saev.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+PARTS_DIR = ".parts"
+READ_BYTES = 1 << 20  # one megabyte: large enough that no stream is read or written in crumbs
+DTYPES = ("float16", "float32")  # npy has no bfloat16
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One tar, as it must be found on disk."""
+
+    name: str
+    split: str
+    """"train" or "heldout"."""
+    n_images: int
+    n_tokens: int
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of the tokens of the training split; norms are L2, in the units of the activations."""
+
+    n_tokens: int
+    n_normal: int
+    """Tokens with a norm of at most ``max_norm``."""
+    median_norm: float
+    """Of all tokens, to 0.125 % (from a histogram)."""
+    max_norm: float | None
+    """Largest norm of a normal token; None where every token is normal."""
+    max_norm_multiple: float | None
+    """``max_norm`` as a multiple of the median; None where every token is normal."""
+    mean: list[float]
+    """Per dimension, over normal tokens."""
+    scale: float
+    """So that E‖scale·(x − mean)‖² = d over normal tokens."""
+    n_normal_per_shard: list[int]
+    """Normal tokens of each training shard, in the manifest's order."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything one needs to know to read a folder of activation tars."""
+
+    id: str
+    """Name of the folder: backbone, layer, tokens, hash of what determines the content."""
+    backbone: dict[str, Any]
+    """family, name, weights (kind, source, sha256), spec."""
+    layer: int
+    width: int
+    grid: list[int]
+    """Patches down and across."""
+    token_names: list[str]
+    tokens: dict[str, Any]
+    """which, n_per_image, and positions on the token axis."""
+    dtype: str
+    images: dict[str, Any]
+    """Fingerprint of the image source."""
+    transform: dict[str, Any]
+    class_names: list[str] | None
+    skipped: list[dict[str, Any]]
+    """Broken images left out: image_id, reason."""
+    recording: dict[str, Any]
+    """seed, images_per_shard, precision."""
+    shards: list[ShardInfo]
+    statistics: Statistics
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def read(cls, location: str | Path) -> Manifest:
+        """The manifest of a folder, given as a path or an http(s):// or s3:// URL.
+
+        Raises UserError when there is none, or it is damaged, or of another format version.
+        """
+        path = join(location, MANIFEST_NAME)
+        try:
+            with open_read(path) as file:
+                fields = json.loads(file.read())
+        except FileNotFoundError:
+            raise UserError(
+                f"There is no {MANIFEST_NAME} in {location}: "
+                "either the path is wrong or the recording is not finished; run saev.record."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}).") from error
+        version = fields.get("format_version") if isinstance(fields, dict) else None
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format version {version}, this program reads {FORMAT_VERSION}: "
+                "record the activations again, or use the version of saev that wrote them."
+            )
+        try:
+            fields["shards"] = [ShardInfo(**shard) for shard in fields["shards"]]
+            fields["statistics"] = Statistics(**fields["statistics"])
+            manifest = cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a manifest of activation tars ({error}).") from error
+        for shard in manifest.shards:
+            if Path(shard.name).name != shard.name:
+                raise UserError(f"{path} names a shard outside its folder: {shard.name!r}.")
+        return manifest
+
+    def write(self, folder: str | Path) -> None:
+        """Writes ``manifest.json`` into a local folder, all of it or nothing."""
+        write_atomically(Path(folder) / MANIFEST_NAME, self.to_json().encode())
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``: the same bytes for the same content."""
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @property
+    def sha256(self) -> str:
+        """Of the text of ``manifest.json``: names this recording in exports and runs."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def of_split(self, split: str) -> list[ShardInfo]:
+        """The shards of "train" or "heldout", in order."""
+        return [shard for shard in self.shards if shard.split == split]
+
+
+def is_url(location: str | Path) -> bool:
+    """Whether it is read through fsspec instead of the file system."""
+    return "://" in str(location)
+
+
+def join(location: str | Path, name: str) -> str:
+    """Path or URL of a file in a folder of tars."""
+    return f"{str(location).rstrip('/')}/{name}" if is_url(location) else str(Path(location) / name)
+
+
+def open_read(path: str) -> io.BufferedReader:
+    """A stream of bytes from a local file or a URL; raises OSError, FileNotFoundError if absent."""
+    if not is_url(path):
+        return Path(path).open("rb")
+    import fsspec
+
+    # http: one plain GET, since not every server answers range requests
+    options: dict[str, Any] = {"block_size": 0} if path.startswith("http") else {}
+    try:
+        file = fsspec.open(path, "rb", **options).open()  # pyright: ignore
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs a package that is not installed ({error}); "
+            "for s3:// run pip install 'saev-lightning[s3]'."
+        ) from error
+    except FileNotFoundError as error:
+        if isinstance(error.__cause__, OSError):  # what fsspec makes of a server that is not there
+            raise ConnectionError(error.__cause__) from error
+        raise
+    except OSError:
+        raise
+    except Exception as error:  # aiohttp's and botocore's errors share no base class with OSError
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    return io.BufferedReader(file, READ_BYTES)  # pyright: ignore[reportArgumentType]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a small file by rename: a reader sees the old one or the new one, whole.
+
+    Raises UserError when the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def disk_error(error: OSError, path: Path) -> UserError:
+    """What to tell a user whose file could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"The disk is full: {path} could not be written; free some space and run the same "
+            "command again, it continues after the last finished shard."
+        )
+    return UserError(f"{path} could not be written ({error.strerror or error}).")

@@ -1,0 +1,80 @@
+"""The tokens of held-out images, in order, once.
+
+Shape legend: b batch, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from datamodules.activations.format import Manifest
+from datamodules.activations.stream import TokenBatch
+from datamodules.activations.tar import iter_samples
+from saev.errors import UserError
+
+
+class HeldoutTokens(IterableDataset[TokenBatch]):
+    """Batches of all held-out tokens, normal or not, in the order of the tars.
+
+    Each rank gets a contiguous part, in equally many batches on every rank (a rank that ran out
+    first would leave the others waiting). Meant for one worker at most.
+    """
+
+    def __init__(
+        self,
+        location: str | Path,
+        manifest: Manifest,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < min(world_size, 2):
+            least = "2 tokens on several ranks" if world_size > 1 else "1 token"
+            raise ValueError(f"data.val_batch_size={batch_size} must be at least {least}.")
+        self.location, self.manifest, self.batch_size = location, manifest, batch_size
+        self.shards = manifest.of_split("heldout")
+        n_tokens = sum(shard.n_tokens for shard in self.shards)
+        if n_tokens < world_size:
+            raise UserError(
+                f"{location} has no held-out tokens to validate on; "
+                "record with images.val_fraction above 0 or a val or test folder."
+            )
+        self.start = n_tokens * rank // world_size
+        self.stop = n_tokens * (rank + 1) // world_size
+        largest_part = -(-n_tokens // world_size)
+        n_full = (largest_part - 1) // batch_size
+        self.sizes = [batch_size] * n_full + [self.stop - self.start - batch_size * n_full]
+        if self.sizes[-1] == 0:  # one token short of the rank with the largest part
+            self.sizes[-2:] = [batch_size - 1, 1]
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        rows = self._rows()
+        rest = np.empty((0, 0))
+        for size in self.sizes:
+            pieces: list[np.ndarray] = []
+            while size:
+                if not len(rest):
+                    rest = next(rows)
+                pieces.append(rest[:size])
+                rest = rest[size:]
+                size -= len(pieces[-1])
+            yield TokenBatch(torch.from_numpy(np.concatenate(pieces)), len(pieces))
+
+    def _rows(self) -> Iterator[np.ndarray]:
+        """This rank's part of each image that has one; tars without any are not opened."""
+        first = 0  # of the next image, counted over all held-out tokens
+        for shard in self.shards:
+            if first + shard.n_tokens <= self.start or first >= self.stop:
+                first += shard.n_tokens
+                continue
+            for sample in iter_samples(self.location, shard):
+                acts = sample.acts[max(0, self.start - first) : max(0, self.stop - first)]
+                first += len(sample.acts)
+                if len(acts):
+                    yield acts

@@ -1,0 +1,198 @@
+"""What the trainer sees of a folder of activation tars."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from datamodules.activations.format import Manifest, Statistics, is_url
+from datamodules.activations.heldout import HeldoutTokens
+from datamodules.activations.loader import BatchLoader, SizedBatchLoader
+from datamodules.activations.statistics import check_multiple, compute_statistics
+from datamodules.activations.stream import TokenStream
+from datamodules.activations.verify import require_intact
+from saev.errors import UserError
+from saev.sae.config import SAEConfig
+
+
+class ActivationDataModule(L.LightningDataModule):
+    """Batches of tokens from the tars in ``dir``, a path or an http(s):// or s3:// URL.
+
+    ``batch_size`` is in tokens per rank; ``reservoir_tokens`` per worker (see ``TokenStream``);
+    ``max_norm`` is the largest norm of a training token as a multiple of the median, None for no
+    limit. ``num_workers`` is lowered to what the number of shards can feed. Validation gives all
+    held-out tokens, normal or not.
+
+    The training stream has no end: train with ``max_steps``. Its position, in batches the trainer
+    has consumed, is part of every checkpoint, and a run resumed with the same ``batch_size``,
+    ``num_workers`` and number of ranks goes on with the batch it would have seen next.
+
+    ``prepare_data`` raises UserError for missing, cut off or altered tars (``verify_checksums``
+    reads each of them whole; without it, and at a URL, damage is found when a tar is read).
+    """
+
+    def __init__(
+        self,
+        dir: str | Path,
+        batch_size: int = 4096,
+        reservoir_tokens: int = 65_536,
+        num_workers: int = 2,
+        seed: int = 0,
+        drop_last: bool = True,
+        max_norm: float | None = 3.0,
+        verify_checksums: bool = True,
+        val_batch_size: int | None = None,
+        pin_memory: bool | None = None,
+    ) -> None:
+        super().__init__()
+        check_multiple(max_norm)
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size={batch_size} must be at least 1 token.")
+        if num_workers < 0:
+            raise ValueError(f"data.num_workers={num_workers} must be 0 or more.")
+        self.dir = dir
+        self.batch_size, self.val_batch_size = batch_size, val_batch_size or batch_size
+        self.reservoir_tokens, self.num_workers = reservoir_tokens, num_workers
+        self.seed, self.drop_last, self.max_norm = seed, drop_last, max_norm
+        self.verify_checksums = verify_checksums
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self._is_verified = False
+        self._start_batch = 0
+        self._n_processed_before: int | None = None
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Of the folder; raises UserError when there is none that this program can read."""
+        return Manifest.read(self.dir)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """For ``max_norm``: the manifest's, or computed anew if it was recorded with another."""
+        return compute_statistics(self.dir, self.max_norm, self.manifest)
+
+    def check_backbone(self, cfg: SAEConfig) -> None:
+        """Raises UserError unless these are activations of the layer and model the SAE is for.
+
+        What the SAE's config leaves open (the hash of the weights, say) is not compared.
+        """
+        here = self.manifest
+        found = {"layer": here.layer, "width": here.width, **_identity(here.backbone)}
+        wanted = {"layer": cfg.layer, "width": cfg.d_model, **_identity(cfg.backbone or {})}
+        for name, value in wanted.items():
+            if value is not None and value != found[name]:
+                raise UserError(
+                    f"The activations in {self.dir} have {name} {found[name]}, the SAE was made for"
+                    f" {value}: use activations of the same backbone, weights and layer."
+                )
+
+    def prepare_data(self) -> None:
+        """Checks the tars, and takes statistics if the manifest has none for ``max_norm``."""
+        if not self._is_verified:
+            require_intact(self.dir, checksums=self.verify_checksums and not is_url(self.dir))
+            self._is_verified = True
+        _ = self.statistics
+
+    def setup(self, stage: str) -> None:
+        """Reads the manifest; a fit without a checkpoint begins at the first batch."""
+        _ = self.statistics
+        if stage == "fit":
+            self._start_batch, self._n_processed_before = 0, None
+
+    def train_dataloader(self) -> BatchLoader:
+        """Endless; each iteration over it begins at the current position."""
+        rank, world_size = self._place()
+        stream = TokenStream(
+            self.dir,
+            self.manifest,
+            self.statistics,
+            batch_size=self.batch_size,
+            reservoir_tokens=self.reservoir_tokens,
+            seed=self.seed,
+            drop_last=self.drop_last,
+            rank=rank,
+            world_size=world_size,
+        )
+        n_workers = min(self.num_workers, stream.max_workers)
+
+        def go_on() -> None:
+            if self._n_processed_before is None:
+                self._n_processed_before = self._n_processed()
+            stream.start_batch = self.position
+
+        return BatchLoader(stream, n_workers, self.pin_memory, before=go_on)
+
+    def val_dataloader(self) -> SizedBatchLoader:
+        """All held-out tokens in order, once."""
+        rank, world_size = self._place()
+        tokens = HeldoutTokens(
+            self.dir,
+            self.manifest,
+            batch_size=self.val_batch_size,
+            rank=rank,
+            world_size=world_size,
+        )
+        return SizedBatchLoader(tokens, min(self.num_workers, 1), self.pin_memory)
+
+    def test_dataloader(self) -> SizedBatchLoader:
+        """The same as for validation."""
+        return self.val_dataloader()
+
+    @property
+    def position(self) -> int:
+        """Training batches each rank has consumed, over resumes."""
+        before = self._n_processed_before
+        return self._start_batch + (0 if before is None else self._n_processed() - before)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and what it is a position in."""
+        return {"position": self.position, **self._order()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a position; warns when it is one in another order of batches."""
+        self._start_batch, self._n_processed_before = state_dict["position"], None
+        for name, value in self._order().items():
+            if state_dict[name] != value:
+                warnings.warn(
+                    f"The checkpoint was trained with {name}={state_dict[name]}, this run has "
+                    f"{value}: it goes on with other batches than it would have seen.",
+                    stacklevel=2,
+                )
+
+    def _order(self) -> dict[str, Any]:
+        """What determines which tokens the n-th batch holds."""
+        return {
+            "manifest": self.manifest.sha256,
+            "batch_size": self.batch_size,
+            "reservoir_tokens": self.reservoir_tokens,
+            "num_workers": self.num_workers,
+            "world_size": self._place()[1],
+            "seed": self.seed,
+            "drop_last": self.drop_last,
+            "max_norm": self.max_norm,
+        }
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _n_processed(self) -> int:
+        # restored with the checkpoint, and counted before a checkpoint at a batch's end is written
+        if self.trainer is None:
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # pyright: ignore
+
+
+def _identity(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a manifest's or an SAE's backbone; None for what it does not say."""
+    weights = backbone.get("weights")
+    sha256 = weights.get("sha256") if isinstance(weights, Mapping) else None
+    return {
+        "family": backbone.get("family"),
+        "name": backbone.get("name"),
+        "weights with SHA-256": backbone.get("weights_sha256", sha256),
+    }

@@ -1,0 +1,67 @@
+"""A fixed number of slots in which tokens of many images are mixed.
+
+Shape legend: n slots, b batch, t tokens, d width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+class Reservoir:
+    """Tokens go in image by image and come out as uniform random batches, each exactly once.
+
+    One copy per image and one gather per batch, no work per token: ``_slots`` is a permutation of
+    the slot numbers whose first ``n_held`` entries are the filled ones.
+    """
+
+    def __init__(self, n_slots: int, width: int, dtype: str) -> None:
+        self._acts_nd = np.zeros((n_slots, width), dtype)  # zeros: the pages are touched once
+        self._image_n = np.zeros(n_slots, np.int64)
+        self._slots = np.arange(n_slots)
+        self.n_held = 0
+
+    @property
+    def n_free(self) -> int:
+        """Empty slots."""
+        return len(self._slots) - self.n_held
+
+    def clear(self) -> None:
+        """Forgets what is held and all history: the same moves give the same batches again."""
+        self._slots = np.arange(len(self._slots))
+        self.n_held = 0
+
+    def add(self, acts_td: np.ndarray, image: int) -> int:
+        """Takes as many rows from the front as there are free slots; returns how many.
+
+        ``image`` is any number that tells this image from the others held.
+        """
+        n_taken = min(len(acts_td), self.n_free)
+        slots = self._slots[self.n_held : self.n_held + n_taken]
+        self._acts_nd[slots] = acts_td[:n_taken]
+        self._image_n[slots] = image
+        self.n_held += n_taken
+        return n_taken
+
+    def choose(self, n_tokens: int, generator: np.random.Generator) -> np.ndarray:
+        """Frees a uniform random choice of filled slots and returns their numbers.
+
+        Their content stays until the next ``add``: pass them to ``read`` before that, or do not,
+        to go through the same moves without the cost of the copy.
+        """
+        n_left = self.n_held - n_tokens
+        chosen = generator.choice(self.n_held, n_tokens, replace=False)
+        slots = self._slots[chosen]
+        # the filled slots at the end that were not chosen move into the gaps further in front
+        stays = np.ones(n_tokens, bool)
+        stays[chosen[chosen >= n_left] - n_left] = False
+        self._slots[chosen[chosen < n_left]] = self._slots[n_left : self.n_held][stays]
+        self._slots[n_left : self.n_held] = slots
+        self.n_held = n_left
+        return slots
+
+    def read(self, slots: np.ndarray) -> tuple[torch.Tensor, int]:
+        """The rows in these slots, (b, d), and from how many images they come."""
+        acts_bd = torch.from_numpy(np.take(self._acts_nd, slots, axis=0))
+        return acts_bd, len(np.unique(self._image_n[slots]))

@@ -1,0 +1,150 @@
+"""Norm statistics of recorded activations: what is a normal token, and how to normalise one.
+
+A small share of tokens at later blocks has norms tens of times the median and would drown
+everything else; a token is *normal* when its norm is at most ``max_norm``.
+
+Shape legend: t tokens, d width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from datamodules.activations.format import (
+    Manifest,
+    ShardInfo,
+    Statistics,
+    is_url,
+    join,
+    write_atomically,
+)
+from datamodules.activations.tar import iter_samples
+from saev.errors import UserError
+
+BIN_WIDTH = math.log(1.0025)  # a quarter percent; the middle of a bin is off by half of that
+SMALLEST_NORM = 1e-12  # a token of zeros counts as this
+
+
+def token_norms(acts: np.ndarray) -> Float32[Tensor, " t"]:
+    """L2 norms, computed in float32 whatever the array's dtype."""
+    # through torch: numpy converts float16 ten times slower
+    return torch.linalg.vector_norm(torch.from_numpy(acts).float(), dim=1)
+
+
+def norm_histogram(norms: Float32[Tensor, " t"]) -> Counter[int]:
+    """Counts on a logarithmic axis; histograms of parts add up to that of the whole."""
+    logs = norms.double().clamp(min=SMALLEST_NORM).log() / BIN_WIDTH
+    bins, counts = logs.floor().long().unique(return_counts=True)
+    return Counter(dict(zip(bins.tolist(), counts.tolist(), strict=True)))
+
+
+def median_of(histogram: Mapping[int, int]) -> float:
+    """The lower median, to within half a bin (0.125 %); raises ValueError for no tokens."""
+    n_left = (sum(histogram.values()) - 1) // 2
+    for position in sorted(histogram):
+        n_left -= histogram[position]
+        if n_left < 0:
+            return math.exp((position + 0.5) * BIN_WIDTH)
+    raise ValueError("a histogram without tokens has no median")
+
+
+def check_multiple(max_norm: float | None) -> None:
+    """Raises ValueError unless it is None or a positive multiple of the median."""
+    if max_norm is not None and not max_norm > 0:
+        raise ValueError(
+            f"tokens.max_norm={max_norm} must be a positive multiple of the median norm, or null."
+        )
+
+
+def compute_statistics(
+    location: str | Path, max_norm: float | None, manifest: Manifest | None = None
+) -> Statistics:
+    """Statistics for ``max_norm`` times the median norm as the limit of a normal token.
+
+    They come from the manifest when it was recorded with this multiple, otherwise from one pass
+    over the training tars, kept beside them (local folders only) for the next time.
+    """
+    check_multiple(max_norm)
+    manifest = manifest or Manifest.read(location)
+    if manifest.statistics.max_norm_multiple == max_norm:
+        return manifest.statistics
+    cache = Path(join(location, f"statistics-{manifest.sha256[:12]}-{max_norm}.json"))
+    if not is_url(location) and cache.is_file():
+        return Statistics(**json.loads(cache.read_text()))
+    statistics = measure(
+        location, manifest.of_split("train"), manifest.statistics.median_norm, max_norm
+    )
+    if not is_url(location):
+        try:
+            write_atomically(cache, json.dumps(dataclasses.asdict(statistics)).encode())
+        except UserError:
+            return statistics  # a read-only folder: the next run computes them again
+    return statistics
+
+
+def measure(
+    location: str | Path,
+    shards: Iterable[ShardInfo],
+    median_norm: float,
+    max_norm_multiple: float | None,
+    advance: Callable[[int], object] = lambda n_images: None,
+) -> Statistics:
+    """One pass over tars: counts, mean and scale of the normal tokens, summed in float64.
+
+    ``advance`` is told how many images each finished tar held. Raises UserError when no token is
+    normal or all normal tokens are equal, since nothing can be learned from either.
+    """
+    max_norm = None if max_norm_multiple is None else max_norm_multiple * median_norm
+    pivot: Tensor | None = None  # sums are taken around one token: no cancellation afterwards
+    total, squares, n_tokens = torch.zeros(1, dtype=torch.float64), 0.0, 0
+    n_normal_per_shard: list[int] = []
+    for shard in shards:
+        n_normal = 0
+        for sample in iter_samples(location, shard):
+            acts = torch.from_numpy(sample.acts).float()
+            if max_norm is not None:
+                acts = acts[token_norms(sample.acts) <= max_norm]
+            if pivot is None and len(acts):
+                pivot = acts[0]
+            if pivot is not None:
+                offsets = acts - pivot
+                total = total + offsets.sum(0, dtype=torch.float64)
+                squares += offsets.square().sum(dtype=torch.float64).item()
+            n_tokens += len(sample.acts)
+            n_normal += len(acts)
+        n_normal_per_shard.append(n_normal)
+        advance(shard.n_images)
+    n_normal = sum(n_normal_per_shard)
+    if pivot is None:
+        raise UserError(
+            f"None of the {n_tokens} training tokens in {location} has a norm of at most "
+            f"{max_norm}; raise tokens.max_norm or set it to null."
+        )
+    mean = total / n_normal
+    variance = squares / n_normal - mean.square().sum().item()
+    if variance <= 0:
+        raise UserError(
+            f"All training tokens in {location} are equal, there is nothing to learn from them; "
+            "record other tokens or another layer."
+        )
+    mean = mean + pivot
+    return Statistics(
+        n_tokens=n_tokens,
+        n_normal=n_normal,
+        median_norm=median_norm,
+        max_norm=max_norm,
+        max_norm_multiple=max_norm_multiple,
+        mean=mean.tolist(),
+        scale=math.sqrt(len(mean) / variance),
+        n_normal_per_shard=n_normal_per_shard,
+    )

@@ -1,0 +1,41 @@
+"""Procedural images with known concepts: made from (seed, index), labelled to the pixel."""
+
+from datamodules.scenes.attributes import (
+    ATTRIBUTES,
+    BACKGROUNDS,
+    COLOURS,
+    COLUMNS,
+    COUNTS,
+    ROWS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    ObjectDescription,
+    SceneDescription,
+    attribute_table,
+    sample_scene,
+)
+from datamodules.scenes.draw import Scene, draw_scene, render, scene_attributes
+from datamodules.scenes.labels import PATCH_ATTRIBUTES, patch_labels
+
+__all__ = [
+    "ATTRIBUTES",
+    "BACKGROUNDS",
+    "COLOURS",
+    "COLUMNS",
+    "COUNTS",
+    "PATCH_ATTRIBUTES",
+    "ROWS",
+    "SHAPES",
+    "SIZES",
+    "TEXTURES",
+    "ObjectDescription",
+    "Scene",
+    "SceneDescription",
+    "attribute_table",
+    "draw_scene",
+    "patch_labels",
+    "render",
+    "sample_scene",
+    "scene_attributes",
+]

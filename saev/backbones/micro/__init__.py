@@ -1,0 +1,1 @@
+"""The embedded micro ViT: its weights, model card and the script that trains it."""

@@ -1,0 +1,127 @@
+"""``python -m saev.describe sae=DIR``: what every latent is, found and named, as tables and pages.
+
+Leaves ``latents/`` in the run folder: ``latents.parquet``, ``concepts.parquet``, exemplars, names,
+``index.html``. With ``query`` it searches an atlas that is already there.
+"""
+
+import json
+from pathlib import Path
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from saev.errors import UserError
+from saev.experiment import tracked_run
+from saev.experiment.atlas_pages import write_pages
+from saev.experiment.description import (
+    AtlasSettings,
+    NamingSettings,
+    baseline_table,
+    describe_dictionary,
+    write_tables,
+)
+from saev.experiment.dictionary import images_for, open_dictionary
+from saev.latents.atlas import Atlas
+from saev.tracking import command, print_next, print_table
+
+SHOWN = 20
+"""Rows printed of a query."""
+
+
+def describe(cfg: DictConfig) -> dict[str, float]:
+    """Describes the dictionary that ``cfg.sae`` names; returns what ``metrics.json`` holds.
+
+    Raises:
+        UserError: one sentence on what cannot be done and what to set.
+    """
+    if cfg.sae is None:
+        raise UserError("sae is not set; give the folder of a dictionary: sae=outputs/runs/…/sae")
+    out_dir = Path(cfg.paths.run)
+    folder = out_dir / "latents"
+    with tracked_run(cfg, out_dir, verb="describe") as tracking:
+        L.seed_everything(cfg.seed, workers=True, verbose=False)
+        sae, backbone = open_dictionary(cfg.sae, cfg.backbone.weights)
+        source = images_for(sae, cfg.sae, cfg.images)
+        sources = {source.name: source}
+        for name, node in (cfg.more_images or {}).items():
+            if name in sources:
+                raise UserError(
+                    f"more_images.{name} has the name of another source; choose another"
+                )
+            sources[name] = instantiate(node)
+        embedder = instantiate(cfg.embedder) if cfg.embedder is not None else None
+        atlas = AtlasSettings(**{**cfg.atlas, "shard": tuple(cfg.atlas.shard)})
+        naming = NamingSettings(**cfg.naming)
+        device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
+        found = describe_dictionary(
+            sae, backbone, sources, folder, atlas, naming, embedder=embedder, device=device
+        )
+        if found is None:
+            return {}
+        write_tables(found, folder)
+        if atlas.baseline_images:
+            table = baseline_table(found, sae, backbone, folder, atlas, device)
+            table.to_parquet(folder / "baselines.parquet", index=False)
+            _show_baselines(table)
+        path = out_dir / "metrics.json"
+        path.write_text(json.dumps(found.metrics, indent=2, sort_keys=True) + "\n")
+        if cfg.pages.enabled:
+            for figure in write_pages(found, sae, backbone, folder, cfg.pages):
+                tracking.log_artifact(figure, "figures")
+        tracking.log_metrics({k: v for k, v in found.metrics.items() if v == v})  # nan: no data
+        for file in (path, *sorted(folder.glob("*.parquet"))):
+            tracking.log_artifact(file, "latents" if file != path else None)
+    _show(found.metrics)
+    print_next(
+        [
+            f"xdg-open {folder / 'index.html'}",
+            f"python -m saev.describe atlas_dir={out_dir} query=WORDS",
+        ]
+    )
+    return found.metrics
+
+
+def search(atlas_dir: str, query: str) -> list[int]:
+    """Prints the latents whose name or concepts match the words; returns them, best first."""
+    atlas = Atlas.open(Path(atlas_dir) / "latents")
+    hits = atlas.search(query)
+    rows = [
+        [
+            str(row.latent), row.name or "unnamed", f"{row.score:.2f}", row.why,
+            f"{100 * float(row.rate_image):.2g} %"  # pyright: ignore[reportArgumentType],
+        ]
+        for row in hits.head(SHOWN).itertuples(index=False)
+    ]  # fmt: skip
+    print_table(
+        f"{len(hits)} latents for {query!r}", ["latent", "name", "score", "why", "images"], rows
+    )
+    return hits["latent"].tolist()
+
+
+def _show(metrics: dict[str, float]) -> None:
+    rows = [[name, f"{value:.4g}"] for name, value in sorted(metrics.items())]
+    print_table("The atlas in numbers", ["", "value"], rows)
+
+
+def _show_baselines(table) -> None:
+    columns = list(table.columns)
+    rows = [
+        [str(row[0]), *(f"{value:.3g}" for value in row[1:])]
+        for row in table.itertuples(index=False)
+    ]
+    print_table("The same metrics of other readings of the same activations", columns, rows)
+
+
+@command("describe")
+def main(cfg: DictConfig) -> float | None:
+    if cfg.query is not None:
+        if cfg.atlas_dir is None:
+            raise UserError("query needs atlas_dir, the run folder of an earlier saev.describe")
+        search(cfg.atlas_dir, str(cfg.query))
+        return None
+    return describe(cfg).get("latents/named_fraction")
+
+
+if __name__ == "__main__":
+    main()

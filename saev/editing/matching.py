@@ -1,0 +1,115 @@
+"""Random latents that fire as often and as strongly as the selected ones.
+
+One pool of drawn sets serves every hypothesis, so that a set runs through the model once; each
+hypothesis takes the sets of the pool that match it best.
+Suffixes: a alive latents, r draws, h hypotheses.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from saev.editing.code_table import LatentStats
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The draws of the pool that are one hypothesis's null."""
+
+    draws: list[int]
+    """Numbers into the pool, best match first."""
+    rate_ratio: float
+    """Median over draws of max(r, 1/r), r the ratio of mean firing rates: 1 is a perfect match."""
+    mean_ratio: float
+    """The same for mean codes."""
+
+
+class MatchedPool:
+    """Draws sets of latents matched on log firing rate and log mean code.
+
+    Args:
+        stats: of every latent on the discovery images.
+        selected: per hypothesis its latents; sets of one pool have one size.
+        n_draws: draws that each hypothesis needs.
+        spare: size of the pool over ``n_draws``; more gives closer matches and costs passes.
+    """
+
+    def __init__(
+        self,
+        stats: LatentStats,
+        selected: Sequence[Sequence[int]],
+        n_draws: int,
+        spare: float,
+        rng: np.random.Generator,
+    ) -> None:
+        self.stats, self.selected, self.n_draws = stats, selected, n_draws
+        self.features_s2 = np.full((len(stats.rate), 2), np.nan)
+        alive = stats.alive
+        raw = np.log(np.stack([stats.rate[alive], stats.mean[alive]], 1))
+        self.features_s2[alive] = raw / np.maximum(raw.std(0), 1e-9)
+        self.alive = alive
+        n_pool = int(np.ceil(n_draws * spare))
+        self.sets = _draw_sets(self, n_pool, rng)
+        self.sets_rm = np.array(self.sets, dtype=np.int64)
+
+    def near(self, latent: int, n: int) -> list[int]:
+        """The ``n`` alive latents closest to one, itself left out."""
+        distance = np.linalg.norm(self.features_s2[self.alive] - self.features_s2[latent], axis=1)
+        order = self.alive[np.argsort(distance, kind="stable")]
+        return [int(k) for k in order[: n + 1] if k != latent][:n]
+
+    def match(self, latents: Sequence[int], n_draws: int | None = None) -> Matched:
+        """The best-matching sets that share no latent with ``latents``."""
+        n_draws = self.n_draws if n_draws is None else n_draws
+        if not len(self.sets):
+            return Matched([], float("nan"), float("nan"))
+        here = self.features_s2[list(latents)].mean(0)
+        distance_r = np.linalg.norm(self.features_s2[self.sets_rm].mean(1) - here, axis=1)
+        distance_r[np.isin(self.sets_rm, list(latents)).any(1)] = np.inf
+        order = np.argsort(distance_r, kind="stable")[:n_draws]
+        draws = order[np.isfinite(distance_r[order])]
+        return Matched(
+            draws.tolist(),
+            self._ratio(self.stats.rate, latents, draws),
+            self._ratio(self.stats.mean, latents, draws),
+        )
+
+    def _ratio(
+        self, values: Float[np.ndarray, " s"], latents: Sequence[int], draws: Int[np.ndarray, " k"]
+    ) -> float:
+        if not len(draws):
+            return float("nan")
+        ratios = values[self.sets_rm[draws]].mean(1) / values[list(latents)].mean()
+        return float(np.exp(np.median(np.abs(np.log(ratios)))))
+
+
+def _draw_sets(pool: MatchedPool, n_pool: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
+    """Sets made for each hypothesis in turn, each latent from the neighbours of a selected one.
+
+    A hypothesis's own latents are not drawn for it; those of others are latents like any, and
+    leaving them out would make the null tamer than the dictionary is.
+    """
+    sets: dict[tuple[int, ...], None] = {}
+    # a hypothesis on one latent needs that many different neighbours; sets of several combine
+    n_near = max(24, pool.n_draws if len(pool.selected[0]) == 1 else n_pool // len(pool.selected))
+    near: dict[int, list[int]] = {}
+    n_repeats = 0
+    for attempt in range(20 * n_pool):
+        if len(sets) == n_pool or n_repeats > 50 * len(pool.selected) + len(pool.alive):
+            break
+        n_repeats += 1
+        own = pool.selected[attempt % len(pool.selected)]
+        wider = 1 + attempt // (2 * n_pool)  # nothing new among the nearest: look further
+        drawn: list[int] = []
+        for latent in own:
+            if len(near.get(latent, ())) < wider * n_near:
+                near[latent] = pool.near(latent, wider * n_near + len(own))
+            choices = [k for k in near[latent] if k not in own and k not in drawn]
+            if choices:
+                drawn.append(int(rng.choice(choices[: wider * n_near])))
+        if len(drawn) == len(own) and tuple(sorted(drawn)) not in sets:
+            sets[tuple(sorted(drawn))] = None
+            n_repeats = 0
+    return list(sets)

@@ -1,0 +1,172 @@
+"""Which latents stand for a class, judged on the discovery images alone.
+
+Every selector gives one score per latent and class; the largest come first.
+Suffixes: n units, k firing units of one latent, s latents, c classes.
+"""
+
+# scipy types the shape of a sparse array as optional:
+# pyright: reportOptionalSubscript=false
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saev.editing.code_table import CodeTable
+from saev.errors import UserError
+
+Scores = Float[np.ndarray, "s c"]
+
+SELECTORS = ("f1", "auroc", "average_precision", "logistic", "attribution", "greedy")
+MIN_UNITS = 3
+"""A latent that fires on fewer units is not scored: it would be perfect by chance."""
+
+
+def f1_scores(table: CodeTable, n_classes: int) -> Scores:
+    """Best F1 = 2·TP/(2·TP + FP + FN) over all thresholds on the code; 0 for silent latents."""
+
+    def best(hits_kc: Tensor_kc, values_k: np.ndarray, n_c: np.ndarray, n: int) -> np.ndarray:
+        fired_k = np.arange(1, len(values_k) + 1)
+        return (2 * hits_kc / (fired_k[:, None] + n_c[None])).max(0)
+
+    return _by_latent(table, n_classes, best, silent=0.0)
+
+
+def average_precision_scores(table: CodeTable, n_classes: int) -> Scores:
+    """Mean over the class's units of the precision at their rank, the silent units as one tie.
+
+    The null value is the class's share of units.
+    """
+
+    def precision(hits_kc: Tensor_kc, values_k: np.ndarray, n_c: np.ndarray, n: int) -> np.ndarray:
+        at_k = hits_kc / np.arange(1, len(values_k) + 1)[:, None]
+        found_kc = np.diff(hits_kc, axis=0, prepend=0)
+        missed_c = n_c - hits_kc[-1]
+        return ((at_k * found_kc).sum(0) + missed_c * n_c / n) / np.maximum(n_c, 1)
+
+    share = np.bincount(table.labels, minlength=n_classes) / max(table.n_units, 1)
+    return _by_latent(table, n_classes, precision, silent=share)
+
+
+def auroc_scores(table: CodeTable, n_classes: int) -> Scores:
+    """P(code on a unit of the class > code on another) + ½·P(equal); null value ½."""
+
+    def area(hits_kc: Tensor_kc, values_k: np.ndarray, n_c: np.ndarray, n: int) -> np.ndarray:
+        found_kc = np.diff(hits_kc, axis=0, prepend=0)
+        below_k = n - np.arange(1, len(values_k) + 1)  # every other unit that is not above
+        others_kc = below_k[:, None] - (n_c[None] - hits_kc)  # of them, not of the class
+        silent_c = n_c - hits_kc[-1]
+        ties_c = 0.5 * silent_c * ((n - len(values_k)) - silent_c)
+        pairs_c = n_c * (n - n_c)
+        return ((found_kc * others_kc).sum(0) + ties_c) / np.maximum(pairs_c, 1)
+
+    return _by_latent(table, n_classes, area, silent=0.5)
+
+
+Tensor_kc = np.ndarray
+Score = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
+
+
+def _by_latent(
+    table: CodeTable, n_classes: int, score: Score, silent: float | np.ndarray
+) -> Scores:
+    """Scores from each latent's firing units in falling order of code: the rest are ties at zero."""
+    n_c = np.bincount(table.labels, minlength=n_classes)
+    d_sae = table.codes.shape[1]
+    scores = np.empty((d_sae, n_classes))
+    scores[:] = silent
+    for latent in range(d_sae):
+        units, values = table.column(latent)
+        if len(units) < MIN_UNITS:
+            continue
+        is_class_kc = table.labels[units][:, None] == np.arange(n_classes)
+        scores[latent] = score(is_class_kc.cumsum(0), values, n_c, table.n_units)
+    scores[:, n_c == 0] = -np.inf
+    return scores
+
+
+def logistic_scores(
+    table: CodeTable, n_classes: int, n_steps: int = 60, ridge: float = 1e-3
+) -> Scores:
+    """Weight × largest code in a multinomial logistic regression on all codes, with a ridge."""
+    spread = np.sqrt(np.asarray(table.codes.multiply(table.codes).mean(0))).ravel() + 1e-12
+    scaled = table.codes.tocsr().multiply(1 / spread).tocoo()
+    index = torch.tensor(np.stack([scaled.row, scaled.col]), dtype=torch.long)
+    values = torch.tensor(scaled.data, dtype=torch.float32)
+    x_ns = torch.sparse_coo_tensor(index, values, scaled.shape, check_invariants=False).coalesce()
+    labels_n = torch.tensor(table.labels)
+    weight_sc = torch.zeros(scaled.shape[1], n_classes, requires_grad=True)
+    bias_c = torch.zeros(n_classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight_sc, bias_c], max_iter=n_steps, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits_nc = torch.sparse.mm(x_ns, weight_sc) + bias_c
+        loss = (
+            torch.nn.functional.cross_entropy(logits_nc, labels_n)
+            + ridge * weight_sc.square().sum()
+        )
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    largest_s = torch.tensor(table.codes.max(0).toarray().ravel() / spread)
+    return (weight_sc.detach() * largest_s[:, None]).numpy().astype(np.float64)
+
+
+def greedy_set(
+    table: CodeTable, label: int, scores: Float[np.ndarray, " s"], n: int, n_candidates: int = 50
+) -> list[int]:
+    """A set of ``n`` latents, grown one by one so that "one of them fires" has the best F1.
+
+    The first is the best by ``scores``; the others come from its ``n_candidates`` best.
+    """
+    candidates = np.argsort(-scores, kind="stable")[: max(n_candidates, n)].tolist()
+    fires_nk = table.dense(np.asarray(candidates)) > 0
+    is_class_n = table.labels == label
+    chosen = [0]
+    while len(chosen) < n:
+        union_n = np.asarray(fires_nk[:, chosen].any(1))
+        joint_nk = union_n[:, None] | fires_nk
+        hits_k = (joint_nk & is_class_n[:, None]).sum(0)
+        f1_k = 2 * hits_k / (joint_nk.sum(0) + is_class_n.sum())
+        f1_k[chosen] = -1.0
+        chosen.append(int(f1_k.argmax()))
+    return [candidates[k] for k in chosen]
+
+
+def score_latents(
+    method: str, table: CodeTable, n_classes: int, attribution: Scores | None = None
+) -> Scores:
+    """The scores of a selector by its name; ``attribution`` comes from a pass with gradients.
+
+    Raises:
+        UserError: there is no such selector.
+    """
+    if method == "attribution" and attribution is not None:
+        return attribution
+    methods = {
+        "f1": f1_scores,
+        "greedy": f1_scores,
+        "auroc": auroc_scores,
+        "average_precision": average_precision_scores,
+        "logistic": logistic_scores,
+    }
+    if method not in methods:
+        raise UserError(f"selector.by is {method!r}: choose one of {', '.join(SELECTORS)}")
+    return methods[method](table, n_classes)
+
+
+def select_latents(
+    method: str, table: CodeTable, scores: Scores, label: int, n: int, alive: Int[np.ndarray, " a"]
+) -> tuple[int, ...]:
+    """The ``n`` alive latents for a class: the best by score, or a set grown from the best."""
+    of_class = np.full(len(scores), -np.inf)
+    of_class[alive] = scores[alive, label]
+    if method == "greedy" and n > 1:
+        return tuple(greedy_set(table, label, of_class, n))
+    return tuple(int(k) for k in np.argsort(-of_class, kind="stable")[:n])

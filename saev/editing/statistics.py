@@ -1,0 +1,128 @@
+"""Tests, intervals and effect sizes of a controlled experiment; scipy does the work.
+
+Suffixes: r draws of a control, n images, h hypotheses.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+N_BOOTSTRAP = 2000
+N_FLIPS = 9999
+ROUNDING = 1e-9
+"""22 / 0.05 must not need a draw more than 440 − 1 because of the last bit."""
+
+
+def rank_p(observed: float, null: Float[np.ndarray, " r"]) -> float:
+    """p = (1 + #{null ≥ observed}) / (R + 1): exact when the observed one is exchangeable with the
+    draws (Phipson & Smyth 2010). Never below 1 / (R + 1)."""
+    return (1 + int((null >= observed).sum())) / (len(null) + 1)
+
+
+def draws_needed(alpha: float, n_hypotheses: int) -> int:
+    """Draws R for which 1 / (R + 1) ≤ α / h: only then can a single true hypothesis survive
+    Benjamini–Hochberg over h."""
+    return math.ceil(n_hypotheses / alpha - ROUNDING) - 1
+
+
+def images_needed(alpha: float, n_hypotheses: int) -> int:
+    """Images n for which a sign-flip test can reach α / h: 2⁻ⁿ ≤ α / h."""
+    return math.ceil(math.log2(n_hypotheses / alpha) - ROUNDING)
+
+
+def max_null(
+    null: Float[np.ndarray, " r"], n_best_of: int, rng: np.random.Generator
+) -> Float[np.ndarray, " r"]:
+    """The null of the best of ``n_best_of``: per draw the largest of so many of the null's values.
+
+    For a latent that was the best of several *on the test images*; a latent chosen on the discovery
+    images alone needs no such correction.
+    """
+    if n_best_of == 1:
+        return null
+    picks = np.stack([rng.choice(len(null), n_best_of, replace=False) for _ in range(len(null))])
+    return null[picks].max(1)
+
+
+def benjamini_hochberg(p: Sequence[float]) -> Float[np.ndarray, " h"]:
+    """Adjusted p-values: those below α make a false-discovery rate of α."""
+    return stats.false_discovery_control(np.asarray(p, float)) if len(p) else np.zeros(0)
+
+
+def sign_flip_p(differences: Float[np.ndarray, " n"], seed: int = 0) -> float:
+    """One-sided paired permutation test that the mean difference is above 0; NaN is left out.
+
+    Exact up to 13 images, 9,999 random flips above. 1 without a single difference.
+    """
+    differences = differences[~np.isnan(differences)]
+    if not len(differences) or not np.any(differences):
+        return 1.0
+    result = stats.permutation_test(
+        (differences,),
+        lambda values, axis: values.mean(axis),
+        permutation_type="samples",
+        alternative="greater",
+        n_resamples=N_FLIPS,
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def bootstrap_interval(
+    effect_of: Callable[[np.ndarray], np.ndarray],
+    n_images: int,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Percentile interval and standard error of an effect under resampling of images.
+
+    ``effect_of`` maps weights (r, n), how often each image was drawn, to effects (r,); draws without
+    an effect (NaN) are left out.
+    """
+    rng = np.random.default_rng(seed)
+    weights_rn = rng.multinomial(n_images, np.full(n_images, 1 / n_images), N_BOOTSTRAP)
+    effects = effect_of(weights_rn.astype(np.float64))
+    effects = effects[~np.isnan(effects)]
+    if not len(effects):
+        return math.nan, math.nan, math.nan
+    low, high = np.quantile(effects, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high), float(effects.std())
+
+
+def cliffs_delta(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"]) -> float:
+    """P(one > other) − P(one < other), from −1 to 1; 0 when the two are alike."""
+    one, other = one[~np.isnan(one)], other[~np.isnan(other)]
+    if not len(one) or not len(other):
+        return math.nan
+    u = stats.mannwhitneyu(one, other, method="asymptotic").statistic if _vary(one, other) else None
+    return 0.0 if u is None else float(2 * u / (len(one) * len(other)) - 1)
+
+
+def _vary(one: np.ndarray, other: np.ndarray) -> bool:
+    return float(np.ptp(np.concatenate([one, other]))) > 0
+
+
+def smallest_detectable(
+    null: Float[np.ndarray, " r"], standard_error: float, alpha: float, power: float = 0.8
+) -> float:
+    """The smallest true effect that would have been called with this power: the null's 1 − α
+    quantile plus z(power) standard errors of the estimate."""
+    threshold = float(np.quantile(null, 1 - alpha, method="higher"))
+    return threshold + float(stats.norm.ppf(power)) * standard_error
+
+
+def dose_response(doses: Sequence[float], effects: Sequence[float]) -> float:
+    """Spearman's ρ of |dose| and effect; NaN when one of them does not vary."""
+    sizes, values = np.abs(np.asarray(doses, float)), np.asarray(effects, float)
+    if len(sizes) < 3 or np.ptp(sizes) == 0 or np.ptp(values) == 0:
+        return math.nan
+    return float(stats.spearmanr(sizes, values)[0])  # pyright: ignore[reportArgumentType]
+
+
+def uniformity_p(p_values: Float[np.ndarray, " h"]) -> float:
+    """Kolmogorov–Smirnov test that p-values are uniform."""
+    return float(stats.kstest(p_values, "uniform").pvalue)

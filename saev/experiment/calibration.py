@@ -1,0 +1,97 @@
+"""Does the machinery call what is not there? Hypotheses chosen on shuffled labels, and random ones."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from saev.editing.hypothesis import HypothesisFile
+from saev.editing.statistics import rank_p, uniformity_p
+from saev.editing.tally import Tally
+from saev.editing.verdict import SUPPORTED, Evidence, judge
+from saev.experiment.arms import ArmPlan
+from saev.experiment.proposal import Latents
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Error rates of the procedure on this very dictionary, head and set of images."""
+
+    n_hypotheses: int
+    """Hypotheses with latents chosen on shuffled labels, corrected as one file's would be."""
+    n_supported: int
+    share_supported: float
+    n_below_alpha: int
+    """With p ≤ α before correction, by the rank among random latents alone."""
+    uniformity_p: float
+    """Kolmogorov–Smirnov: p-values of random latents in the place of selected ones, against
+    uniform; small means that p cannot be trusted."""
+    p_values: list[float]
+    """Of the random latents."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def calibrate(
+    evidence: Mapping[str, Evidence],
+    plan: ArmPlan,
+    tallies: Mapping[Hashable, Tally],
+    images_of: Mapping[str, Bool[np.ndarray, " n"]],
+    chosen: Sequence[Mapping[str, Latents]],
+    keys: Sequence[Mapping[str, Hashable]],
+    file: HypothesisFile,
+) -> Calibration:
+    """Judges every repeat as the file's own hypotheses are.
+
+    Without the random directions, which would each need a length of its own: leaving that hurdle
+    out can only raise the share that is supported.
+    """
+    pools = _pools(plan, tallies, images_of, file.scale)
+    n_supported = n_below = n = 0
+    for latents, jobs in zip(chosen, keys, strict=True):
+        repeat = {}
+        for concept, one in evidence.items():
+            rows = np.flatnonzero(images_of[concept])
+            null = pools[concept].take(np.array(plan.pool.match(latents[concept]).draws))
+            selected = tallies[jobs[concept]].take(rows)
+            repeat[concept] = replace(one, selected=selected, random=null, directions={}, best_of=1)
+        rows_found = judge(
+            repeat, {c: list(latents[c]) for c in repeat}, file.alpha, file.smallest_effect
+        )
+        n += len(rows_found)
+        n_supported += sum(row.verdict == SUPPORTED for row in rows_found)
+        n_below += sum(row.p <= file.alpha for row in rows_found)
+    p_values = random_p_values(evidence, plan, pools)
+    return Calibration(
+        n, n_supported, n_supported / max(n, 1), n_below, uniformity_p(np.array(p_values)), p_values
+    )
+
+
+def _pools(
+    plan: ArmPlan,
+    tallies: Mapping[Hashable, Tally],
+    images_of: Mapping[str, Bool[np.ndarray, " n"]],
+    scale: float,
+) -> dict[str, Tally]:
+    """Every drawn set, on each hypothesis's images; one stack where they share all images."""
+    every = [tallies[plan.latents_key(latents, scale, None)] for latents in plan.pool.sets]
+    stacks: dict[bytes, Tally] = {}
+    for images in images_of.values():
+        if images.tobytes() not in stacks:
+            stacks[images.tobytes()] = Tally.stack(every, np.flatnonzero(images))
+    return {concept: stacks[images.tobytes()] for concept, images in images_of.items()}
+
+
+def random_p_values(
+    evidence: Mapping[str, Evidence], plan: ArmPlan, pools: Mapping[str, Tally]
+) -> list[float]:
+    """p of every drawn set of the pool as if it had been selected, each for one concept in turn."""
+    effects = {c: one.question.effects(pools[c], one.clean) for c, one in evidence.items()}
+    p_values = []
+    for r, latents in enumerate(plan.pool.sets):
+        effects_r = effects[list(evidence)[r % len(evidence)]]
+        p_values.append(rank_p(float(effects_r[r]), effects_r[plan.pool.match(latents).draws]))
+    return p_values

@@ -1,0 +1,42 @@
+"""``python -m saev.intervene hypothesis=FILE sae=DIR head=DIR``: edit latents, measure, judge.
+
+Leaves ``report/`` in the run folder: ``verdict.json``, ``effects.parquet``, ``summary.csv`` and a
+page, ``index.html``, that opens from disk. What is tested is hashed and logged before a test image
+is read.
+"""
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from saev.experiment import tracked_run
+from saev.experiment.intervening import intervene_and_report
+from saev.sae import SparseAutoencoder
+from saev.tracking import command, print_next
+
+
+def intervene(cfg: DictConfig) -> dict[str, float]:
+    """Runs the experiment that ``cfg.hypothesis`` describes; returns its flat metrics.
+
+    Raises:
+        UserError: one sentence on what cannot be done and what to set.
+    """
+    out_dir = Path(cfg.paths.run)
+    with tracked_run(cfg, out_dir, verb="intervene") as tracking:
+        sae = SparseAutoencoder.from_pretrained(cfg.sae)
+        images = cfg.images if cfg.images is not None else sae.cfg.images
+        source = None if images is None else instantiate(images)
+        metrics = intervene_and_report(cfg, sae, source, out_dir, tracking)
+    print_next([f"open {out_dir / 'report' / 'index.html'}", "make ui"])
+    return metrics
+
+
+@command("intervene")
+def main(cfg: DictConfig) -> float:
+    """Returns the share of hypotheses that was supported."""
+    return intervene(cfg)["intervene/share_supported"]
+
+
+if __name__ == "__main__":
+    main()

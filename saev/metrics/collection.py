@@ -1,0 +1,66 @@
+"""The numbers reported of a dictionary, the same in training and in evaluation.
+
+Shapes: `b` tokens, `d` d_model, `s` d_sae.
+"""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saev.metrics.firing import L0, L1, FiringStatistics
+from saev.metrics.reconstruction import CosineSimilarity, ExplainedVariance, NormalizedMSE
+
+
+class ReconstructionMetrics(nn.Module):
+    """All metrics of one set of tokens; see each class for formula, source and null value.
+
+    Args:
+        d_model: width of the activations.
+        d_sae: number of latents.
+        shift: see ``ExplainedVariance``; the mean of the activations is a good one.
+    """
+
+    def __init__(self, d_model: int, d_sae: int, shift: Float[Tensor, " d"] | None = None) -> None:
+        super().__init__()
+        self.explained_variance = ExplainedVariance(d_model, shift)
+        self.nmse = NormalizedMSE()
+        self.cosine = CosineSimilarity()
+        self.l0 = L0()
+        self.l1 = L1()
+        self.firing = FiringStatistics(d_sae)
+
+    def update(
+        self, x: Float[Tensor, "b d"], x_hat: Float[Tensor, "b d"], z: Float[Tensor, "b s"]
+    ) -> None:
+        """Add tokens: raw activations, raw reconstructions, codes. No tokens is no change."""
+        if len(x) == 0:
+            return
+        for metric in (self.explained_variance, self.nmse, self.cosine):
+            metric.update(x, x_hat)
+        for metric in (self.l0, self.l1, self.firing):
+            metric.update(z)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars by name, over everything seen on all ranks."""
+        shares = self.firing.compute()
+        return {
+            "explained_variance": self.explained_variance.compute(),
+            "nmse": self.nmse.compute(),
+            "cosine": self.cosine.compute(),
+            "l0": self.l0.compute(),
+            "l1": self.l1.compute(),
+            "dead_fraction": shares.dead,
+            "alive_fraction": shares.alive,
+            "dense_fraction": shares.dense,
+        }
+
+    def reset(self) -> None:
+        """Forget everything seen."""
+        for metric in (
+            self.explained_variance,
+            self.nmse,
+            self.cosine,
+            self.l0,
+            self.l1,
+            self.firing,
+        ):
+            metric.reset()

@@ -1,0 +1,102 @@
+"""How often and how strongly latents fire.
+
+Shapes: `b` tokens, `s` d_sae.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import Metric
+
+from saev.metrics.reconstruction import SumsMetric
+
+DENSE_ABOVE = 0.1
+"""A latent that fires on more than this share of tokens is dense. With d_sae = 16·d and k = 32 a
+latent of average rate fires on about 1 %, so a limit of 1 % would say nothing."""
+
+
+class L0(SumsMetric):
+    """Mean number of latents with a code above 0 per token. Null value: k for TopK of any data."""
+
+    higher_is_better = False
+    n: Tensor
+    active: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sums(("n", "active"))
+
+    def update(self, z: Float[Tensor, "b s"]) -> None:
+        """Add the codes of tokens."""
+        self.n += len(z)
+        self.active += (z > 0).sum()
+
+    def compute(self) -> Float[Tensor, ""]:
+        return self.active / self.n
+
+
+class L1(SumsMetric):
+    """Mean over tokens of Σ_i |z_i|, in normalised units. Null value: 0 for a silent dictionary."""
+
+    higher_is_better = False
+    n: Tensor
+    absolute: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sums(("n", "absolute"))
+
+    def update(self, z: Float[Tensor, "b s"]) -> None:
+        """Add the codes of tokens."""
+        self.n += len(z)
+        # Rows first, in the dtype of the codes: a float64 copy of all codes would be large.
+        self.absolute += z.abs().sum(-1).double().sum()
+
+    def compute(self) -> Float[Tensor, ""]:
+        return self.absolute / self.n
+
+
+class FiringShares(NamedTuple):
+    """Shares of latents; ``dead`` and ``alive`` add up to 1, ``dense`` are part of ``alive``."""
+
+    dead: Float[Tensor, ""]
+    """Fired on no token."""
+    alive: Float[Tensor, ""]
+    """Fired on at least one token."""
+    dense: Float[Tensor, ""]
+    """Fired on more than ``DENSE_ABOVE`` of the tokens."""
+
+
+class FiringStatistics(Metric):
+    """On how many tokens each latent fires (code above 0); counts are exact integers.
+
+    Null value: an untrained ReLU dictionary on centred data has every latent dense; TopK has a mean
+    frequency of k / d_sae whatever it learned. ``dead`` depends on the number of tokens seen: on
+    few images more latents look dead than are.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    n: Tensor
+    counts: Tensor
+
+    def __init__(self, d_sae: int) -> None:
+        super().__init__()
+        self.add_state("n", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(d_sae, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, z: Float[Tensor, "b s"]) -> None:
+        """Add the codes of tokens."""
+        self.n += len(z)
+        self.counts += (z > 0).sum(0)
+
+    def frequencies(self) -> Float[Tensor, " s"]:
+        """Share of tokens each latent fires on, of what this rank has seen."""
+        return self.counts.double() / self.n
+
+    def compute(self) -> FiringShares:
+        frequencies = self.frequencies()
+        dead = (self.counts == 0).double().mean()
+        return FiringShares(dead, 1 - dead, (frequencies > DENSE_ABOVE).double().mean())

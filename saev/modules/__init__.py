@@ -1,0 +1,5 @@
+"""LightningModules."""
+
+from saev.modules.sae import SAETraining
+
+__all__ = ["SAETraining"]

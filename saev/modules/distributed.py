@@ -1,0 +1,52 @@
+"""The few things training must know of the other ranks; one process is rank 0 of 1."""
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+def _is_running() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if _is_running() else 1
+
+
+def rank() -> int:
+    """Number of this process."""
+    return dist.get_rank() if _is_running() else 0
+
+
+def max_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """Element-wise maximum over the ranks."""
+    if _is_running():
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
+
+
+def mean_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """Element-wise mean over the ranks, of a tensor without gradient."""
+    if _is_running():
+        tensor = tensor.clone()
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+        tensor /= dist.get_world_size()
+    return tensor
+
+
+def gather_rows(tensor: Shaped[Tensor, "b ..."]) -> Shaped[Tensor, "all_b ..."]:
+    """The tensors of all ranks, of equal shape, one after the other along the first axis."""
+    if not _is_running():
+        return tensor
+    every = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, tensor.contiguous())
+    return torch.cat(every)
+
+
+def broadcast_from_first(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """Rank 0's values, on every rank."""
+    if _is_running():
+        dist.broadcast(tensor, src=0)
+    return tensor

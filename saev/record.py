@@ -1,0 +1,79 @@
+"""``python -m saev.record``: images → frozen backbone → activation tars, resumable at any moment.
+
+``verify=DIR`` recomputes the checksums of a recording instead.
+"""
+
+from pathlib import Path
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from datamodules.activations.format import Manifest
+from datamodules.activations.verify import require_intact
+from saev.experiment import record_all, tracked_run
+from saev.tracking import command, print_next, print_table, refuse_multirun_ddp
+
+
+def record(cfg: DictConfig) -> dict[int, Path]:
+    """Records the images of ``cfg.images`` at every layer asked for; layer → folder.
+
+    Raises:
+        UserError: one sentence on what cannot be done and what to set.
+    """
+    refuse_multirun_ddp(cfg)
+    out_dir = Path(cfg.paths.run)
+    trainer = cfg.trainer
+    fabric = L.Fabric(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        strategy=trainer.get("strategy", "auto"),
+    )
+    fabric.launch()
+    with tracked_run(cfg, out_dir, verb="record") as tracking:
+        backbone, source = instantiate(cfg.backbone), instantiate(cfg.images)
+        folders = record_all(cfg, backbone, source, fabric)
+        manifests = {layer: Manifest.read(folder) for layer, folder in folders.items()}
+        for layer, manifest in manifests.items():
+            tracking.log_artifact(folders[layer] / "manifest.json", f"layer{layer}")
+            tracking.set_tags({f"saev.sha256.manifest.layer{layer}": manifest.sha256})
+    _show(folders, manifests)
+    return folders
+
+
+def _show(folders: dict[int, Path], manifests: dict[int, Manifest]) -> None:
+    rows = []
+    for layer, manifest in manifests.items():
+        statistics = manifest.statistics
+        n_images = sum(shard.n_images for shard in manifest.shards)
+        n_tokens = sum(shard.n_tokens for shard in manifest.shards)
+        normal = statistics.n_normal / max(1, statistics.n_tokens)
+        limit = "–" if statistics.max_norm is None else f"{statistics.max_norm:.4g}"
+        rows.append(
+            [
+                str(folders[layer]), str(layer), f"{n_images:,}", f"{n_tokens:,}",
+                f"{statistics.median_norm:.4g}", limit, f"{100 * normal:.2f} %",
+                str(len(manifest.skipped)),
+            ]
+        )  # fmt: skip
+    columns = ["folder", "block", "images", "tokens", "median norm", "limit", "normal", "skipped"]
+    print_table("Recorded activations", columns, rows)
+    print_next([f"python -m saev.train data.dir={folder}" for folder in folders.values()])
+
+
+def check(folder: str) -> None:
+    """Recomputes every checksum of a recording; raises UserError when a shard is damaged."""
+    require_intact(folder)
+    print_table(f"{folder}: every shard is as recorded", [], [])
+
+
+@command("record")
+def main(cfg: DictConfig) -> None:
+    if cfg.verify is not None:
+        check(cfg.verify)
+    else:
+        record(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Pages that open from disk: jinja2 templates, no script and nothing from the network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: str, content: Mapping[str, Any]) -> str:
+    """A template of ``saev/report/templates`` filled in; names that are missing are an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.3f}"
+    environment.filters["words"] = lambda value: str(value).replace("_", " ")
+    return environment.get_template(template).render(**content)

@@ -1,0 +1,110 @@
+"""What stands in an exported dictionary's ``config.json``."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from saev.errors import UserError
+
+FORMAT_VERSION = 1
+"""Version of the folder written by ``save_pretrained``; raised when a reader must change."""
+
+ACTIVATIONS = ("relu", "topk", "batch_topk", "jump_relu", "gated")
+TOPK_FAMILY = ("topk", "batch_topk")
+
+
+@dataclass(frozen=True)
+class SAEConfig:
+    """Shape, activation and origin of a sparse autoencoder.
+
+    The input normalisation (mean and scale) is not here: it is data, and stands beside these fields
+    in ``config.json`` under ``normalization``.
+
+    Raises:
+        ValueError: a field is out of range; the message names the field and the value.
+    """
+
+    d_model: int
+    """Width of the activations."""
+    d_sae: int
+    """Number of latents."""
+    activation: str = "topk"
+    """One of ``ACTIVATIONS``."""
+    k: int | float | None = None
+    """Latents per token: exactly (``topk``, whole), on average (``batch_topk``), aimed at while
+    training (``jump_relu``, ``gated``; None there: whatever the penalty leads to)."""
+    subtract_b_dec: bool = True
+    """Whether the decoder bias is subtracted from the input before the encoder."""
+    max_norm: float | None = None
+    """Largest L2 norm, in raw units, of a token the dictionary answers for; None: every token."""
+    backbone: dict[str, Any] | None = None
+    """family, name, weights (kind, source, sha256) and spec, the arguments of ``load_backbone``."""
+    layer: int | None = None
+    """0-based block after which the activations were taken."""
+    tokens: dict[str, Any] | None = None
+    """Which tokens were recorded."""
+    manifest_id: str | None = None
+    """Identity of the activations it was trained on."""
+    manifest_sha256: str | None = None
+    """Of the text of their manifest."""
+    images: dict[str, Any] | None = None
+    """The image source they were recorded from, as arguments of Hydra's ``instantiate``."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Hyperparameters of the training run."""
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.d_model < 1:
+            raise ValueError(f"d_model must be at least 1, got {self.d_model}.")
+        if self.d_sae < 1:
+            raise ValueError(f"d_sae must be at least 1, got {self.d_sae}.")
+        if self.activation not in ACTIVATIONS:
+            allowed = ", ".join(ACTIVATIONS)
+            raise ValueError(f"activation must be one of {allowed}, got {self.activation!r}.")
+        self._check_k()
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise ValueError(f"max_norm must be positive or null, got {self.max_norm}.")
+
+    def _check_k(self) -> None:
+        if self.activation == "relu":
+            if self.k is not None:
+                raise ValueError(
+                    f"k has no effect with activation={self.activation}, got {self.k}; "
+                    "choose another activation or leave it out."
+                )
+            return
+        if self.activation == "topk" and (self.k is None or self.k < 1 or self.k != int(self.k)):
+            raise ValueError(f"k must be at least 1 and whole for activation=topk, got {self.k}.")
+        if self.activation == "batch_topk" and self.k is None:
+            raise ValueError("k must be a positive number for activation=batch_topk, got None.")
+        if self.k is not None and not self.k > 0:
+            raise ValueError(f"k must be positive, got {self.k}.")
+        if self.k is not None and self.k > self.d_sae:
+            raise ValueError(
+                f"k must not exceed the number of latents d_sae={self.d_sae}, got {self.k}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able mapping of every field."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str) -> "SAEConfig":
+        """The inverse of ``to_dict``; ``where`` names the source in error messages.
+
+        Raises:
+            UserError: another format version, a missing or unknown key, a value out of range.
+        """
+        version = values.get("format_version")
+        if not isinstance(version, int):
+            raise UserError(f"{where} is not the config of a saev dictionary: no format_version.")
+        if version > FORMAT_VERSION:
+            raise UserError(
+                f"{where} has format version {version} but this saev reads up to "
+                f"{FORMAT_VERSION}; update saev."
+            )
+        if unknown := sorted(set(values) - {f.name for f in fields(cls)}):
+            raise UserError(f"{where} has the unknown key {unknown[0]!r}; remove or correct it.")
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where} is not valid: {error}") from error

@@ -1,0 +1,181 @@
+"""One pass through the dictionary in normalised units as training sees it, dense or sparse.
+
+Training differs from inference in two activations: BatchTopK chooses over the batch, and the jump of
+JumpReLU has a gradient.
+
+Shapes: `b` tokens, `d` d_model, `s` d_sae, `k` active, `z` latents held per token (s, k, or a few k).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saev.sae.activations import TopK
+from saev.sae.config import TOPK_FAMILY
+from saev.sae.model import SparseAutoencoder
+from saev.sae.sparse import Support, decode_topk, encode_topk, largest, prefers_sparse
+from saev.sae.straight_through import jump_relu
+from saev.sae.threshold import batch_threshold
+
+CANDIDATES_PER_K = 4
+"""BatchTopK looks at so many times k of the largest codes of each token first. Tokens that would
+keep all of them are rare, and then it looks at twice as many."""
+
+
+def alone(values: Tensor) -> Tensor:
+    """The values of all ranks where there is one."""
+    return values
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How training encodes."""
+
+    bandwidth: float | int = 1.0
+    """Width ε of the ramp that gives JumpReLU's thresholds their gradient, normalised units."""
+    jump_to_input: bool = False
+    """Whether the jump also has a gradient towards the pre-activation."""
+    gather: Callable[[Tensor], Tensor] = alone
+    """Joins tensors of all ranks along the first axis: BatchTopK chooses over the whole batch."""
+    sparse: bool | None = None
+    """Force a path; None takes the sparse one where ``prefers_sparse`` says so. Both give the same
+    numbers up to rounding; the dense one is the reference."""
+
+
+class Codes(NamedTuple):
+    """Codes of a batch, and what losses need to know of how they came about."""
+
+    values: Float[Tensor, "b z"]
+    """All codes (dense), or those of some latents (sparse); 0 where a latent is off."""
+    support: Support | None
+    """Which latents the values belong to; None when they are all of them in order."""
+    pre: Float[Tensor, "b s"] | None
+    """All pre-activations, where they were computed with gradients."""
+    threshold: Float[Tensor, ""] | None
+    """The smallest code that BatchTopK kept in this batch."""
+    d_sae: int
+
+    @property
+    def indices(self) -> Int[Tensor, "b z"] | None:
+        return None if self.support is None else self.support.indices_bk
+
+    def keep(self, chosen: Bool[Tensor, "b z"]) -> "Codes":
+        """The same with the other values set to 0."""
+        return self._replace(values=torch.where(chosen, self.values, 0.0))
+
+    def decode(self, W_dec: Float[Tensor, "s d"], b_dec: Float[Tensor, " d"]) -> Tensor:
+        """Σ_i z_i·W_dec[i] + b_dec."""
+        if self.support is None:
+            return self.values @ W_dec + b_dec
+        return decode_topk(self.values, W_dec, b_dec, self.support)
+
+    def decoded(self, x_hat: Float[Tensor, "b d"]) -> "Pass":
+        """Together with the reconstruction they gave."""
+        return Pass(x_hat, self.values, self.indices, self.d_sae)
+
+
+class Pass(NamedTuple):
+    """What training needs of a forward pass."""
+
+    x_hat: Float[Tensor, "b d"]
+    """Reconstruction."""
+    codes: Float[Tensor, "b z"]
+    """All codes (dense path), or those of the chosen latents (sparse path)."""
+    indices: Int[Tensor, "b z"] | None
+    """Which latents the codes belong to; None when they are all of them in order."""
+    d_sae: int
+    """Number of latents."""
+
+    def firing_counts(self) -> Int[Tensor, " s"]:
+        """In how many of the tokens each latent is positive."""
+        if self.indices is None:
+            return (self.codes > 0).sum(0)
+        firing = (self.codes > 0).long()
+        return firing.new_zeros(self.d_sae).index_add_(0, self.indices.flatten(), firing.flatten())
+
+    def last_firing(self) -> Int[Tensor, " s"]:
+        """Row of the last token each latent is positive on; -1 where there is none."""
+        # 32 bits: on the dense path this is as large as the codes.
+        rows = torch.arange(len(self.codes), device=self.codes.device, dtype=torch.int32)
+        fired_at = torch.where(self.codes > 0, rows.unsqueeze(1), -1)
+        if self.indices is None:
+            return fired_at.amax(0).long()
+        none = fired_at.new_full((self.d_sae,), -1)
+        return none.scatter_reduce(0, self.indices.flatten(), fired_at.flatten(), "amax").long()
+
+
+def encode_normalized(
+    sae: SparseAutoencoder,
+    x_bar: Float[Tensor, "b d"],
+    how: Encoding | None = None,
+    k: int | float | None = None,
+) -> Codes:
+    """Codes of normalised inputs, with gradients to every parameter.
+
+    Args:
+        k: another number of latents per token than the config's, for the TopK family.
+    """
+    how = how or Encoding()
+    cfg = sae.cfg
+    if cfg.activation in TOPK_FAMILY:
+        k = k if k is not None else cfg.k or 0
+        encode = _encode_topk if cfg.activation == "topk" else _encode_batch_topk
+        return encode(sae, x_bar, how, k)
+    pre = sae.pre_activations(x_bar)
+    if cfg.activation == "jump_relu":
+        values = jump_relu(pre, sae.threshold, how.bandwidth, how.jump_to_input)
+    else:
+        values = sae.activate(pre)
+    return Codes(values, None, pre, None, cfg.d_sae)
+
+
+def _is_sparse(how: Encoding, d_sae: int, width: int, device_type: str) -> bool:
+    return prefers_sparse(d_sae, width, device_type) if how.sparse is None else how.sparse
+
+
+def _encode_topk(
+    sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], how: Encoding, k: int | float
+) -> Codes:
+    d_sae, k = sae.cfg.d_sae, int(k)
+    if _is_sparse(how, d_sae, k, x_bar.device.type):
+        z, support = encode_topk(x_bar, sae.W_enc, sae.b_enc, sae.input_shift, k)
+        return Codes(z, support, None, None, d_sae)
+    return Codes(TopK(k)(sae.pre_activations(x_bar)), None, None, None, d_sae)
+
+
+def _encode_batch_topk(
+    sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], how: Encoding, k: int | float
+) -> Codes:
+    d_sae = sae.cfg.d_sae
+    width = min(d_sae, max(1, int(CANDIDATES_PER_K * k + 0.5)))
+    sparse = _is_sparse(how, d_sae, width, x_bar.device.type)
+    pre = None if sparse else sae.pre_activations(x_bar)
+    while True:
+        if pre is None:
+            values, support = encode_topk(x_bar, sae.W_enc, sae.b_enc, sae.input_shift, width)
+            candidates = values.detach()
+        else:
+            values, support = pre.relu(), None
+            candidates = largest(pre.detach(), width)[0].relu()
+        threshold = batch_threshold(candidates, k, how.gather)
+        # A token that keeps all of its candidates may have more codes to keep.
+        if width == d_sae or bool((how.gather(candidates.amin(1)) < threshold).all()):
+            kept = torch.where(values >= threshold, values, 0.0)
+            return Codes(kept, support, None, threshold, d_sae)
+        width = min(d_sae, 2 * width)
+
+
+def reconstruct_normalized(
+    sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], sparse: bool | None = None
+) -> Pass:
+    """Encode and decode normalised inputs as training does, with gradients to every parameter.
+
+    Args:
+        sparse: force a path, see ``Encoding``.
+    """
+    codes = encode_normalized(sae, x_bar, Encoding(sparse=sparse))
+    return codes.decoded(codes.decode(sae.W_dec, sae.b_dec))

@@ -1,0 +1,121 @@
+"""Starting values: atoms, encoder rows, decoder bias.
+
+Shapes: `n` pool rows, `d` d_model, `s` d_sae.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ENCODER_INITS = ("transpose", "unit_gain", "kaiming")
+ATOM_INITS = ("random", "data")
+BIAS_INITS = ("mean", "geometric_median", "zero")
+
+
+@torch.no_grad()
+def initialize_(
+    W_enc: Float[Tensor, "s d"],
+    W_dec: Float[Tensor, "s d"],
+    encoder: str = "transpose",
+    generator: torch.Generator | None = None,
+) -> None:
+    """Fill both matrices in place: atoms are random unit vectors.
+
+    Args:
+        encoder: "transpose" copies the atoms (Gao et al. 2024, A.1: few latents die); "unit_gain"
+            copies them times 2·d/s, with which ReLU codes of a random input sum up to its own
+            length (plain copies overshoot s/(2·d) times); "kaiming" draws uniformly from ±√(6/d)
+            (He et al. 2015).
+        generator: source of randomness; None uses torch's global one.
+
+    Raises:
+        ValueError: an unknown ``encoder``.
+    """
+    if encoder not in ENCODER_INITS:
+        raise ValueError(f"encoder_init must be one of {ENCODER_INITS}, got {encoder!r}.")
+    W_dec.normal_(generator=generator)
+    normalize_atoms_(W_dec)
+    d_sae, d_model = W_dec.shape
+    if encoder == "kaiming":
+        bound = math.sqrt(6 / d_model)
+        W_enc.uniform_(-bound, bound, generator=generator)
+    else:
+        W_enc.copy_(W_dec)
+    if encoder == "unit_gain":
+        W_enc.mul_(2 * d_model / d_sae)
+
+
+@torch.no_grad()
+def normalize_atoms_(W_dec: Float[Tensor, "s d"]) -> None:
+    """Scale every row to norm 1 in place; a zero row stays zero."""
+    norms = torch.linalg.vector_norm(W_dec, dim=1, keepdim=True)
+    W_dec.div_(norms.clamp_(min=1e-12))
+
+
+@torch.no_grad()
+def remove_parallel_gradient_(grad: Float[Tensor, "s d"], W_dec: Float[Tensor, "s d"]) -> None:
+    """Take the part of each row of ``grad`` that points along its (unit) atom out, in place.
+
+    That part only lengthens the atom, which normalisation undoes; left in, it would still feed
+    Adam's moments. Source: Bricken et al. 2023, Towards Monosemanticity.
+    """
+    along = torch.linalg.vecdot(grad, W_dec).unsqueeze(1)
+    grad.addcmul_(along, W_dec, value=-1)
+
+
+@torch.no_grad()
+def point_atoms_at_data_(
+    W_enc: Float[Tensor, "s d"],
+    W_dec: Float[Tensor, "s d"],
+    pool: Float[Tensor, "n d"],
+    generator: torch.Generator | None = None,
+) -> None:
+    """Give every atom the direction of an input of the pool, in place, and its encoder row as well.
+
+    Lengths stay. Inputs are taken without repeats as far as they go.
+
+    Args:
+        pool: centred inputs in normalised units.
+    """
+    order = [torch.randperm(len(pool), generator=generator)]
+    while sum(map(len, order)) < len(W_dec):
+        order.append(torch.randperm(len(pool), generator=generator))
+    chosen = torch.cat(order)[: len(W_dec)].to(pool.device)
+    directions = torch.nn.functional.normalize(pool[chosen], dim=1)
+    for matrix in (W_dec, W_enc):
+        matrix.copy_(directions * torch.linalg.vector_norm(matrix, dim=1, keepdim=True))
+
+
+def geometric_median(
+    pool: Float[Tensor, "n d"], tolerance: float = 1e-5, n_iterations: int = 100
+) -> Float[Tensor, " d"]:
+    """The point with the least summed distance to the rows, by Weiszfeld's iteration from the mean.
+
+    Unlike the mean it is not dragged away by a few very long rows.
+
+    Args:
+        tolerance: stop when the step is shorter than this times the mean distance to the rows.
+    """
+    point = pool.mean(0)
+    for _ in range(n_iterations):
+        distances = torch.linalg.vector_norm(pool - point, dim=1)
+        typical = distances.mean()
+        if typical == 0:
+            break
+        # A row at the current point would get infinite weight.
+        weights = 1 / distances.clamp_min(1e-6 * typical)
+        moved = (weights[:, None] * pool).sum(0) / weights.sum()
+        step = torch.linalg.vector_norm(moved - point)
+        point = moved
+        if step <= tolerance * typical:
+            break
+    return point
+
+
+def pool_center(pool: Float[Tensor, "n d"], how: str) -> Float[Tensor, " d"]:
+    """Where the decoder bias starts, by one of ``BIAS_INITS``."""
+    if how == "geometric_median":
+        return geometric_median(pool)
+    return pool.mean(0) if how == "mean" else pool.new_zeros(pool.shape[1])

@@ -1,0 +1,91 @@
+"""BatchTopK: which codes of a batch are kept, and the threshold that replaces the batch later.
+
+Shapes: `b` tokens, `d` d_model, `s` d_sae, `m` candidates a token.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saev.sae.model import SparseAutoencoder
+
+CHUNK_CODES = 2**24
+"""Codes held at once while calibrating: 64 MB."""
+
+
+def kth_largest(values: Float[Tensor, "*n"], k: int) -> Float[Tensor, ""]:
+    """The k-th largest of all values, whatever the shape; 0 where there are fewer."""
+    flat = values.flatten()
+    if k > len(flat):
+        return flat.new_zeros(())
+    return flat.kthvalue(len(flat) - k + 1).values
+
+
+def batch_threshold(
+    candidates: Float[Tensor, "b m"],
+    k: float | int,
+    gather: Callable[[Tensor], Tensor] = lambda values: values,
+) -> Float[Tensor, ""]:
+    """The smallest pre-activation BatchTopK keeps: the ⌊k·b + ½⌋-th largest positive one.
+
+    Source: Bussmann et al. 2024 (arXiv 2412.06410), eq. 5.
+
+    Args:
+        candidates: at least all entries of the batch that may be kept.
+        gather: joins the candidates of all ranks along the first axis, so that they choose as one.
+    """
+    every = gather(candidates)
+    tiny = torch.finfo(every.dtype).tiny  # only positive codes count
+    return kth_largest(every, max(1, int(k * len(every) + 0.5))).clamp_min(tiny)
+
+
+@torch.no_grad()
+def threshold_for(
+    sae: SparseAutoencoder, batches: Iterable[Tensor], k: float | int
+) -> Float[Tensor, ""]:
+    """The threshold above which k pre-activations a token lie on average, over this data.
+
+    Exact: of n tokens precisely round(k·n) positive ones lie above it, and it is half-way to the
+    next smaller one; 0 where there are fewer.
+
+    Args:
+        batches: raw activations; tokens that are not normal are left out.
+
+    Raises:
+        ValueError: no normal token.
+    """
+    tokens = torch.cat([batch[sae.is_normal(batch)] for batch in batches])
+    if len(tokens) == 0:
+        raise ValueError("No token to calibrate the threshold on has a normal norm.")
+    n_kept = max(1, int(k * len(tokens) + 0.5))
+    largest = tokens.new_zeros(0, dtype=sae.W_enc.dtype)
+    floor = 0.0
+    for x in tokens.split(max(1, CHUNK_CODES // sae.cfg.d_sae)):
+        pre = sae.pre_activations(sae.normalize(x))
+        largest = torch.cat([largest, pre[pre > floor]])
+        if len(largest) > n_kept:
+            # One more than is kept: the threshold lies between the last two.
+            largest = largest.topk(n_kept + 1, sorted=False).values
+            floor = float(largest.min())
+    if len(largest) <= n_kept:
+        return largest.new_zeros(())
+    return largest.topk(2, largest=False, sorted=False).values.mean()
+
+
+@torch.no_grad()
+def calibrate_threshold_(sae: SparseAutoencoder, batches: Iterable[Tensor]) -> Float[Tensor, ""]:
+    """Set the shared threshold so that k codes a token are left on average over this data.
+
+    A moving average over training batches lags behind a short run instead (measured on 200 steps:
+    an L0 of 5 where 32 was asked for).
+
+    Raises:
+        ValueError: no shared threshold to set, or no normal token.
+    """
+    if sae.cfg.activation != "batch_topk" or sae.cfg.k is None:
+        raise ValueError(
+            f"activation must be batch_topk to calibrate a threshold, got {sae.cfg.activation!r}."
+        )
+    return sae.threshold.copy_(threshold_for(sae, batches, sae.cfg.k))

@@ -1,0 +1,235 @@
+"""One MLflow run per command, or none."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from omegaconf import OmegaConf
+
+from saev.tracking import store
+from saev.tracking.rank import is_main_process
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+PARENT_ENV = "SAEV_MLFLOW_PARENT_RUN_ID"
+"""Environment variable with the run that a new run hangs under; a sweep sets it for its members."""
+
+
+class Tracking:
+    """What the commands know of tracking. This base class tracks nothing.
+
+    ``start`` comes first and ``finish`` last. In a distributed run only the main process tracks;
+    the calls of the others do nothing.
+    """
+
+    run_id: str | None = None
+    """The run's id in the store; None before ``start`` and where nothing is tracked."""
+
+    def start(
+        self,
+        run_name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        run_id: str | None = None,
+    ) -> None:
+        """Opens a run. ``params`` may be nested (a composed config); keys are joined with dots.
+
+        With ``run_id`` an earlier run goes on: it is marked as running again, the tags are set and
+        ``params`` are ignored, for a run's parameters cannot change.
+
+        Raises ``UserError`` when the store cannot be opened or has no such run.
+        """
+
+    def lightning_logger(self) -> "Logger | None":
+        """A logger for ``lightning.Trainer`` that writes into this run; None for no logger."""
+        return None
+
+    def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
+        """Logs flat metrics, named ``stage/name``."""
+
+    def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:
+        """Copies a file, or a folder with all it holds, into the run, under ``artifact_path``."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Sets or replaces tags."""
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Closes the run. Never raises: it stands in the way of no error that is on its way."""
+
+    @property
+    def where(self) -> str | None:
+        """The run's address on a server, or the command that opens the UI; None without a run."""
+        return None
+
+
+class NoTracking(Tracking):
+    """``logger=none``: results stay in the run folder."""
+
+
+class MLflowTracking(Tracking):
+    """A run in an MLflow store: a sqlite file by default, or whatever ``tracking_uri`` names.
+
+    Nothing is opened, and mlflow not imported, before ``start``.
+    """
+
+    def __init__(
+        self, tracking_uri: str, experiment_name: str, artifact_root: str | None = None
+    ) -> None:
+        for name, value in (("tracking_uri", tracking_uri), ("experiment_name", experiment_name)):
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"logger.{name} must be a non-empty string, got {value!r}")
+        store.sqlite_path(tracking_uri)  # refuses what is no store before any work is done
+        self.tracking_uri = tracking_uri
+        self.experiment_name = experiment_name
+        self.artifact_root = artifact_root
+        self.experiment_id: str | None = None
+        self.run_id: str | None = None
+
+    @property
+    def _client(self) -> "MlflowClient":
+        return store.client(self.tracking_uri)
+
+    def start(
+        self,
+        run_name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        run_id: str | None = None,
+    ) -> None:
+        if not is_main_process():
+            return
+        self.experiment_id = store.open_store(
+            self.tracking_uri, self.experiment_name, self.artifact_root
+        )
+        if run_id is not None:
+            self._resume(run_id, tags)
+            return
+        parent = os.environ.get(PARENT_ENV)
+        nesting = {"mlflow.parentRunId": parent} if parent else {}
+        run = self._client.create_run(
+            self.experiment_id, run_name=run_name, tags=_cut_values({**tags, **nesting})
+        )
+        self.run_id = run.info.run_id
+        self._log_params(run.info.run_id, params)
+
+    def _resume(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        from saev.errors import UserError
+
+        try:
+            self._client.update_run(run_id, status="RUNNING")
+        except MlflowException as error:
+            raise UserError(
+                f"there is no run {run_id} in {self.tracking_uri} to go on with: set "
+                "logger.tracking_uri to the store it was logged to"
+            ) from error
+        self.run_id = run_id
+        self.set_tags(tags)
+
+    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+        from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
+
+        flat = flatten_params(params, MAX_PARAM_VAL_LENGTH)
+        entities = [Param(key, value) for key, value in flat.items()]
+        for chunk in _chunks(entities, MAX_PARAMS_TAGS_PER_BATCH):
+            self._client.log_batch(run_id, params=chunk)
+
+    def lightning_logger(self) -> "Logger | None":
+        from lightning.pytorch.loggers.logger import DummyLogger
+
+        from saev.tracking.lightning_logger import RunLogger
+
+        if not is_main_process():
+            return DummyLogger()
+        assert self.run_id is not None, "start() comes first"
+        return RunLogger(self.tracking_uri, self.experiment_name, self.run_id)
+
+    def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
+        if self.run_id is None:
+            return
+        import time
+
+        from mlflow.entities import Metric
+        from mlflow.utils.validation import MAX_METRICS_PER_BATCH
+
+        now = int(time.time() * 1000)
+        entities = [Metric(k, float(v), now, step or 0) for k, v in metrics.items()]
+        for chunk in _chunks(entities, MAX_METRICS_PER_BATCH):
+            self._client.log_batch(self.run_id, metrics=chunk)
+
+    def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:
+        if self.run_id is None:
+            return
+        if Path(path).is_dir():
+            self._client.log_artifacts(self.run_id, str(path), artifact_path)
+        else:
+            self._client.log_artifact(self.run_id, str(path), artifact_path)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        if self.run_id is None:
+            return
+        for key, value in _cut_values(tags).items():
+            self._client.set_tag(self.run_id, key, value)
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        if self.run_id is None:
+            return
+        try:
+            self._client.set_terminated(self.run_id, status)
+        except Exception as error:
+            log.warning("could not close the MLflow run %s as %s: %s", self.run_id, status, error)
+
+    @property
+    def where(self) -> str | None:
+        if self.run_id is None or self.experiment_id is None:
+            return None
+        return store.where(self.tracking_uri, self.experiment_id, self.run_id)
+
+
+def status_of(error: BaseException) -> Status:
+    """KILLED when someone stopped the run, FAILED otherwise.
+
+    Lightning answers Ctrl-C with ``SystemExit``, so the errors behind this one count too.
+    """
+    while isinstance(error, SystemExit) and error.__context__ is not None:
+        error = error.__context__
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+
+
+def flatten_params(params: Mapping[str, Any], max_length: int) -> dict[str, str]:
+    """A nested config as ``{"model.k": "32"}``; lists stay whole, long values are cut (…)."""
+    if OmegaConf.is_config(params):
+        params = OmegaConf.to_container(params, resolve=True)  # type: ignore[assignment]
+    flat = {}
+    for key, value in _leaves(params):
+        text = "null" if value is None else str(value)
+        flat[key] = text if len(text) <= max_length else text[: max_length - 1] + "…"
+    return flat
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _cut_values(tags: Mapping[str, str]) -> dict[str, str]:
+    limit = 5000  # what every MLflow server since 2.0 takes; today's limit is 8000
+    return {key: str(value)[:limit] for key, value in tags.items()}
+
+
+def _chunks(items: list[Any], size: int) -> Iterator[Sequence[Any]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]

@@ -1,0 +1,40 @@
+"""``python -m saev.train``: activation tars → sparse autoencoder → evaluation, as one tracked run.
+
+Records the activations first when they are not there yet. The run folder holds ``config.yaml``,
+``checkpoints/``, ``sae/``, ``metrics.json`` and ``figures/``; with ``task=head`` a ``head/`` instead
+of ``sae/``.
+"""
+
+from pathlib import Path
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from saev.experiment import tracked_run
+from saev.tracking import command, refuse_multirun_ddp
+
+
+def train(cfg: DictConfig) -> dict[str, float]:
+    """Trains what ``cfg.task`` says, by default one dictionary; returns what ``metrics.json`` holds.
+
+    Raises:
+        UserError: one sentence on what cannot be done and what to set.
+    """
+    refuse_multirun_ddp(cfg)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    out_dir = Path(cfg.paths.run)
+    with tracked_run(cfg, out_dir, verb="train") as tracking:
+        backbone, source = instantiate(cfg.backbone), instantiate(cfg.images)
+        metrics = instantiate(cfg.task)(cfg, out_dir, tracking, backbone, source)
+    return metrics
+
+
+@command("train")
+def main(cfg: DictConfig) -> float | None:
+    """Returns the sweeper's objective."""
+    return train(cfg).get(cfg.objective)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""What the command-line tests share."""
+
+from collections.abc import Callable
+
+Run = Callable[..., str | int | None]
+"""Command name and overrides → exit status: None or 0 for success, the sentence on failure."""
+
+TINY = (
+    "images.n_images=24",
+    "record.images_per_shard=8",
+    "record.num_workers=0",
+    "model.expansion=2",
+    "model.k=8",
+    "data.batch_size=256",
+    "data.reservoir_tokens=1024",
+    "data.num_workers=0",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "trainer.log_every_n_steps=1",
+    "evaluation.num_workers=0",
+)
+"""A training run of a few seconds."""

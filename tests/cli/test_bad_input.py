@@ -1,0 +1,255 @@
+"""What a user can get wrong ends in one sentence, a non-zero status, and nothing damaged."""
+
+import io
+import pickle
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.cli.commands import TINY, Run
+
+
+def assert_sentence(status: str | int | None, *words: str) -> None:
+    assert isinstance(status, str), f"no sentence: {status!r}"
+    assert "Traceback" not in status
+    assert "\n" not in status.strip(), status
+    for word in words:
+        assert word in status, status
+
+
+@pytest.fixture
+def recorded(run: Run, tmp_path: Path) -> Path:
+    """A finished recording of a few scenes."""
+    assert run("record", *TINY) is None
+    (folder,) = (tmp_path / "outputs" / "activations").iterdir()
+    return folder
+
+
+def first_train_shard(folder: Path) -> Path:
+    return folder / "train-000000.tar"
+
+
+def test_layer_out_of_range(run: Run) -> None:
+    assert_sentence(run("train", *TINY, "backbone.layer=99"), "99", "0 to 5", "backbone.layer")
+
+
+def test_weights_of_another_architecture(run: Run, tmp_path: Path) -> None:
+    weights = tmp_path / "other.safetensors"
+    save_file({"blocks.0.attn.qkv.weight": torch.zeros(3, 3)}, weights)
+    assert_sentence(run("train", *TINY, f"backbone.weights={weights}"), "other.safetensors")
+
+
+def test_corrupt_weights(run: Run, tmp_path: Path) -> None:
+    weights = tmp_path / "broken.safetensors"
+    weights.write_bytes(b"\x00" * 100)
+    assert_sentence(run("train", *TINY, f"backbone.weights={weights}"), "broken.safetensors")
+
+
+def test_pickle_offered_as_weights_is_not_opened(run: Run, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    weights = tmp_path / "evil.pt"
+    weights.write_bytes(pickle.dumps({"state_dict": Evil()}))
+    assert_sentence(run("train", *TINY, f"backbone.weights={weights}"), "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_missing_image_folder(run: Run, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    status = run("train", *TINY, "images=folder", f"images.roots=[{nowhere}]")
+    assert_sentence(status, str(nowhere), "images.roots")
+
+
+def test_empty_image_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    status = run("train", *TINY, "images=folder", f"images.roots=[{tmp_path / 'empty'}]")
+    assert_sentence(status, "empty", "images.roots")
+
+
+def test_folder_source_without_roots(run: Run) -> None:
+    assert_sentence(run("train", *TINY, "images=folder"), "images.roots")
+
+
+def test_truncated_jpeg_and_text_named_jpg(
+    run: Run, on_photos: tuple[str, ...], photos: Path, tmp_path: Path
+) -> None:
+    whole = (photos / "red" / "1.jpg").read_bytes()
+    (photos / "red" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    tiny = (*TINY, *on_photos, "images.n_images=null")
+    assert_sentence(run("record", *tiny), "cut.jpg")
+    (photos / "red" / "cut.jpg").unlink()
+    (photos / "blue" / "note.jpg").write_text("not a picture")
+    assert_sentence(run("record", *tiny), "note.jpg")
+    assert run("record", *tiny, "images.on_error=skip") is None
+    (manifest,) = (tmp_path / "outputs" / "activations").glob("*/manifest.json")
+    assert "note.jpg" in manifest.read_text()
+
+
+def make_tar(path: Path, names: list[str]) -> None:
+    from PIL import Image
+
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            data = io.BytesIO()
+            Image.effect_noise((48, 48), 50).convert("RGB").save(data, "png")
+            info = tarfile.TarInfo(name)
+            info.size = data.tell()
+            data.seek(0)
+            tar.addfile(info, data)
+
+
+def test_image_tar_cut_in_the_middle(run: Run, tmp_path: Path) -> None:
+    tar = tmp_path / "cut.tar"
+    make_tar(tar, [f"{n}.png" for n in range(6)])
+    tar.write_bytes(tar.read_bytes()[:6000])
+    status = run("record", *TINY, "images=webdataset", f"images.urls={tar}")
+    assert_sentence(status, "cut.tar")
+
+
+def test_tar_member_outside_its_folder(run: Run, tmp_path: Path) -> None:
+    tar = tmp_path / "escape.tar"
+    make_tar(tar, ["0.png", "../evil.png"])
+    status = run("record", *TINY, "images=webdataset", f"images.urls={tar}")
+    assert_sentence(status, "escape.tar", "../evil")
+
+
+def test_one_flipped_byte_in_a_shard(run: Run, recorded: Path) -> None:
+    shard = first_train_shard(recorded)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(bytes(content))
+    for status in (run("train", *TINY), run("record", f"verify={recorded}")):
+        assert_sentence(status, shard.name)
+
+
+def test_shard_cut_in_the_middle(run: Run, recorded: Path) -> None:
+    shard = first_train_shard(recorded)
+    shard.write_bytes(shard.read_bytes()[:-2048])
+    assert_sentence(run("train", *TINY), shard.name)
+
+
+def test_manifest_of_another_version(run: Run, recorded: Path) -> None:
+    manifest = recorded / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"format_version": 1', '"format_version": 99'))
+    assert_sentence(run("train", *TINY, f"data.dir={recorded}"), "99")
+
+
+def test_activations_of_another_layer(run: Run, recorded: Path) -> None:
+    status = run("train", *TINY, f"data.dir={recorded}", "backbone.layer=0")
+    assert_sentence(status, "layer")
+
+
+def test_nan_in_activations(run: Run, tmp_path: Path) -> None:
+    from saev.backbones.micro.model import MICRO_DIR
+
+    weights = load_file(MICRO_DIR / "weights.safetensors")
+    weights["blocks.2.mlp.fc2.bias"][0] = float("nan")
+    save_file(weights, tmp_path / "nan.safetensors")
+    status = run("record", *TINY, f"backbone.weights={tmp_path / 'nan.safetensors'}")
+    assert_sentence(status, "scenes-")
+
+
+def test_values_that_float16_cannot_hold(run: Run, tmp_path: Path) -> None:
+    from saev.backbones.micro.model import MICRO_DIR
+
+    weights = load_file(MICRO_DIR / "weights.safetensors")
+    weights["blocks.4.mlp.fc2.bias"] = torch.full_like(weights["blocks.4.mlp.fc2.bias"], 60000.0)
+    weights["blocks.3.mlp.fc2.bias"] = torch.full_like(weights["blocks.3.mlp.fc2.bias"], 60000.0)
+    save_file(weights, tmp_path / "large.safetensors")
+    large = f"backbone.weights={tmp_path / 'large.safetensors'}"
+    assert_sentence(run("record", *TINY, large), "float32", "4")
+    assert run("record", *TINY, large, "record.dtype=float32") is None
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.k=100000", ("k", "100000")),
+        ("model.k=0", ("k", "0")),
+        ("model.optimizer.lr=-1e-3", ("lr", "-0.001")),
+        ("data.batch_size=0", ("batch_size", "0")),
+        ("images.n_images=0", ("n_images", "0")),
+        ("tokens.which=words", ("words", "patch")),
+        ("record.dtype=bfloat16", ("bfloat16", "float32")),
+    ],
+)
+def test_values_out_of_range(run: Run, override: str, words: tuple[str, ...]) -> None:
+    assert_sentence(run("train", *TINY, override), *words)
+
+
+def test_checkpoint_of_another_width(run: Run, tmp_path: Path) -> None:
+    assert run("train", *TINY, f"hydra.run.dir={tmp_path / 'run'}") is None
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    status = run("train", *TINY, "model.expansion=4", f"ckpt_path={last}")
+    assert_sentence(status, "last.ckpt", "model.expansion")
+    assert_sentence(run("train", *TINY, "ckpt_path=nowhere.ckpt"), "nowhere.ckpt")
+    last.write_bytes(last.read_bytes()[:5000])
+    assert_sentence(run("train", *TINY, f"ckpt_path={last}"), "last.ckpt")
+
+
+def test_sae_pointing_nowhere(run: Run, tmp_path: Path) -> None:
+    assert_sentence(run("evaluate", f"sae={tmp_path / 'nowhere'}"), "nowhere")
+
+
+def test_mlflow_server_that_is_not_there(run: Run) -> None:
+    status = run("train", *TINY, "logger=mlflow", "logger.tracking_uri=http://127.0.0.1:9")
+    assert_sentence(status, "127.0.0.1:9", "logger.tracking_uri")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("backbone=nope",), ("nope", "backbone")),
+        (("model.kk=3",), ("kk",)),
+        (("experiment=smoke",), ("experiment",)),
+    ],
+)
+def test_config_mistakes_on_the_real_command_line(
+    tmp_path: Path, overrides: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "saev.train", f"paths.outputs={tmp_path}", *overrides],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def test_disk_full_while_recording(run: Run, tmp_path: Path) -> None:
+    """On a real small file system where this process may mount one."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a tmpfs needs privileges this process does not have")
+    try:
+        status = run("record", *TINY, f"record.root={small}")
+        assert_sentence(status, "disk", str(small))
+        (folder,) = small.iterdir()
+        whole = sorted(folder.glob("*.tar"))
+        for shard in whole:  # what is there is whole
+            with tarfile.open(shard) as tar:
+                names = tar.getnames()
+            assert len(names) == 2 * 8
+        assert not list(folder.glob("*.tmp"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_every_manifest_number_is_finite(recorded: Path) -> None:
+    import json
+
+    statistics = json.loads((recorded / "manifest.json").read_text())["statistics"]
+    assert np.isfinite(statistics["mean"]).all() and statistics["scale"] > 0

@@ -1,0 +1,249 @@
+"""``saev.describe`` and ``saev.compare`` through their files: what they leave, resume, refuse."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from saev.backbones import load_backbone
+from saev.latents import Atlas
+from saev.sae import SAEConfig, SparseAutoencoder
+from tests.cli.commands import Run
+from tests.cli.test_bad_input import assert_sentence
+
+SMALL = (
+    "atlas.num_workers=0",
+    "atlas.images_per_part=8",
+    "atlas.n_permutations=39",
+    "atlas.n_map_permutations=9",
+    "atlas.baseline_images=12",
+    "naming.n_images=2",
+    "naming.n_latents=24",
+    "naming.n_random=8",
+    "trainer.accelerator=cpu",
+    "pages.n_latents=12",
+    "pages.contact_sheets=false",
+)
+SCENES = {"_target_": "datamodules.images.ScenesImages", "n_images": 28}
+
+
+@pytest.fixture(scope="module")
+def sae_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dictionary of random atoms on the micro model."""
+    return make_sae(tmp_path_factory.mktemp("sae") / "sae", seed=0)
+
+
+def make_sae(folder: Path, seed: int, layer: int = 4) -> Path:
+    backbone = load_backbone("timm", "micro", "embedded", layer=layer)
+    identity = {
+        "family": "timm",
+        "name": "micro",
+        "weights": backbone.weights,
+        "spec": backbone.spec,
+    }
+    cfg = SAEConfig(
+        d_model=backbone.width, d_sae=96, activation="topk", k=6, backbone=identity, layer=layer,
+        tokens={"which": "patch"}, images=SCENES,
+    )  # fmt: skip
+    return SparseAutoencoder(cfg, torch.Generator().manual_seed(seed)).save_pretrained(folder)
+
+
+def tables(run_dir: Path) -> dict[str, pd.DataFrame]:
+    return {
+        path.stem: pd.read_parquet(path) for path in sorted((run_dir / "latents").glob("*.parquet"))
+    }
+
+
+@pytest.fixture(scope="module")
+def described(sae_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished atlas for all tests that only read it."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from saev.describe import main
+
+    out = tmp_path_factory.mktemp("described")
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patch:
+        overrides = [f"sae={sae_dir}", f"hydra.run.dir={out}", "logger=none", *SMALL]
+        patch.setattr(sys, "argv", ["saev.describe", *overrides])
+        main()
+    return out
+
+
+def test_leaves_tables_pages_and_metrics(described: Path, run: Run, capsys) -> None:
+    found = tables(described)
+    latents, concepts = found["latents"], found["concepts"]
+    assert latents["latent"].tolist() == list(range(96))
+    for column in ("rate_token", "rate_image", "max", "dead", "name", "name_confidence", "proposer",
+                   "ms", "ms_null", "label_entropy"):  # fmt: skip
+        assert column in latents.columns
+    for column in ("latent", "concept", "split", "auroc", "ap", "f1", "threshold", "q"):
+        assert column in concepts.columns
+    assert set(concepts["split"]) == {"discovery", "calibration", "test"}
+    assert "shape=star" in set(concepts["concept"])
+    assert set(found["baselines"].columns) == {"metric", "sae", "untrained", "raw", "pca", "random"}
+    folder = described / "latents"
+    alive = latents.sort_values("importance", ascending=False)["latent"]
+    for page in ("index.html", "concepts.html", "about.html", f"latent/{alive.iloc[0]}.html"):
+        assert (folder / page).is_file()
+    record = json.loads((folder / f"latent/{alive.iloc[0]}.json").read_text())
+    assert record["latent"] == alive.iloc[0]
+    metrics = json.loads((described / "metrics.json").read_text())
+    assert 0 <= metrics["latents/named_fraction"] <= 1
+    atlas = Atlas.open(folder)
+    assert atlas.nearest(int(alive.iloc[0])).iloc[0]["neighbour"] != alive.iloc[0]
+    image, token = (
+        found["exemplars"].query("role == 'max' and rank == 0").iloc[0][["image", "token"]]
+    )
+    patch = atlas.for_patches(int(image), [int(token)], max_rate=1.0)
+    assert (patch["share"] <= 1 + 1e-6).all() and len(patch)
+    assert len(atlas.contrast([0, 1], [2, 3])) == 10
+    assert run("describe", f"atlas_dir={described}", "query=star") is None
+    assert "star" in capsys.readouterr().out
+
+
+def test_every_link_of_the_pages_leads_somewhere(described: Path) -> None:
+    folder = described / "latents"
+    checked = 0
+    for page in [
+        *folder.glob("*.html"),
+        *folder.glob("concept/*.html"),
+        *list(folder.glob("latent/*.html"))[:5],
+    ]:
+        for link in re.findall(r'(?:href|src)="([^"#]+)"', page.read_text()):
+            if not link.startswith("data:"):
+                assert "://" not in link, f"{page.name} needs a network for {link}"
+                assert (page.parent / link).is_file(), f"{page.name}: {link}"
+                checked += 1
+    assert checked > 50
+
+
+@pytest.mark.slow
+def test_interrupted_run_gives_identical_tables(
+    described: Path, run: Run, sae_dir: Path, tmp_path: Path, monkeypatch
+) -> None:
+    from saev.latents.store import CodeStore
+
+    write, calls = CodeStore.write, []
+
+    def stop_at_the_third(self, part, codes):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(part)
+        write(self, part, codes)
+
+    again = tmp_path / "again"
+    with monkeypatch.context() as patch:
+        patch.setattr(CodeStore, "write", stop_at_the_third)
+        status = run("describe", f"sae={sae_dir}", f"hydra.run.dir={again}", *SMALL)
+    assert status == 130
+    assert not (again / "latents" / "latents.parquet").exists()
+    assert run("describe", f"sae={sae_dir}", f"hydra.run.dir={again}", *SMALL) is None
+    for name, frame in tables(described).items():
+        pd.testing.assert_frame_equal(frame, tables(again)[name])
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_images_give_the_same_tables(
+    described: Path, run: Run, sae_dir: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "shared"
+    common = (f"sae={sae_dir}", f"hydra.run.dir={again}", *SMALL)
+    assert run("describe", *common, "atlas.shard=[1,2]") is None
+    assert not (again / "latents" / "latents.parquet").exists(), "the other half is missing"
+    assert run("describe", *common, "atlas.shard=[0,2]") is None
+    pd.testing.assert_frame_equal(tables(described)["latents"], tables(again)["latents"])
+
+
+def test_folder_of_another_dictionary_is_refused(described: Path, run: Run, tmp_path: Path) -> None:
+    other = make_sae(tmp_path / "other", seed=1)
+    status = run("describe", f"sae={other}", f"hydra.run.dir={described}", *SMALL)
+    assert_sentence(status, "another dictionary", "hydra.run.dir")
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("picture,wild\na,1\n", ("no column image_id", "picture")),
+        ("image_id,wild\nnobody,1\n", ("nobody", "not in the source", "scenes-0/000000")),
+        ("image_id,size\nscenes-0/000000,3.7\n", ("size", "numbers")),
+        ("image_id,wild\nscenes-0/000000,1\nscenes-0/000000,0\n", ("twice",)),
+        ("", ("cannot be read",)),
+    ],
+)
+def test_label_files_that_do_not_match(
+    run: Run, sae_dir: Path, tmp_path: Path, content: str, words: tuple[str, ...]
+) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text(content)
+    assert_sentence(run("describe", f"sae={sae_dir}", *SMALL, f"+atlas.tables.scenes={table}"),
+                    "labels.csv", *words)  # fmt: skip
+
+
+def test_other_bad_input(run: Run, sae_dir: Path, tmp_path: Path) -> None:
+    assert_sentence(run("describe"), "sae is not set")
+    assert_sentence(run("describe", f"sae={tmp_path / 'none'}"), "none")
+    assert_sentence(run("describe", "query=star"), "atlas_dir")
+    assert_sentence(run("describe", "query=star", f"atlas_dir={tmp_path}"), "latents.parquet")
+    status = run("describe", f"sae={sae_dir}", *SMALL, "naming.proposers=[guess]")
+    assert_sentence(status, "guess", "effect")
+    status = run(
+        "describe", f"sae={sae_dir}", *SMALL, f"naming.vocabulary={tmp_path / 'words.txt'}"
+    )
+    assert_sentence(status, "words.txt")
+    status = run("describe", f"sae={sae_dir}", *SMALL, f"naming.tree={tmp_path / 'tree.csv'}")
+    assert_sentence(status, "tree.csv", "child and parent")
+
+
+def test_attribute_table_becomes_concepts(run: Run, sae_dir: Path, tmp_path: Path) -> None:
+    ids = [f"scenes-0/{i:06d}" for i in range(28)]
+    table = tmp_path / "mood.csv"
+    rows = [f"{image_id},{i % 2},{'warm' if i % 3 else 'cold'}" for i, image_id in enumerate(ids)]
+    table.write_text("image_id,odd,mood\n" + "\n".join(rows) + "\n")
+    out = tmp_path / "atlas"
+    more = ("naming.proposers=[vote]", "pages.enabled=false", f"+atlas.tables.scenes={table}")
+    status = run(
+        "describe", f"sae={sae_dir}", f"hydra.run.dir={out}", *SMALL, "atlas.baseline_images=0", *more
+    )  # fmt: skip
+    assert status is None
+    concepts = tables(out)["concepts"]
+    assert {"odd", "mood=warm", "mood=cold"} <= set(
+        concepts.loc[concepts["source"] == "mood", "concept"]
+    )
+
+
+@pytest.mark.slow
+def test_comparison_of_a_dictionary_with_itself_and_another(
+    run: Run, sae_dir: Path, tmp_path: Path
+) -> None:
+    other, deeper = (
+        make_sae(tmp_path / "other", seed=1),
+        make_sae(tmp_path / "deeper", seed=0, layer=5),
+    )
+    out = tmp_path / "comparison"
+    status = run(
+        "compare", f"saes=[{sae_dir},{sae_dir},{other},{deeper}]", "names=[one,twin,other,deeper]",
+        f"hydra.run.dir={out}", "comparison.num_workers=0", "comparison.n_permutations=39",
+        "comparison.n_map_permutations=9", "comparison.n_bootstrap=20", "comparison.n_draws=10",
+        "comparison.n_drives=2", "comparison.drive_images=2", "trainer.accelerator=cpu",
+    )  # fmt: skip
+    assert status is None
+    matches = pd.read_parquet(out / "comparison" / "matches.parquet")
+    twins = matches[(matches["sae_a"] == "one") & (matches["sae_b"] == "twin")]
+    assert (twins["latent_a"] == twins["latent_b"]).mean() > 0.95
+    assert twins["correlation"].min() == pytest.approx(1)
+    assert twins["jaccard"].min() > 0.9
+    different = matches[(matches["sae_a"] == "one") & (matches["sae_b"] == "other")]
+    assert different["correlation"].median() < 0.9
+    drives = pd.read_parquet(out / "comparison" / "drives.parquet")
+    assert set(drives["sae_b"]) == {"deeper"}
+    assert (out / "comparison" / "index.html").is_file()
+
+
+def test_comparison_needs_two(run: Run, sae_dir: Path) -> None:
+    assert_sentence(run("compare", f"saes=[{sae_dir}]"), "two or more")
+    assert_sentence(run("compare", f"saes=[{sae_dir},{sae_dir}]", "names=[a,a]"), "names")

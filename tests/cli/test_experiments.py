@@ -1,0 +1,54 @@
+"""Every file in conf/experiment is a run that works, here for two steps on drawn scenes."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from tests.cli.commands import Run
+
+CONF = Path(__file__).parents[2] / "conf"
+EXPERIMENTS = {
+    path.stem: yaml.safe_load(path.read_text())
+    for path in sorted((CONF / "experiment").glob("*.yaml"))
+}
+
+
+def trains_an_sae(name: str) -> bool:
+    """Whether it is a run of ``saev.train`` that leaves a dictionary."""
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
+    command = re.search(r"# Command:\s+python -m saev\.(\w+)", text)
+    return command is not None and command[1] == "train" and "/task" not in text
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_header_says_what_one_needs(name: str) -> None:
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
+    for heading in ("# Command:", "# Purpose:", "# Hardware:", "# Expect:"):
+        assert heading in text, f"{name}.yaml lacks {heading}"
+    assert f"+experiment={name}" in text
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:No zero-shot head")  # SigLIP's tokenizer is an optional package
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if trains_an_sae(name)])
+def test_two_steps(name: str, run: Run, tmp_path: Path, on_photos: tuple[str, ...]) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"+experiment={name}"], return_hydra_config=False)
+    embedded = cfg.backbone.weights == "embedded"
+    weights = () if embedded else ("backbone.weights=random",)
+    folders = cfg.images.get("roots") is not None
+    images = on_photos if folders else ("images=scenes", "images.n_images=6")
+    status = run(
+        "train", f"+experiment={name}", *weights, *images,
+        "record.images_per_shard=3", "record.num_workers=0", "record.batch_size=3",
+        "model.d_sae=256", "data.batch_size=64", "data.reservoir_tokens=512",
+        "data.num_workers=0", "trainer.accelerator=cpu", "trainer.max_steps=2",
+        "trainer.val_check_interval=1", "evaluation.num_workers=0", "evaluation.batch_size=2",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert status is None
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"sae", "metrics.json", "checkpoints", "config.yaml", "figures"} <= names

@@ -1,0 +1,58 @@
+"""Random latents that fire alike."""
+
+import numpy as np
+import pytest
+
+from saev.editing.code_table import LatentStats
+from saev.editing.matching import MatchedPool
+
+S = 400
+
+
+@pytest.fixture(scope="module")
+def stats() -> LatentStats:
+    rng = np.random.default_rng(0)
+    rate = np.exp(rng.normal(-5, 1, S))
+    rate[:10] = 0.0
+    mean = np.where(rate > 0, np.exp(rng.normal(0, 0.5, S)), 0.0)
+    return LatentStats(rate, mean, 3 * mean)
+
+
+def pool(stats: LatentStats, selected, n_draws=40, spare=2.0, seed=0) -> MatchedPool:
+    return MatchedPool(stats, selected, n_draws, spare, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_matches_are_closer_than_chance(stats, n):
+    order = np.argsort(stats.rate)
+    rare, common = tuple(order[20 : 20 + n].tolist()), tuple(order[-n:].tolist())
+    drawn = pool(stats, [rare, common])
+    anyone = np.random.default_rng(1).choice(stats.alive, (500, n))
+    for latents in (rare, common):
+        match = drawn.match(latents)
+        assert len(match.draws) == 40
+        here = np.log(stats.rate[list(latents)].mean())
+        by_chance = np.exp(np.median(np.abs(np.log(stats.rate[anyone].mean(1)) - here)))
+        assert match.rate_ratio < by_chance / 2
+
+
+def test_no_draw_is_dead_or_the_hypothesis_own(stats):
+    selected = [(100, 101), (200, 201), (300, 301)]
+    drawn = pool(stats, selected)
+    assert not {latent for latents in drawn.sets for latent in latents} & set(range(10))
+    for own in selected:
+        assert not any(set(drawn.sets[r]) & set(own) for r in drawn.match(own).draws)
+    for latents in drawn.sets[:5]:
+        assert drawn.sets.index(latents) not in drawn.match(latents).draws
+
+
+def test_sets_are_distinct_and_reproducible(stats):
+    one, two = pool(stats, [(100, 101)]), pool(stats, [(100, 101)])
+    assert one.sets == two.sets and len(set(one.sets)) == len(one.sets) == 80
+    assert pool(stats, [(100, 101)], seed=1).sets != one.sets
+
+
+def test_a_small_dictionary_gives_what_it_has(stats):
+    few = LatentStats(stats.rate[:30], stats.mean[:30], stats.largest[:30])
+    drawn = pool(few, [(15,)], n_draws=100)
+    assert len(drawn.sets) == 19  # 20 alive, one its own

@@ -1,0 +1,390 @@
+"""Controlled experiments on a toy whose truth is planted: six classes, each with its own latent.
+
+The toy is a real backbone behind the real contract: patches are projected to 48 dimensions, where
+every class has a direction; the dictionary has one latent per class and many random ones.
+"""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from datamodules.images.base import Found, ImageSource
+from saev.backbones import Backbone
+from saev.backbones.base import BackboneOutput, Trunk
+from saev.backbones.transform import ImageTransform
+from saev.editing.hypothesis import ARMS, HypothesisFile
+from saev.errors import UserError
+from saev.experiment.controlled import Setting, run_experiment
+from saev.experiment.outcome_files import SUMMARY_COLUMNS, write_files
+from saev.experiment.outcome_page import write_page
+from saev.experiment.readout import make_readout
+from saev.modules.heads import Reading, TrainedHead, backbone_identity
+from saev.sae import SparseAutoencoder
+from saev.sae.config import SAEConfig
+
+WIDTH, SIDE, CELL, N_CLASSES, N_LATENTS = 48, 4, 4, 6, 260
+CLASSES = ["circle", "square", "star", "heart", "cross", "ring"]
+WEIGHTS = {"kind": "random", "source": "toy", "sha256": "0" * 64}
+
+
+class Mix(nn.Module):
+    """A residual block that mixes dimensions a little, so that the model's end is not its tap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0.1 * torch.tanh(self.linear(x))
+
+
+class ToyTrunk(Trunk):
+    width, grid, prefix, image_size = WIDTH, (SIDE, SIDE), ("class",), (SIDE * CELL, SIDE * CELL)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(CELL * CELL * 3, WIDTH, bias=False)
+        self.layers = nn.ModuleList([nn.Identity(), Mix()])
+
+    @property
+    def blocks(self):
+        return list(self.layers)
+
+    def forward(self, images: torch.Tensor) -> BackboneOutput:
+        patches = nn.functional.unfold(images, CELL, stride=CELL).transpose(1, 2)
+        x = torch.cat([torch.zeros(len(images), 1, WIDTH), self.embed(patches)], 1)
+        for block in self.layers:
+            x = block(x)
+        return BackboneOutput(x, x[:, 1:].mean(1), None)
+
+
+class ToyImages(ImageSource):
+    """Quadrants of one class each; the label is the class of most patches."""
+
+    kind = "toy"
+
+    def __init__(self, n_images: int = 70, single: bool = False) -> None:
+        super().__init__(n_images=None, val_fraction=0.0, on_error="raise", seed=0)
+        self.name, self.class_names = "toy", CLASSES
+        rng = np.random.default_rng(0)
+        self.patterns = rng.uniform(-90, 90, (N_CLASSES, CELL, CELL, 3))
+        self.classes = rng.integers(0, N_CLASSES, (n_images, 2, 2))
+        if single:
+            self.classes[:] = (np.arange(n_images) // 2 % N_CLASSES)[:, None, None]
+        self.loaded: list[str] = []
+        self._settle(
+            Found(f"toy/{i:03d}", "train" if i % 2 else "test",
+                  int(np.bincount(self.classes[i].ravel()).argmax()), None, 1)
+            for i in range(n_images)
+        )  # fmt: skip
+
+    def options(self):
+        return {}
+
+    def _cells(self, item) -> np.ndarray:
+        quadrants = self.classes[int(item.image_id[4:])]
+        return quadrants.repeat(SIDE // 2, 0).repeat(SIDE // 2, 1)
+
+    def load(self, item) -> Image.Image:
+        self.loaded.append(item.image_id)
+        rng = np.random.default_rng(int(item.image_id[4:]) + 1000)
+        rows = [np.concatenate([self.patterns[c] for c in row], 1) for row in self._cells(item)]
+        picture = 128 + np.concatenate(rows) + rng.normal(0, 60, (SIDE * CELL, SIDE * CELL, 3))
+        return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+
+    def mask(self, item) -> np.ndarray:
+        return self._cells(item).repeat(CELL, 0).repeat(CELL, 1).astype(np.uint8)
+
+
+def backbone() -> Backbone:
+    torch.manual_seed(0)
+    half = (0.5, 0.5, 0.5)
+    transform = ImageTransform((SIDE * CELL, SIDE * CELL), half, half, "bilinear")
+    return Backbone(
+        ToyTrunk(), family="toy", name="toy", layer=0, transform=transform, weights=WEIGHTS, spec={}
+    )
+
+
+def directions(model: Backbone, source: ToyImages) -> torch.Tensor:
+    """What each class adds to the stream."""
+    patterns = torch.tensor(source.patterns / 127.5, dtype=torch.float32).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        return model.trunk.embed(patterns.flatten(1))
+
+
+def dictionary(means_cd: torch.Tensor, **changes) -> SparseAutoencoder:
+    """Latent c answers to class c; the others are random, firing about as often and as strongly."""
+    cfg = SAEConfig(
+        WIDTH, N_LATENTS, "relu", backbone={"name": "toy", "weights": WEIGHTS, "spec": {}},
+        layer=0, tokens={"which": "patch"},
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    sae = SparseAutoencoder(replace(cfg, **changes), generator).eval().requires_grad_(False)
+    random = torch.randn(N_LATENTS - N_CLASSES, WIDTH, generator=generator)
+    random = random * means_cd.norm(dim=1).mean() / random.norm(dim=1, keepdim=True)
+    atoms = torch.cat([means_cd, random])
+    dual = torch.linalg.pinv(means_cd).T
+    random_rows = random / random.square().sum(1, keepdim=True)
+    sae.W_dec.copy_(atoms)
+    sae.W_enc.copy_(torch.cat([dual, random_rows]))
+    random_bias = -0.15 + 0.1 * torch.randn(N_LATENTS - N_CLASSES, generator=generator)
+    sae.b_enc.copy_(torch.cat([torch.full((N_CLASSES,), -0.5), random_bias]))
+    sae.b_enc[-1], sae.W_enc[-1] = -1.0, 0.0  # the last one is dead
+    return sae
+
+
+def head(model: Backbone, means_cd: torch.Tensor, features: str) -> TrainedHead:
+    kind = "segmentation" if features == "patches" else "classification"
+    reading = Reading.of(features, model)
+    identity = backbone_identity(model)
+    bias = -0.5 * means_cd.square().sum(1)
+    return TrainedHead(kind, reading, CLASSES, identity, 8 * means_cd, 8 * bias)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("heads")
+
+
+def setting(folder: Path, per: str = "patch", changes=None, **content) -> Setting:
+    source, model = (
+        ToyImages(n_images=110 if per == "image" else 70, single=per == "image"),
+        backbone(),
+    )
+    means = directions(model, source)
+    features = "patches" if per == "patch" else "pooled"
+    head(model, means, features).save(folder / features)
+    given = {
+        "images": {"discovery": "train", "test": "test"},
+        "directions": 20,
+        "shuffles": 2,
+        "support": {"n_discovery_units": 10, "n_test_units": 10},
+        **content,
+    }
+    file = HypothesisFile.from_dict(given, "toy.yaml")
+    readout = make_readout(str(folder / features), model, source)
+    sae = dictionary(means, **(changes or {}))
+    return Setting(file, sae, model, readout, source, 16, 64, 0, torch.device("cpu"))
+
+
+def run(one: Setting):
+    return run_experiment(one, lambda content, sha256: None)
+
+
+@pytest.fixture(scope="module")
+def outcome(folder):
+    return run(
+        setting(
+            folder,
+            calibration=35,
+            doses=[0, -0.5, -2],
+            table={"n_latents": [1, 3], "scales": [-0.5, -1], "draws": 2},
+            baselines=["linear_probe", "raw_unit", "pca_direction", "gradcam_pixels"],
+        )
+    )
+
+
+def test_every_planted_concept_is_supported(outcome):
+    assert {v.concept: v.verdict for v in outcome.verdicts} == dict.fromkeys(CLASSES, "supported")
+    for number, v in enumerate(outcome.verdicts):
+        assert v.latents == [number] and v.n_draws == 119
+        assert v.target_change > 0.9 and v.other_change < 0.1
+
+
+def test_shuffled_labels_are_hardly_ever_supported(outcome):
+    assert outcome.calibration.n_hypotheses == 210
+    assert outcome.calibration.share_supported <= 0.05
+
+
+def test_random_latents_have_uniform_p(folder):
+    found = run(setting(folder, calibration=1, metric="probability")).calibration
+    assert len(found.p_values) > 200 and found.uniformity_p > 0.01
+
+
+def test_the_identity_arm_changes_nothing_at_all(outcome):
+    for use in outcome.plan.uses:
+        if use.arm == "identity":
+            for found, clean in zip(
+                outcome.tallies[use.key], outcome.test.clean.tally, strict=True
+            ):
+                np.testing.assert_array_equal(found, clean)
+
+
+def test_wrong_tokens_spare_the_concept(outcome):
+    effects = {}
+    for use in outcome.plan.uses:
+        if use.concept == "star" and use.arm in ("selected", "wrong_tokens") and use.tested:
+            tally, clean = outcome.tallies[use.key], outcome.test.clean
+            effects[use.arm] = outcome.question("star").effect(tally, clean)
+    assert effects["wrong_tokens"] < 0.1 < 0.8 < effects["selected"]
+
+
+def test_registered_before_any_test_image_is_read(folder):
+    one = setting(folder)
+    test_ids = {item.image_id for item in one.source.split("test")}
+    seen = []
+
+    def register(content, sha256):
+        seen.append((sha256, set(one.source.loaded)))
+        assert content["hypotheses"][0]["latents"] == {"1": [0]}
+
+    found = run_experiment(one, register)
+    [(sha256, loaded)] = seen
+    assert not loaded & test_ids and loaded
+    assert sha256 == found.registered_sha256
+
+
+def test_every_test_image_is_tapped_once(folder, monkeypatch):
+    one = setting(folder)
+    tapped, resumed = [], []
+    tap, resume = one.backbone.tap, one.backbone.resume
+    monkeypatch.setattr(
+        one.backbone, "tap", lambda x, layers: tapped.append(len(x)) or tap(x, layers)
+    )
+    monkeypatch.setattr(
+        one.backbone, "resume", lambda x, layer: resumed.append(len(x)) or resume(x, layer)
+    )
+    found = run(one)
+    assert sum(tapped) == len(one.source.items)
+    n_passes = len(found.plan.jobs) * found.test.n_images
+    assert sum(resumed) <= n_passes + 2 * found.test.n_images
+    assert len(resumed) < n_passes / 16  # draws are stacked
+
+
+def test_files(outcome, tmp_path):
+    write_page(outcome, write_files(outcome, tmp_path), tmp_path)
+    verdicts = json.loads((tmp_path / "verdict.json").read_text())
+    assert [v["concept"] for v in verdicts] == CLASSES
+    for key in ("hypothesis", "concept", "verdict", "effect", "interval", "p", "q"):
+        assert key in verdicts[0]
+    summary = pd.read_csv(tmp_path / "summary.csv")
+    assert tuple(summary.columns[:6]) == SUMMARY_COLUMNS
+    assert set(ARMS) <= set(summary.arm)
+    assert set(summary.n_latents) == {1, 3} and {0.0, -0.5, -1.0, -2.0} == set(summary.scale)
+    effects = pd.read_parquet(tmp_path / "effects.parquet")
+    assert not effects.duplicated(
+        ["hypothesis", "arm", "draw", "image", "n_latents", "scale"]
+    ).any()
+    assert len(effects) == len(outcome.plan.uses) * outcome.test.n_images
+    row = effects[(effects.hypothesis == "star") & (effects.arm == "selected") & effects.tested]
+    share = row.target_changed.sum() / row.target_units.sum()
+    told = summary[(summary.concept == "star") & (summary.arm == "selected")
+                   & (summary.n_latents == 1) & (summary.scale == -1)]  # fmt: skip
+    assert told.target_change.item() == pytest.approx(100 * share, abs=1e-3)
+
+
+def test_the_page_opens_from_disk(outcome, tmp_path):
+    path = write_page(outcome, write_files(outcome, tmp_path), tmp_path)
+    text = path.read_text()
+    assert "http" not in text and "<script" not in text
+    for name in re.findall(r'src="([^"]+)"', text):
+        assert (tmp_path / name).is_file()
+    for concept in CLASSES:
+        assert f'id="{concept}"' in text
+
+
+def test_heads_that_answer_per_image(folder):
+    found = run(setting(folder, "image", selector={"by": "average_precision", "n": 1}))
+    assert [v.concept for v in found.verdicts] == CLASSES
+    for number, v in enumerate(found.verdicts):
+        assert v.latents == [number] and v.effect > 0.9 and v.p == 1 / 120
+    assert all(images.sum() == found.test.n_images for images in found.images_of.values())
+
+
+def test_fewer_other_images(folder):
+    one = setting(
+        folder, "image", images={"discovery": "train", "test": "test", "n_other": 5}, alpha=0.4,
+        concept=["star", "ring"],
+    )  # fmt: skip
+    found = run(one)
+    for concept, images in found.images_of.items():
+        own = found.test.clean.n_base[:, one.readout.column(concept)] > 0
+        assert (images & own).sum() == own.sum() and (images & ~own).sum() == 5
+
+
+@pytest.mark.parametrize("by", ["auroc", "attribution", "greedy"])
+def test_selectors_end_to_end(folder, by):
+    found = run(
+        setting(folder, concept="heart", selector={"by": by, "n": 2 if by == "greedy" else 1})
+    )
+    assert found.verdicts[0].latents[0] == 3
+
+
+def test_latents_by_hand_and_the_best_of_several(folder):
+    [v] = run(setting(folder, concept="heart", latents=[60])).verdicts
+    assert v.latents == [60] and v.verdict != "supported"
+    [v] = run(setting(folder, concept="heart", selector={"by": "f1", "best_of": 3})).verdicts
+    assert v.verdict == "supported"
+
+
+def test_replacing_has_its_reconstruction_arm(folder):
+    found = run(setting(folder, concept="heart", mode="replace"))
+    assert {use.arm for use in found.plan.uses} == {*ARMS, "reconstruction"}
+
+
+def test_amplifying(folder):
+    found = run(
+        setting(folder, concept="heart", edit={"kind": "set", "scale": 4.0}, direction="increase")
+    )
+    assert found.verdicts[0].effect > 0.5
+
+
+def test_one_seed_one_result(folder):
+    one, two = (run(setting(folder, concept="ring")).verdicts[0] for _ in range(2))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ({"images": {"discovery": "train", "test": "train"}}, "'toy/001' among them"),
+        ({"images": {"discovery": "train", "test": ["toy/001"]}}, "cannot be tested on it"),
+        ({"images": {"discovery": "train", "test": "val"}}, "holds no images"),
+        ({"images": {"discovery": ["toy/999"], "test": "test"}}, "toy/999"),
+        ({"concept": "heart", "latents": [N_LATENTS - 1]}, "is dead"),
+        ({"concept": "heart", "latents": [N_LATENTS]}, "no latent"),
+        ({"concept": "whale"}, "no class 'whale'"),
+        ({"layer": 1}, "trained on block 0"),
+        ({"draws": 50}, "use draws=119"),
+        ({"concept": "heart", "images": {"test": "test", "n_test": 4}}, "too few images"),
+        ({"images": {"test": "test", "n_test": 3}}, "no concept has enough"),
+        ({"alpha": 0.001}, "alive latents"),
+        ({"selector": {"n": 300}}, "300 latents"),
+    ],
+)  # fmt: skip
+def test_refused_with_one_sentence(folder, content, words):
+    with pytest.raises(UserError) as caught:
+        run(setting(folder, **content))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_dictionaries_and_heads_of_another_model(folder):
+    other = {**WEIGHTS, "sha256": "1" * 64}
+    with pytest.raises(UserError, match="SAE was trained on"):
+        run(setting(folder, changes={"backbone": {"name": "other", "weights": other}}))
+    one = setting(folder)
+    model = backbone()
+    model.weights = other
+    with pytest.raises(UserError, match="head belongs to"):
+        make_readout(str(folder / "patches"), model, one.source)
+    with pytest.raises(UserError, match="no folder"):
+        make_readout("nowhere", model, one.source)
+    with pytest.raises(UserError, match="micro"):
+        make_readout("attributes", model, one.source)
+    with pytest.raises(UserError, match="per patch"):
+        run(setting(folder, changes={"tokens": {"which": "class"}}))
+
+
+def test_concepts_without_support_are_left_out_with_a_reason(folder):
+    one = setting(folder, support={"n_discovery_units": 10, "n_test_units": 90})
+    found = run(one)
+    assert found.left_out and all("90 are needed" in reason for reason in found.left_out.values())
+    assert len(found.left_out) + len(found.verdicts) == N_CLASSES

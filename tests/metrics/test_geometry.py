@@ -1,0 +1,50 @@
+"""Geometry of dictionaries: by hand where it can be, and the published null of random atoms."""
+
+import pytest
+import torch
+
+from saev.metrics.geometry import (
+    geometry,
+    matched_cosine,
+    mean_max_cosine,
+    ood_score,
+    random_atoms,
+)
+
+
+def test_orthogonal_atoms() -> None:
+    found = geometry(3 * torch.eye(5))
+    assert found.coherence == pytest.approx(0)
+    assert found.stable_rank == pytest.approx(5)
+    assert found.effective_rank == pytest.approx(5)
+
+
+def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    atoms = random_atoms(50, 8)
+    whole = geometry(atoms)
+    monkeypatch.setattr("saev.metrics.geometry.CHUNK", 7)
+    parts = geometry(atoms)
+    assert parts.coherence == pytest.approx(whole.coherence)
+    torch.testing.assert_close(parts.nearest, whole.nearest)
+    cosine = atoms @ atoms.T - 2 * torch.eye(50)
+    torch.testing.assert_close(whole.nearest, cosine.max(1).values)
+
+
+def test_a_shuffled_dictionary_is_matched_back() -> None:
+    atoms = random_atoms(30, 12)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
+    cosine, match = matched_cosine(atoms, atoms[order])
+    torch.testing.assert_close(cosine, torch.ones(30))
+    assert torch.equal(order[match], torch.arange(30))
+
+
+@pytest.mark.slow
+def test_stability_of_random_dictionaries_is_the_known_null() -> None:
+    cosine, _ = matched_cosine(random_atoms(2000, 768, 0), random_atoms(2000, 768, 1))
+    assert float(cosine.mean()) == pytest.approx(0.119, abs=0.002)
+
+
+def test_atoms_that_are_activations_are_in_distribution() -> None:
+    activations = random_atoms(100, 16, seed=3)
+    assert ood_score(5 * activations[:10], activations) == pytest.approx(0, abs=1e-6)
+    assert mean_max_cosine(random_atoms(50, 16), activations) < 0.8

@@ -1,0 +1,119 @@
+"""The sparse path against dense autograd, which is the reference."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saev.sae import SAEConfig, SparseAutoencoder, sparse
+from saev.sae.forward import Pass, reconstruct_normalized
+
+D, S, K = 6, 64, 4
+
+
+def make(dtype: torch.dtype) -> SparseAutoencoder:
+    generator = torch.Generator().manual_seed(0)
+    sae = SparseAutoencoder(SAEConfig(D, S, "topk", K), generator).to(dtype)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=dtype))
+        # About half of the chosen pre-activations are negative, so that the ReLU matters.
+        sae.b_enc.sub_(3.2)
+    return sae
+
+
+def gradients(sae: SparseAutoencoder, x: torch.Tensor, use_sparse: bool) -> dict:
+    sae.zero_grad()
+    x = x.clone().requires_grad_()
+    out = reconstruct_normalized(sae, x, use_sparse)
+    # Each token weighs differently, and the codes have a loss of their own.
+    weights = torch.linspace(0.5, 2.0, len(x), dtype=x.dtype)
+    loss = ((out.x_hat - x).square().sum(-1) * weights).sum() + 0.3 * out.codes.square().sum()
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in sae.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), "x": x.grad, **found}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-6)])
+def test_gradients_equal_dense_autograd(dtype: torch.dtype, tolerance: float) -> None:
+    sae = make(dtype)
+    x = 2 * torch.randn(40, D, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    dense, fast = gradients(sae, x, False), gradients(sae, x, True)
+    codes = reconstruct_normalized(sae, x, True).codes
+    assert 0.2 < (codes > 0).double().mean() < 0.8
+    assert set(dense) == {"loss", "x", "W_enc", "b_enc", "W_dec", "b_dec"}
+    for name, expected in dense.items():
+        error = (fast[name] - expected).abs().max() / expected.abs().max()
+        assert error <= tolerance, name
+
+
+def test_gradients_against_finite_differences() -> None:
+    sae = make(torch.float64)
+    x = 2 * torch.randn(5, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def forward(*tensors: torch.Tensor) -> torch.Tensor:
+        z, support = sparse.encode_topk(tensors[0], tensors[1], tensors[2], tensors[4], K)
+        return sparse.decode_topk(z, tensors[3], tensors[4], support)
+
+    inputs = [x, sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec]
+    leaves = [t.detach().clone().requires_grad_() for t in inputs]
+    assert torch.autograd.gradcheck(forward, leaves)
+
+
+def test_second_backward_starts_from_nothing() -> None:
+    sae = make(torch.float32)
+    x = torch.randn(9, D)
+    first, second = gradients(sae, x, True), gradients(sae, x, True)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_row_blocks_do_not_change_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    sae = make(torch.float32)
+    x = torch.randn(33, D)
+    whole = sparse.select_topk(x, sae.W_enc, sae.b_enc, K)
+    monkeypatch.setitem(sparse.PRE_BLOCK_ELEMENTS, "cpu", 5 * S)
+    blocks = sparse.select_topk(x, sae.W_enc, sae.b_enc, K)
+    torch.testing.assert_close(blocks[0].sort(1).values, whole[0].sort(1).values)
+    assert torch.equal(blocks[1].sort(1).values, whole[1].sort(1).values)
+
+
+@settings(max_examples=40, deadline=None)
+@given(columns=st.integers(1, 12), k=st.integers(1, 5), seed=st.integers(0, 99), ties=st.booleans())
+def test_grouped_search_finds_the_largest(columns: int, k: int, seed: int, ties: bool) -> None:
+    s = columns * sparse.GROUP
+    pre = torch.randn(6, s, generator=torch.Generator().manual_seed(seed))
+    pre = pre.round() if ties else pre
+    k = min(k, s)
+    values, indices = sparse.largest(pre, k)
+    assert torch.equal(values.sort(1).values, pre.topk(k).values.sort(1).values)
+    assert torch.equal(pre.gather(1, indices), values)
+    assert all(len(set(row.tolist())) == k for row in indices)
+
+
+def test_bfloat16_products_stay_close_and_gradients_stay_float32() -> None:
+    sae = make(torch.float32)
+    x = torch.randn(64, D)
+    exact = reconstruct_normalized(sae, x, True).x_hat
+    with torch.autocast("cpu", torch.bfloat16):
+        out = reconstruct_normalized(sae, x, True)
+    out.x_hat.square().sum().backward()
+    assert out.x_hat.dtype == torch.float32 and sae.W_enc.grad is not None
+    assert (out.x_hat - exact).norm() / exact.norm() < 0.05
+
+
+def test_firing_is_counted_alike_on_both_paths() -> None:
+    sae = make(torch.float32)
+    x = 2 * torch.randn(40, D)
+    dense, fast = (reconstruct_normalized(sae, x, flag) for flag in (False, True))
+    assert torch.equal(dense.firing_counts(), fast.firing_counts())
+    assert torch.equal(dense.last_firing(), fast.last_firing())
+    codes = Pass(x, torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0], [1.0, 0.0]]), None, 2)
+    assert codes.firing_counts().tolist() == [2, 3]
+    assert codes.last_firing().tolist() == [3, 2]
+
+
+def test_the_path_follows_the_ratio() -> None:
+    assert sparse.prefers_sparse(3072, 32, "cpu")
+    assert not sparse.prefers_sparse(64, 32, "cpu")
+    assert not sparse.prefers_sparse(3072, 32, "cuda")
+    assert not sparse.prefers_sparse(10**9, 1, "unheard of")

@@ -1,0 +1,174 @@
+"""What the repository promises about itself: README tree, packages, pins, imports."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SPELLED_OUT = ("saev", "callbacks", "datamodules", "conf")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+HEAVY = ("torch", "lightning", "mlflow", "open_clip", "timm", "hydra", "matplotlib", "webdataset")
+
+
+def tracked_files() -> list[str]:
+    """Files git has or would take, so that a new file is asked for before it is committed."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others"]
+    listed = subprocess.run(
+        [*command, "--exclude-standard"], capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    return [name for name in listed if name and (ROOT / name).is_file()]
+
+
+def read_tree(text: str) -> dict[str, bool]:
+    """The paths of the README's tree block: path → whether lines below it show its contents."""
+    block = re.search(r"^```\w*\nsaev-lightning/[^\n]*\n(.*?)^```", text, re.M | re.S)
+    assert block, "README.md has no fenced block that begins with saev-lightning/"
+    paths: dict[str, bool] = {}
+    parents: list[str] = []
+    for line in block.group(1).splitlines():
+        found = re.match(r"((?:[│ ] {3})*)(?:├── |└── )(\S+)\s*(.*)", line.replace("\u00a0", " "))
+        if not found:
+            assert not line.strip(" │"), f"not a line of a tree: {line!r}"
+            continue
+        depth, name, comment = len(found.group(1)) // 4, found.group(2).rstrip("/"), found.group(3)
+        assert comment, f"README tree: {name} has no word on what it is"
+        assert depth <= len(parents), f"README tree: {name} is indented too far"
+        parents = [*parents[:depth], name]
+        for count in range(1, depth + 1):
+            paths["/".join(parents[:count])] = True
+        paths["/".join(parents)] = False
+    return paths
+
+
+def must_be_shown(files: list[str], tree: dict[str, bool]) -> set[str]:
+    """Everything at the top level, and in the spelled-out folders down to where the tree stops."""
+    wanted = set()
+    for name in files:
+        parts = name.split("/")
+        if parts[-1] == "__init__.py":
+            parts = parts[:-1]
+        wanted.add(parts[0])
+        if parts[0] not in SPELLED_OUT:
+            continue
+        for count in range(2, len(parts) + 1):
+            if not tree.get("/".join(parts[: count - 1]), False):
+                break
+            wanted.add("/".join(parts[:count]))
+    return wanted
+
+
+def test_the_readme_tree_is_the_repository() -> None:
+    tree = read_tree((ROOT / "README.md").read_text())
+    for folder in SPELLED_OUT:
+        assert tree.get(folder), f"README tree: {folder}/ must show its contents"
+    missing = must_be_shown(tracked_files(), tree) - tree.keys()
+    assert not missing, f"README tree lacks {sorted(missing)}"
+    gone = [path for path in tree if not (ROOT / path).exists()]
+    assert not gone, f"README tree shows what is not there: {gone}"
+
+
+def test_read_tree_reads_folders_files_and_depth() -> None:
+    text = """
+```
+saev-lightning/
+├── conf/             one YAML per choice
+│   └── train.yaml    the command
+├── saev/             the library
+│   ├── sae/          maths
+│   │   └── model.py  the autoencoder
+│   └── train.py      the verb
+└── Makefile          targets
+```
+"""
+    tree = read_tree(text)
+    assert tree == {
+        "conf": True, "conf/train.yaml": False, "saev": True, "saev/sae": True,
+        "saev/sae/model.py": False, "saev/train.py": False, "Makefile": False,
+    }  # fmt: skip
+    files = ["saev/sae/model.py", "saev/sae/new.py", "saev/__init__.py", "Makefile", "LICENSE"]
+    assert must_be_shown(files, tree) - tree.keys() == {"saev/sae/new.py", "LICENSE"}
+    short = read_tree(text.replace("│   │   └── model.py  the autoencoder\n", ""))
+    assert must_be_shown(["saev/sae/new.py"], short) - short.keys() == set()
+    with pytest.raises(AssertionError, match="Makefile has no word"):
+        read_tree(text.replace("Makefile          targets", "Makefile"))
+
+
+def test_packages_are_listed_one_by_one() -> None:
+    roots = ("saev", "callbacks", "datamodules")
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for root in roots
+        for path in (ROOT / root).rglob("__init__.py")
+    }
+    assert found == set(PROJECT["tool"]["setuptools"]["packages"])
+    homeless = {
+        str(path.relative_to(ROOT))
+        for root in roots
+        for path in (ROOT / root).rglob("*.py")
+        if not (path.parent / "__init__.py").exists()
+    }
+    assert not homeless, f"modules in folders without __init__.py: {homeless}"
+
+
+def test_constraints_are_plain_pins_and_cover_what_is_asked_for() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pin = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==\d+(\.\d+)*(\.?(a|b|rc|post)\d+)?")
+    wrong = [line for line in lines if not pin.fullmatch(line)]
+    assert not wrong, f"not of the form name==version: {wrong}"
+    names = [normal(line.partition("==")[0]) for line in lines]
+    assert len(names) == len(set(names)), "a package is pinned twice"
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    asked = [*PROJECT["project"]["dependencies"], *(item for extra in extras for item in extra)]
+    unpinned = {normal(re.split(r"[\[<>=!~; ]", item)[0]) for item in asked} - set(names)
+    assert not unpinned, f"constraints.txt has no pin for {sorted(unpinned)}"
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_nobody_imports_the_other_lightning() -> None:
+    for path in (ROOT / name for name in tracked_files() if name.endswith(".py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            wrong = [name for name in names if name.split(".")[0] == "pytorch_lightning"]
+            assert not wrong, f"{path}: import lightning, the two packages hold different classes"
+
+
+def test_import_saev_is_light() -> None:
+    code = f"import sys, saev; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_arrows_point_one_way() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()",
+         "--no-cache"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_make_explains_its_targets() -> None:
+    explained = set(re.findall(r"^([a-z-]+):.*## \S", (ROOT / "Makefile").read_text(), re.M))
+    wanted = {"help", "setup", "demo", "train", "test", "test-all", "lint", "type", "check"}
+    assert explained == wanted | {"bench", "ui", "clean"}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_help_lists_the_targets() -> None:
+    done = subprocess.run(
+        ["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "  make demo " in done.stdout and "  make test-all " in done.stdout

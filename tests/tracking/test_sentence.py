@@ -1,0 +1,72 @@
+"""Which errors become one sentence, and which stay a traceback."""
+
+import errno
+import sqlite3
+
+import pytest
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from saev.errors import UserError
+from saev.tracking.sentence import sentence
+
+
+def refuse(k: int, kind: str = "value") -> None:
+    raise {"value": ValueError, "user": UserError, "bug": KeyError}[kind](f"k is {k}\nnot good")
+
+
+def failing(**keywords: object) -> InstantiationException:
+    node = {"_target_": f"{__name__}.refuse", **keywords}
+    with pytest.raises(InstantiationException) as info:
+        instantiate(OmegaConf.create({"model": node}))
+    return info.value
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _module())
+
+
+def _module() -> object:
+    import types
+
+    module = types.ModuleType(__name__)
+    module.refuse = refuse  # type: ignore[attr-defined]
+    return module
+
+
+def test_a_constructors_error_gets_its_config_key() -> None:
+    assert sentence(failing(k=0)) == "model: k is 0 not good"
+    assert sentence(failing(k=0, kind="user")) == "k is 0 not good"
+    assert "unexpected keyword argument 'kk'" in str(sentence(failing(k=1, kk=2)))
+
+
+def test_a_bug_is_no_sentence() -> None:
+    assert sentence(failing(k=0, kind="bug")) is None
+    assert sentence(ValueError("from deep inside numpy")) is None
+    assert sentence(RuntimeError("shape mismatch")) is None
+
+
+def test_a_full_disk_is_found_behind_other_errors() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/train-000003.tar")
+    assert "/data/train-000003.tar" in str(sentence(full))
+    try:
+        try:
+            raise full
+        except OSError as error:
+            raise RuntimeError("writing failed") from error
+    except RuntimeError as error:
+        assert str(sentence(error)).startswith("the disk is full at /data/train-000003.tar")
+    database = sqlite3.OperationalError("database or disk is full")
+    assert str(sentence(database)).startswith("the disk is full:")
+    assert sentence(OSError(errno.EIO, "I/O error")) is None
+
+
+def test_a_missing_value_is_named() -> None:
+    cfg = OmegaConf.create({"sae": "???"})
+    with pytest.raises(Exception, match="sae") as info:
+        _ = cfg.sae
+    assert sentence(info.value) == "sae is not set: add sae=… to the command"
