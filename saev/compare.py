@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 
 from saev.errors import UserError
 from saev.experiment import tracked_run
-from saev.experiment.code_pass import ImageList
-from saev.experiment.comparison import (
+from saev.experiment.atlas.code_pass import ImageList
+from saev.experiment.comparison.page import write_comparison_page
+from saev.experiment.comparison.tables import (
     CompareSettings,
     concept_comparison,
     drive_table,
@@ -22,7 +23,6 @@ from saev.experiment.comparison import (
     match_table,
     summary,
 )
-from saev.experiment.comparison_page import write_comparison_page
 from saev.experiment.dictionary import images_for, open_dictionary
 from saev.tracking import command, print_next, print_table
 

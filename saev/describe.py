@@ -13,14 +13,14 @@ from omegaconf import DictConfig
 
 from saev.errors import UserError
 from saev.experiment import tracked_run
-from saev.experiment.atlas_pages import write_pages
-from saev.experiment.description import (
+from saev.experiment.atlas.description import (
     AtlasSettings,
     NamingSettings,
     baseline_table,
     describe_dictionary,
     write_tables,
 )
+from saev.experiment.atlas.pages import write_pages
 from saev.experiment.dictionary import images_for, open_dictionary
 from saev.latents.atlas import Atlas
 from saev.tracking import command, print_next, print_table

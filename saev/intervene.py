@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from saev.experiment import tracked_run
-from saev.experiment.intervening import intervene_and_report
+from saev.experiment.control.report import intervene_and_report
 from saev.sae import SparseAutoencoder
 from saev.tracking import command, print_next
 

@@ -9,7 +9,7 @@ from PIL import Image
 from datamodules.images import FolderImages, ImageItem, ScenesImages, SegmentationImages
 from saev.backbones import load_backbone
 from saev.errors import UserError
-from saev.experiment.annotations import assign_splits, concepts_of, patch_shares, read_table
+from saev.experiment.atlas.annotations import assign_splits, concepts_of, patch_shares, read_table
 
 
 @pytest.fixture(scope="module")

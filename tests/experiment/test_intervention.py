@@ -22,10 +22,10 @@ from saev.backbones.base import BackboneOutput, Trunk
 from saev.backbones.transform import ImageTransform
 from saev.editing.hypothesis import ARMS, HypothesisFile
 from saev.errors import UserError
-from saev.experiment.controlled import Setting, run_experiment
-from saev.experiment.outcome_files import SUMMARY_COLUMNS, write_files
-from saev.experiment.outcome_page import write_page
-from saev.experiment.readout import make_readout
+from saev.experiment.control.controlled import Setting, run_experiment
+from saev.experiment.control.outcome_files import SUMMARY_COLUMNS, write_files
+from saev.experiment.control.outcome_page import write_page
+from saev.experiment.control.readout import make_readout
 from saev.modules.heads import Reading, TrainedHead, backbone_identity
 from saev.sae import SparseAutoencoder
 from saev.sae.config import SAEConfig

@@ -68,7 +68,7 @@ window.addEventListener("DOMContentLoaded", () => {
       mode: 2, width: host.clientWidth, height: 330, legend: { show: false },
       cursor: { drag: { x: true, y: true, uni: 8, setScale: false }, points: { show: false } },
       scales: { x: { time: false, range: [Math.floor(Math.min(-1, ...xs.slice(0, 1), xs.reduce((a, b) => Math.min(a, b), 0))), 0] }, y: { range: (u, min, max) => { const [, y] = u.data[1]; const low = y.reduce((a, b) => Math.min(a, b), Infinity), high = y.reduce((a, b) => Math.max(a, b), -Infinity), pad = (high - low) * 0.05 || 1; return [low - pad, high + pad]; } } },
-      axes: [{ label: "share of images on which it fires", values: (u, ticks) => ticks.map((t) => (Number.isInteger(t) ? `${+(100 * 10 ** t).toPrecision(1)} %` : "")) }, { label: axis.selectedOptions[0].text, size: 60 }],
+      axes: [{ label: "share of images on which it fires", splits: (u, i, low) => [1, 2, 5].flatMap((m) => Array.from({ length: 8 }, (_, k) => Math.log10(m) - k)).filter((t) => t >= low && t <= 0).sort((a, b) => a - b), values: (u, ticks) => ticks.map((t) => `${+(100 * 10 ** t).toPrecision(1)} %`) }, { label: axis.selectedOptions[0].text, size: 60 }],
       series: [{}, { facets: [{ scale: "x", auto: true }, { scale: "y", auto: true }], paths: points }],
       hooks: { setSelect: [(u) => {
         const { left, top, width, height } = u.select;

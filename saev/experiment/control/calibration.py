@@ -11,8 +11,8 @@ from saev.editing.hypothesis import HypothesisFile
 from saev.editing.statistics import rank_p, uniformity_p
 from saev.editing.tally import Tally
 from saev.editing.verdict import SUPPORTED, Evidence, judge
-from saev.experiment.arms import ArmPlan
-from saev.experiment.proposal import Latents
+from saev.experiment.control.arms import ArmPlan
+from saev.experiment.control.proposal import Latents
 
 
 @dataclass(frozen=True)

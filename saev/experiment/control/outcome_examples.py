@@ -12,9 +12,9 @@ from jaxtyping import UInt8
 from saev.editing.steering import Steering
 from saev.editing.tally import Predictions, predict
 from saev.editing.verdict import Verdict
-from saev.experiment.controlled import Outcome
-from saev.experiment.intervention import Batch
-from saev.experiment.proposal import Latents
+from saev.experiment.control.controlled import Outcome
+from saev.experiment.control.intervention import Batch
+from saev.experiment.control.proposal import Latents
 from saev.report.intervention_figures import BarExample, MaskExample, bars_figure, masks_figure
 
 if TYPE_CHECKING:

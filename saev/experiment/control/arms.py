@@ -24,10 +24,10 @@ from saev.editing.edits import Scale, Where, parse_edit
 from saev.editing.hypothesis import HypothesisFile
 from saev.editing.matching import Matched, MatchedPool
 from saev.editing.steering import Steering, Tokens
-from saev.experiment.discovery import Discovery
-from saev.experiment.intervention import Batch, Job
-from saev.experiment.proposal import Latents, Proposal
-from saev.experiment.readout import Readout
+from saev.experiment.control.discovery import Discovery
+from saev.experiment.control.intervention import Batch, Job
+from saev.experiment.control.proposal import Latents, Proposal
+from saev.experiment.control.readout import Readout
 from saev.sae import SparseAutoencoder
 
 
@@ -267,7 +267,7 @@ class ArmPlan:
         elif name == "raw_unit":
             key = self._raw_unit_key(p, towards)
         else:
-            return  # pixels are masked before the tap: saev.experiment.gradcam adds that job
+            return  # pixels are masked before the tap: saev.experiment.control.gradcam adds that job
         self.use(p, name, 0, self.n, scale, key, True)
 
     def _raw_unit_key(self, p: Proposal, towards: Tensor) -> Hashable:

@@ -17,8 +17,8 @@ from torch import Tensor
 from saev.backbones import Backbone
 from saev.backbones.base import BackboneOutput
 from saev.errors import UserError
-from saev.experiment.code_pass import ImageList
-from saev.experiment.effects import prepare, push_effects, random_shifts, shifts_of
+from saev.experiment.atlas.code_pass import ImageList
+from saev.experiment.atlas.effects import prepare, push_effects, random_shifts, shifts_of
 from saev.latents.concepts import ConceptScores
 from saev.latents.naming import (
     Proposal,

@@ -11,8 +11,8 @@ from datamodules.images import ImageItem, ImageSource
 from saev.backbones import Backbone
 from saev.editing.selectors import Scores
 from saev.editing.steering import Tokens, encode
-from saev.experiment.discovery import image_batches
-from saev.experiment.readout import Readout
+from saev.experiment.control.discovery import image_batches
+from saev.experiment.control.readout import Readout
 from saev.sae import SparseAutoencoder
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
-from saev.experiment.arms import ArmPlan
-from saev.experiment.intervention import Batch, Job, TestSet
-from saev.experiment.proposal import Proposal
-from saev.experiment.readout import Readout
+from saev.experiment.control.arms import ArmPlan
+from saev.experiment.control.intervention import Batch, Job, TestSet
+from saev.experiment.control.proposal import Proposal
+from saev.experiment.control.readout import Readout
 
 MASKED_SHARE = 0.2
 """Of the patches, those with the largest map: about what an object fills in a centred photograph."""

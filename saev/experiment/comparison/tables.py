@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from saev.backbones import Backbone
-from saev.experiment.annotations import concepts_of, restrict
-from saev.experiment.code_pass import CodePass, ImageList, open_store
-from saev.experiment.effects import random_shifts, shifts_of
-from saev.experiment.names import top_images
+from saev.experiment.atlas.annotations import concepts_of, restrict
+from saev.experiment.atlas.code_pass import CodePass, ImageList, open_store
+from saev.experiment.atlas.effects import random_shifts, shifts_of
+from saev.experiment.atlas.names import top_images
 from saev.latents.concepts import Concepts, ConceptScores, concept_codes, score_concepts
 from saev.latents.matching import Presence, bootstrap_auroc, jaccard, match, presence
 from saev.latents.store import CodeStore

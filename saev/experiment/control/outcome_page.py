@@ -10,9 +10,9 @@ import numpy as np
 from saev.editing.hypothesis import ARMS
 from saev.editing.statistics import dose_response
 from saev.editing.verdict import NO_POWER, NOT_SUPPORTED, SUPPORTED, Verdict
-from saev.experiment.controlled import Outcome
-from saev.experiment.outcome_examples import examples_figure, inside_data
-from saev.experiment.outcome_words import ARM_TEXTS, EXAMPLES_TEXTS, explain, metric_text
+from saev.experiment.control.controlled import Outcome
+from saev.experiment.control.outcome_examples import examples_figure, inside_data
+from saev.experiment.control.outcome_words import ARM_TEXTS, EXAMPLES_TEXTS, explain, metric_text
 from saev.report.intervention_figures import Curve, arms_figure, dose_figure, uniformity_figure
 from saev.report.pages import render
 

@@ -17,14 +17,14 @@ from saev.editing.steering import Tokens
 from saev.editing.tally import Question, Tally
 from saev.editing.verdict import Evidence, Verdict, judge
 from saev.errors import UserError
-from saev.experiment.arms import ArmPlan
-from saev.experiment.attribution import attribute
-from saev.experiment.calibration import Calibration, calibrate
-from saev.experiment.discovery import Discovery, discover
+from saev.experiment.control.arms import ArmPlan
+from saev.experiment.control.attribution import attribute
+from saev.experiment.control.calibration import Calibration, calibrate
+from saev.experiment.control.discovery import Discovery, discover
+from saev.experiment.control.intervention import Runner, TestSet, read_test_images
+from saev.experiment.control.proposal import Latents, Proposal, Proposer, concepts_of
+from saev.experiment.control.readout import Readout
 from saev.experiment.evaluation import check_belongs
-from saev.experiment.intervention import Runner, TestSet, read_test_images
-from saev.experiment.proposal import Latents, Proposal, Proposer, concepts_of
-from saev.experiment.readout import Readout
 from saev.sae import SparseAutoencoder
 
 
@@ -149,7 +149,7 @@ def _test(
         for latents in plan.pool.sets:
             plan.latents_key(latents, file.scale, None)
     if "gradcam_pixels" in file.baselines:
-        from saev.experiment.gradcam import add_gradcam
+        from saev.experiment.control.gradcam import add_gradcam
 
         add_gradcam(plan, setting.backbone, setting.layer, setting.readout, setting.source, test)
     images_of = {p.concept: _images_of(file, setting.readout, p, test) for p in proposals}

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from omegaconf import DictConfig
 
 from saev.backbones import Backbone
-from saev.experiment.description import Description
+from saev.experiment.atlas.description import Description
 from saev.latents.statistics import BINS_PER_OCTAVE, LOWEST
 from saev.report import LatentRow, Tile, exemplar_figure
 from saev.report.atlas import Picture, Site, heat_uri, histogram_svg, save_thumbnail
@@ -167,13 +167,18 @@ class _Pages:
             "neighbours": [
                 (kind, title, [
                     {"latent": one["neighbour"], "likeness": one["likeness"],
-                     "name": self.table.loc[one["neighbour"], "name"],
+                     "name": self._name(one["neighbour"]),
                      "page": one["neighbour"] in paged}
                     for one in _records(around.get(latent)) if one["kind"] == kind
                 ])
                 for kind, title in (("atom", "Nearest atoms"), ("coactivation", "Fires together with"))
             ],
         }  # fmt: skip
+
+    def _name(self, latent: int) -> str | None:
+        """None for unnamed; pandas may hold that as nan."""
+        name = self.table.loc[latent, "name"]
+        return name if isinstance(name, str) else None
 
     def _concept_row(self, one: dict[str, Any]) -> dict[str, Any]:
         shown = {key: one[key] for key in ("concept", "auroc", "ap", "f1", "p", "q")}
@@ -255,21 +260,19 @@ class _Pages:
                     exemplars[exemplars["role"] == "max"].head(8), maps[one["latent"]],
                     float(self.table["max"][one["latent"]]),
                 )  # fmt: skip
-                latents.append(
-                    one | {"tiles": tiles, "name": self.table.loc[one["latent"], "name"]}
-                )
+                latents.append(one | {"tiles": tiles, "name": self._name(one["latent"])})
             note = (
                 f"{source}, {best['kind']}: {best['n_positive']:,.0f} of {best['n_rows']:,} "
                 f"{'patches' if best['kind'] == 'mask' else 'images'} of the test split. Latents in the "
-                "order of their F1 on the discovery split, which the pictures and numbers below had no "
-                "part in."
+                "order of their F1 on the discovery split, which the numbers below had no part in; the "
+                "pictures are the strongest of all images."
             )
             self.site.page(
                 "atlas_concept.html.j2", f"concept/{page}.html",
                 c={"concept": concept, "note": note, "latents": latents},
             )  # fmt: skip
             entry = self._concept_row(best.to_dict()) | {
-                "latent": int(best["latent"]), "name": self.table.loc[best["latent"], "name"]
+                "latent": int(best["latent"]), "name": self._name(best["latent"])
             }  # fmt: skip
             listed.setdefault((source, best["kind"]), []).append(entry)
         sources = [
@@ -317,7 +320,7 @@ class _Pages:
             Tile(self.d.images.picture(int(image), self.backbone), maps[row["latent"]][int(image)])
             for image in images
         ]
-        return LatentRow(row["latent"], str(row["name"] or "unnamed"), tiles)
+        return LatentRow(row["latent"], self._name(row["latent"]) or "unnamed", tiles)
 
 
 def _grouped(frame: "pd.DataFrame") -> dict[int, "pd.DataFrame"]:

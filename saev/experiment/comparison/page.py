@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saev.experiment.code_pass import ImageList
-from saev.experiment.comparison import Member
+from saev.experiment.atlas.code_pass import ImageList
+from saev.experiment.comparison.tables import Member
 from saev.report.atlas import Picture, Site, heat_uri, save_thumbnail
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from saev.backbones import Backbone
 from saev.editing.code_table import CodeTable, LatentStats, StatsBuilder
 from saev.editing.selectors import Scores, score_latents
 from saev.editing.steering import Encoded, Tokens, encode
-from saev.experiment.readout import Readout
+from saev.experiment.control.readout import Readout
 from saev.sae import SparseAutoencoder
 
 MAX_CODES = 2**25

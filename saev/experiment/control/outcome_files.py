@@ -8,8 +8,8 @@ import numpy as np
 
 from saev.editing.hypothesis import ARMS
 from saev.editing.tally import other_change
-from saev.experiment.arms import Use
-from saev.experiment.controlled import Outcome
+from saev.experiment.control.arms import Use
+from saev.experiment.control.controlled import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.errors import UserError
-from saev.experiment.annotations import assign_splits, concepts_of, restrict
-from saev.experiment.code_pass import CodePass, ImageList, open_store, tokens_of
-from saev.experiment.names import columns_of, effects_of, propose, top_images
+from saev.experiment.atlas.annotations import assign_splits, concepts_of, restrict
+from saev.experiment.atlas.code_pass import CodePass, ImageList, open_store, tokens_of
+from saev.experiment.atlas.names import columns_of, effects_of, propose, top_images
 from saev.latents.baselines import baselines
 from saev.latents.concepts import Concepts, ConceptScores, score_concepts
 from saev.latents.naming import choose_names
@@ -345,7 +345,7 @@ def _embedding(
     from torch.utils.data import DataLoader
 
     from datamodules.images import ImageDataset
-    from saev.experiment.code_pass import _Joined
+    from saev.experiment.atlas.code_pass import _Joined
 
     loader = DataLoader(
         _Joined(images, range(len(images.entries)), embedder.transform),

@@ -18,8 +18,8 @@ from datamodules.images import ImageItem, ImageSource
 from saev.backbones import Backbone
 from saev.editing.steering import Encoded, Tokens, encode
 from saev.editing.tally import Clean, Predictions, Scorer, Tally, predict
-from saev.experiment.discovery import image_batches
-from saev.experiment.readout import Readout
+from saev.experiment.control.discovery import image_batches
+from saev.experiment.control.readout import Readout
 from saev.sae import SparseAutoencoder
 
 

@@ -9,8 +9,8 @@ from jaxtyping import Int
 from saev.editing.hypothesis import HypothesisFile
 from saev.editing.selectors import Scores, select_latents
 from saev.errors import UserError
-from saev.experiment.discovery import Discovery
-from saev.experiment.readout import Readout, shuffled
+from saev.experiment.control.discovery import Discovery
+from saev.experiment.control.readout import Readout, shuffled
 
 Latents = tuple[int, ...]
 

@@ -13,10 +13,10 @@ from saev.backbones import Backbone, load_backbone
 from saev.editing.hypothesis import HypothesisFile
 from saev.editing.verdict import SUPPORTED
 from saev.errors import UserError
-from saev.experiment.controlled import Outcome, run_experiment, setting_of
-from saev.experiment.outcome_files import write_files
-from saev.experiment.outcome_page import write_page
-from saev.experiment.readout import OWN_HEADS, make_readout
+from saev.experiment.control.controlled import Outcome, run_experiment, setting_of
+from saev.experiment.control.outcome_files import write_files
+from saev.experiment.control.outcome_page import write_page
+from saev.experiment.control.readout import OWN_HEADS, make_readout
 from saev.modules.heads import load_head
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking, print_table

@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501  (sentences of the page, kept whole)
 
-from saev.experiment.controlled import Outcome
+from saev.experiment.control.controlled import Outcome
 
 ARM_TEXTS: dict[str, tuple[str, str]] = {
     "selected": (

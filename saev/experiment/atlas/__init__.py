@@ -1,0 +1,1 @@
+"""The description of every latent: one pass over images, scores, names, pages."""

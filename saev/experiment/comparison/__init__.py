@@ -1,0 +1,1 @@
+"""Several dictionaries over the same images: matches, concepts one lacks, drives, the page."""

@@ -1,0 +1,1 @@
+"""Controlled experiments: hypotheses, arms, passes over the images, verdicts, the report."""
