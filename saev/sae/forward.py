@@ -17,13 +17,24 @@ from torch import Tensor
 from saev.sae.activations import TopK
 from saev.sae.config import TOPK_FAMILY
 from saev.sae.model import SparseAutoencoder
-from saev.sae.sparse import Support, decode_topk, encode_topk, largest, prefers_sparse
+from saev.sae.sparse import (
+    Support,
+    attach_encoder,
+    decode_topk,
+    encode_topk,
+    prefers_sparse,
+    select_above,
+)
 from saev.sae.straight_through import jump_relu
-from saev.sae.threshold import batch_threshold
+from saev.sae.threshold import batch_threshold, kth_largest
 
-CANDIDATES_PER_K = 4
-"""BatchTopK looks at so many times k of the largest codes of each token first. Tokens that would
-keep all of them are rare, and then it looks at twice as many."""
+SPARSE_PER_K = 4
+"""BatchTopK takes the sparse path where d_sae is large enough for so many times k: some tokens hold
+several times the mean."""
+FLOOR_TOKENS = 128
+FLOOR_MARGIN = 1.5
+"""BatchTopK looks at what would be kept with so many times k on so many of the tokens; where that
+turns out too little, at everything that is positive. Measured on ViT-Tiny: never in 977 steps."""
 
 
 def alone(values: Tensor) -> Tensor:
@@ -65,7 +76,8 @@ class Codes(NamedTuple):
 
     def keep(self, chosen: Bool[Tensor, "b z"]) -> "Codes":
         """The same with the other values set to 0."""
-        return self._replace(values=torch.where(chosen, self.values, 0.0))
+        support = None if self.support is None else self.support.restrict(chosen)
+        return self._replace(values=torch.where(chosen, self.values, 0.0), support=support)
 
     def decode(self, W_dec: Float[Tensor, "s d"], b_dec: Float[Tensor, " d"]) -> Tensor:
         """Σ_i z_i·W_dec[i] + b_dec."""
@@ -150,23 +162,40 @@ def _encode_topk(
 def _encode_batch_topk(
     sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], how: Encoding, k: int | float
 ) -> Codes:
-    d_sae = sae.cfg.d_sae
-    width = min(d_sae, max(1, int(CANDIDATES_PER_K * k + 0.5)))
-    sparse = _is_sparse(how, d_sae, width, x_bar.device.type)
+    d_sae, shift = sae.cfg.d_sae, sae.input_shift
+    sparse = _is_sparse(how, d_sae, max(1, int(SPARSE_PER_K * k)), x_bar.device.type)
     pre = None if sparse else sae.pre_activations(x_bar)
+    floor = _floor(sae, x_bar, k)
     while True:
         if pre is None:
-            values, support = encode_topk(x_bar, sae.W_enc, sae.b_enc, sae.input_shift, width)
-            candidates = values.detach()
+            centred = (x_bar - shift).detach()
+            values, indices = select_above(centred, sae.W_enc, sae.b_enc, floor)
         else:
-            values, support = pre.relu(), None
-            candidates = largest(pre.detach(), width)[0].relu()
-        threshold = batch_threshold(candidates, k, how.gather)
-        # A token that keeps all of its candidates may have more codes to keep.
-        if width == d_sae or bool((how.gather(candidates.amin(1)) < threshold).all()):
-            kept = torch.where(values >= threshold, values, 0.0)
-            return Codes(kept, support, None, threshold, d_sae)
-        width = min(d_sae, 2 * width)
+            values, indices = pre.detach(), None
+        threshold = batch_threshold(values[values >= floor], len(x_bar), k, how.gather)
+        if bool((how.gather(floor.unsqueeze(0)) <= threshold).all()):
+            break
+        floor = torch.zeros_like(floor)
+    kept = values >= threshold
+    if pre is not None:
+        return Codes(torch.where(kept, pre, 0.0), None, None, threshold, d_sae)
+    support = Support(indices, d_sae, kept)
+    z = attach_encoder(values, x_bar, sae.W_enc, sae.b_enc, shift, support)
+    return Codes(torch.where(kept, z, 0.0), support, None, threshold, d_sae)
+
+
+@torch.no_grad()
+def _floor(
+    sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], k: int | float
+) -> Float[Tensor, ""]:
+    """A value that BatchTopK's threshold hardly ever lies below: found on some of the tokens.
+
+    Only what lies above it has to be looked at: a few of the many pre-activations.
+    """
+    sample = x_bar[:: max(1, len(x_bar) // FLOOR_TOKENS)]
+    return kth_largest(
+        sae.pre_activations(sample), max(1, int(FLOOR_MARGIN * k * len(sample)))
+    ).clamp_min(0)
 
 
 def reconstruct_normalized(

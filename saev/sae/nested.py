@@ -5,7 +5,6 @@ Shapes: `b` tokens, `d` d_model, `s` d_sae.
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -92,8 +91,7 @@ class Matryoshka(Objective):
     def forward(self, sae: SparseAutoencoder, step: Step) -> Outcome:
         # Each step draws anew; a resumed run and all ranks draw alike.
         widths = self.widths(sae.cfg.d_sae, step.seed * 1_000_003 + step.number)
-        dense = step.how if step.how.sparse else replace(step.how, sparse=False)
-        codes = encode_normalized(sae, step.x_bar, dense)
+        codes = encode_normalized(sae, step.x_bar, step.how)
         weights = self.weights or [1 / len(widths)] * len(widths)
         loss = torch.zeros((), device=step.x_bar.device, dtype=step.x_bar.dtype)
         x_hat, error_b = step.x_bar, step.x_bar[:, 0]
@@ -160,7 +158,7 @@ def narrow(wide: Codes, k: float | int, activation: str, step: Step) -> Codes:
     """The codes that a smaller k keeps of those that a larger one kept."""
     values = wide.values.detach()
     if activation == "batch_topk":
-        threshold = batch_threshold(values, k, step.how.gather)
+        threshold = batch_threshold(values, len(values), k, step.how.gather)
         return wide.keep(values >= threshold)._replace(threshold=threshold)
     chosen = values.topk(int(k), dim=-1, sorted=False).indices
     return wide.keep(torch.zeros_like(values, dtype=torch.bool).scatter(-1, chosen, True))

@@ -13,11 +13,12 @@ the rest concerns k of s latents and shrinks to about 8·d·k here.
 Shapes: `b` tokens, `d` d_model, `s` d_sae, `k` active; `bk` all chosen (token, latent) pairs.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -41,21 +42,60 @@ def prefers_sparse(d_sae: int, k: int, device_type: str) -> bool:
 
 
 class Support:
-    """The chosen latents of a batch, and the same pairs sorted by latent (once, when asked for)."""
+    """The chosen latents of a batch, and the same pairs sorted by latent (once, when asked for).
 
-    def __init__(self, indices_bk: Int[Tensor, "b k"], d_sae: int) -> None:
+    Args:
+        held_bk: which of the pairs count, where rows are of unequal length; the values at the others
+            are 0. None: all.
+    """
+
+    def __init__(
+        self,
+        indices_bk: Int[Tensor, "b k"],
+        d_sae: int,
+        held_bk: Bool[Tensor, "b k"] | None = None,
+    ) -> None:
         self.indices_bk = indices_bk
         self.d_sae = d_sae
+        self.held_bk = held_bk
         self._by_latent: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def restrict(self, chosen_bk: Bool[Tensor, "b k"]) -> "Support":
+        """The pairs of this support that are also chosen."""
+        held = chosen_bk if self.held_bk is None else chosen_bk & self.held_bk
+        return Support(self.indices_bk, self.d_sae, held)
 
     def _sort(self) -> tuple[Tensor, Tensor, Tensor]:
         if self._by_latent is None:
             k = self.indices_bk.shape[1]
-            latents, order = torch.sort(self.indices_bk.flatten(), stable=True)
+            pairs = self.indices_bk.flatten()
+            if self.held_bk is None:
+                latents, order = torch.sort(pairs, stable=True)
+            else:
+                at = self.held_bk.flatten().nonzero().squeeze(1)
+                latents, order = torch.sort(pairs[at], stable=True)
+                order = at[order]
             bounds = torch.arange(self.d_sae, device=latents.device)
             starts = torch.searchsorted(latents, bounds)
             self._by_latent = order, order.div(k, rounding_mode="floor"), starts
         return self._by_latent
+
+    def product(
+        self, values_bk: Float[Tensor, "b k"], rows_sd: Float[Tensor, "s d"]
+    ) -> Float[Tensor, "b d"]:
+        """V·rows for the sparse b × s matrix V, with a gradient to the values."""
+        if self.held_bk is None:
+            return F.embedding_bag(
+                self.indices_bk, rows_sd, mode="sum", per_sample_weights=values_bk
+            )
+        counts = self.held_bk.sum(1)
+        return F.embedding_bag(
+            self.indices_bk[self.held_bk],
+            rows_sd,
+            counts.cumsum(0) - counts,
+            mode="sum",
+            per_sample_weights=values_bk.masked_select(self.held_bk),
+        )
 
     def transposed_product(
         self, values_bk: Float[Tensor, "b k"], rows_bd: Float[Tensor, "b d"]
@@ -96,6 +136,20 @@ def largest(
     return values, candidates.gather(1, chosen)
 
 
+def pre_blocks(
+    x_bd: Float[Tensor, "b d"], W_enc: Float[Tensor, "s d"], b_enc: Float[Tensor, " s"]
+) -> Iterator[Float[Tensor, "rows s"]]:
+    """x·W_encᵀ + b_enc in blocks of rows that stay in the cache; follows autocast."""
+    device = x_bd.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        # Once for all blocks: autocast caches a cast weight only while gradients are recorded.
+        W_enc, b_enc = W_enc.to(dtype), b_enc.to(dtype)
+    n_rows = max(1, PRE_BLOCK_ELEMENTS.get(device, 2**22) // W_enc.shape[0])
+    for rows in x_bd.split(n_rows):
+        yield F.linear(rows.to(W_enc.dtype), W_enc, b_enc)
+
+
 @torch.no_grad()
 def select_topk(
     x_bd: Float[Tensor, "b d"],
@@ -105,19 +159,38 @@ def select_topk(
 ) -> tuple[Float[Tensor, "b k"], Int[Tensor, "b k"]]:
     """Values and indices of the k largest entries of each row of x·W_encᵀ + b_enc.
 
-    Follows autocast; the values come back in the dtype of x.
+    The values come back in the dtype of x.
     """
-    device = x_bd.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        # Once for all blocks: autocast caches a cast weight only while gradients are recorded.
-        W_enc, b_enc = W_enc.to(dtype), b_enc.to(dtype)
-    n_rows = max(1, PRE_BLOCK_ELEMENTS.get(device, 2**22) // W_enc.shape[0])
-    blocks = [
-        largest(F.linear(rows.to(W_enc.dtype), W_enc, b_enc), k) for rows in x_bd.split(n_rows)
-    ]
+    blocks = [largest(block, k) for block in pre_blocks(x_bd, W_enc, b_enc)]
     values = torch.cat([values for values, _ in blocks]).to(x_bd.dtype)
     return values, torch.cat([indices for _, indices in blocks])
+
+
+@torch.no_grad()
+def select_above(
+    x_bd: Float[Tensor, "b d"],
+    W_enc: Float[Tensor, "s d"],
+    b_enc: Float[Tensor, " s"],
+    floor: Float[Tensor, ""],
+) -> tuple[Float[Tensor, "b k"], Int[Tensor, "b k"]]:
+    """Values and indices of the entries of x·W_encᵀ + b_enc from ``floor`` on, row by row.
+
+    Rows hold as many as the fullest one; the rest is filled with value and index 0.
+    """
+    found = []
+    for block in pre_blocks(x_bd, W_enc, b_enc):
+        above = block >= floor
+        rows, latents = above.nonzero().unbind(1)
+        found.append((above.sum(1), rows, latents, block[rows, latents]))
+    counts = torch.cat([counts for counts, *_ in found])
+    width = max(1, int(counts.max()))
+    values, indices = [], []
+    for counts, rows, latents, kept in found:
+        at = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+        shape = (len(counts), width)
+        values.append(x_bd.new_zeros(shape).index_put((rows, at), kept.to(x_bd.dtype)))
+        indices.append(rows.new_zeros(shape).index_put((rows, at), latents))
+    return torch.cat(values), torch.cat(indices)
 
 
 class _AttachEncoder(torch.autograd.Function):
@@ -170,6 +243,18 @@ class _AttachDecoder(torch.autograd.Function):
         return grad_bd, None, ctx.support.transposed_product(z_bk, grad_bd), None
 
 
+def attach_encoder(
+    values_bk: Float[Tensor, "b k"],
+    x_bd: Float[Tensor, "b d"],
+    W_enc: Float[Tensor, "s d"],
+    b_enc: Float[Tensor, " s"],
+    b_dec: Float[Tensor, " d"],
+    support: Support,
+) -> Float[Tensor, "b k"]:
+    """Codes of pre-activations that were selected without gradients, now with them."""
+    return _AttachEncoder.apply(values_bk, x_bd, W_enc, b_enc, b_dec, support).relu()
+
+
 def encode_topk(
     x_bd: Float[Tensor, "b d"],
     W_enc: Float[Tensor, "s d"],
@@ -180,8 +265,7 @@ def encode_topk(
     """Codes relu(top-k((x − b_dec)·W_encᵀ + b_enc)) at the chosen latents, and which these are."""
     values, indices = select_topk((x_bd - b_dec).detach(), W_enc, b_enc, k)
     support = Support(indices, W_enc.shape[0])
-    pre_bk = _AttachEncoder.apply(values, x_bd, W_enc, b_enc, b_dec, support)
-    return pre_bk.relu(), support
+    return attach_encoder(values, x_bd, W_enc, b_enc, b_dec, support), support
 
 
 def decode_topk(
@@ -191,5 +275,5 @@ def decode_topk(
     support: Support,
 ) -> Float[Tensor, "b d"]:
     """Σ_j z_j·W_dec[i_j] + b_dec."""
-    y_bd = F.embedding_bag(support.indices_bk, W_dec.detach(), mode="sum", per_sample_weights=z_bk)
+    y_bd = support.product(z_bk, W_dec.detach())
     return _AttachDecoder.apply(y_bd, z_bk.detach(), W_dec, support) + b_dec

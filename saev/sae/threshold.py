@@ -6,6 +6,7 @@ Shapes: `b` tokens, `d` d_model, `s` d_sae, `m` candidates a token.
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,7 +25,8 @@ def kth_largest(values: Float[Tensor, "*n"], k: int) -> Float[Tensor, ""]:
 
 
 def batch_threshold(
-    candidates: Float[Tensor, "b m"],
+    candidates: Float[Tensor, "*m"],
+    n_tokens: int,
     k: float | int,
     gather: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> Float[Tensor, ""]:
@@ -33,12 +35,17 @@ def batch_threshold(
     Source: Bussmann et al. 2024 (arXiv 2412.06410), eq. 5.
 
     Args:
-        candidates: at least all entries of the batch that may be kept.
-        gather: joins the candidates of all ranks along the first axis, so that they choose as one.
+        candidates: at least all entries of this rank's batch that may be kept.
+        n_tokens: tokens of this rank's batch.
+        gather: joins tensors of all ranks along the first axis, so that they choose as one.
     """
-    every = gather(candidates)
+    positive = candidates[candidates > 0]
+    sizes = gather(torch.tensor([[len(positive), n_tokens]], device=candidates.device))
+    longest, n_all = int(sizes[:, 0].max()), int(sizes[:, 1].sum())
+    # Ranks hold different numbers of candidates; zeros fill them up.
+    every = gather(F.pad(positive, (0, longest - len(positive))))
     tiny = torch.finfo(every.dtype).tiny  # only positive codes count
-    return kth_largest(every, max(1, int(k * len(every) + 0.5))).clamp_min(tiny)
+    return kth_largest(every, max(1, int(k * n_all + 0.5))).clamp_min(tiny)
 
 
 @torch.no_grad()

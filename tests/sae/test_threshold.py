@@ -1,12 +1,17 @@
 """BatchTopK: what is kept in training, and the threshold that takes its place."""
 
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saev.sae import SAEConfig, SparseAutoencoder
-from saev.sae.forward import Encoding, encode_normalized
+from saev.sae.forward import Codes, Encoding, encode_normalized
 from saev.sae.threshold import batch_threshold, calibrate_threshold_, kth_largest, threshold_for
 
 D, S = 6, 40
@@ -46,30 +51,58 @@ def test_tokens_of_one_batch_share_unevenly() -> None:
         assert counts.sum() == 16 and counts[0] > 8
 
 
-def test_ranks_choose_as_one() -> None:
+class Ranks:
+    """Two threads in the place of two processes; ``gather`` waits for the other, as a real one."""
+
+    def __init__(self) -> None:
+        self.meet = threading.Barrier(2, timeout=20)
+        self.given: dict[int, torch.Tensor] = {}
+
+    def gather(self, rank: int, mine: torch.Tensor) -> torch.Tensor:
+        self.given[rank] = mine
+        self.meet.wait()
+        every = torch.cat([self.given[0], self.given[1]])
+        self.meet.wait()
+        return every
+
+    def run(self, job: Callable[[int, Encoding], Codes]) -> list[Codes]:
+        def of(rank: int) -> Codes:
+            gather = functools.partial(self.gather, rank)
+            return job(rank, Encoding(gather=gather, sparse=rank == 0))
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(of, range(2)))
+
+
+@pytest.mark.parametrize("share", [10, 3])  # of 20 tokens
+def test_ranks_choose_as_one(share: int) -> None:
     sae = make()
     x_bar = sae.normalize(tokens(20))
+    x_bar[:2] *= 30  # their codes are rank 0's alone
     whole = encode_normalized(sae, x_bar, Encoding(sparse=True))
-    halves = x_bar.chunk(2)
+    parts = x_bar[:share], x_bar[share:]
+    found = Ranks().run(lambda rank, how: encode_normalized(sae, parts[rank], how))
+    assert sum(int((codes.values > 0).sum()) for codes in found) == int((whole.values > 0).sum())
+    for codes in found:
+        torch.testing.assert_close(codes.threshold, whole.threshold)
 
-    def gather_of(i: int):
-        # What all_gather would give rank i: its own rows and those of the other rank.
-        def gather(mine: torch.Tensor) -> torch.Tensor:
-            width = mine.shape[1] if mine.dim() == 2 else None
-            if width is None:
-                return mine.repeat(2)
-            other = sae.pre_activations(halves[1 - i]).topk(width).values.relu()
-            return torch.cat([mine, other])
 
-        return gather
-
-    for i in range(2):
-        part = encode_normalized(sae, halves[i], Encoding(gather=gather_of(i), sparse=True))
-        torch.testing.assert_close(part.threshold, whole.threshold)
+def test_a_floor_that_is_too_high_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample of tokens with the longest inputs says little of the others."""
+    sae = make()
+    x_bar = sae.normalize(tokens(64))
+    x_bar[0] *= 100
+    monkeypatch.setattr("saev.sae.forward.FLOOR_TOKENS", 1)
+    pre = sae.pre_activations(x_bar).relu()
+    expected = pre.flatten().sort(descending=True).values[64 * 4 - 1]
+    for sparse in (False, True):
+        codes = encode_normalized(sae, x_bar, Encoding(sparse=sparse))
+        torch.testing.assert_close(codes.threshold, expected)
+        assert int((codes.values > 0).sum()) == 64 * 4
 
 
 def test_a_batch_without_positive_codes_keeps_nothing() -> None:
-    assert batch_threshold(torch.zeros(3, 5), 2) > 0
+    assert batch_threshold(torch.zeros(3, 5), 3, 2) > 0
     assert kth_largest(torch.tensor([3.0, 1.0, 2.0]), 2) == 2
     assert kth_largest(torch.tensor([3.0]), 2) == 0
 
