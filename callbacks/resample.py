@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saev.modules.distributed import broadcast_from_first, world_size
+from saev.modules.distributed import broadcast_from_first, gather_rows, world_size
 from saev.modules.log_interval import is_logged
 from saev.modules.sae import Batch, SAETraining, StepOutput
 from saev.sae.dead import dead_latents, draw_inputs, resample_rows
@@ -20,14 +20,14 @@ class ResampleDeadLatents(L.Callback):
     ``dead_after_tokens`` is pointed at an input drawn with probability proportional to its squared
     loss, and its optimiser state is cleared; see ``saev.sae.dead.resample_rows``. The inputs are
     the training tokens just before the event with the losses they had then, so no extra pass is
-    needed and at most ``pool_tokens`` are held. Logs ``train/resampled``, the total so far.
+    needed and at most ``pool_tokens`` are held, over all ranks. Logs ``train/resampled``, the total so far.
 
     ``encoder_scale`` is the norm of a new encoder row over the mean of the living ones. null takes
     0.2 for ReLU and Gated (the source: small, so as not to disturb) and 1 where codes compete or
     have a threshold to pass: a short row never would.
 
-    All ranks take the same latents and the rows drawn on rank 0. The draw depends on the seed and
-    the number of the event only, so a resumed run draws alike.
+    All ranks take the same latents and the rows that rank 0 draws from the pools of all. The draw
+    depends on the seed and the number of the event only, so a resumed run draws alike.
 
     Raises:
         ValueError: a count below 1, or an ``encoder_scale`` that is not positive.
@@ -107,8 +107,9 @@ class ResampleDeadLatents(L.Callback):
         if len(ids) > 0:
             seed = torch.initial_seed() + self.n_events
             rows = draw_inputs(
-                torch.cat(self._inputs),
-                torch.cat(self._losses),
+                # Batch by batch, the order that a single process would hold them in.
+                torch.cat([gather_rows(acts) for acts in self._inputs]),
+                torch.cat([gather_rows(losses) for losses in self._losses]),
                 len(ids),
                 torch.Generator().manual_seed(seed % 2**63),
             )

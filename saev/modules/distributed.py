@@ -37,12 +37,19 @@ def mean_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
 
 
 def gather_rows(tensor: Shaped[Tensor, "b ..."]) -> Shaped[Tensor, "all_b ..."]:
-    """The tensors of all ranks, of equal shape, one after the other along the first axis."""
+    """The tensors of all ranks, of whatever lengths, one after the other along the first axis."""
     if not _is_running():
         return tensor
-    every = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(every, tensor.contiguous())
-    return torch.cat(every)
+    here = torch.tensor([len(tensor)], device=tensor.device)
+    lengths = [torch.empty_like(here) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, here)
+    longest = max(int(length) for length in lengths)
+    # Collectives want equal shapes.
+    padded = tensor.new_zeros((longest, *tensor.shape[1:]))
+    padded[: len(tensor)] = tensor
+    every = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(every, padded)
+    return torch.cat([part[: int(n)] for part, n in zip(every, lengths, strict=True)])
 
 
 def broadcast_from_first(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:

@@ -304,13 +304,15 @@ class SAETraining(L.LightningModule):
     @torch.no_grad()
     def _log_step(self, loss: Tensor, terms: dict[str, Tensor], step: Step, out: Pass) -> None:
         error = (step.target - out.x_hat).square().sum()
-        variation = (step.target - step.target.mean(0)).square().sum()
-        values = {
-            "loss": loss.detach(),
-            **{name: term.detach() for name, term in terms.items()},
-            "explained_variance": 1 - error / variation,
+        of_this_rank = {
+            "loss": loss,
+            **terms,
             "l0": (out.codes > 0).sum(-1).float().mean(),
             "l1": l1(out.codes).mean(),
+        }
+        values = {
+            **{name: mean_over_ranks(value.detach()) for name, value in of_this_rank.items()},
+            "explained_variance": 1 - mean_over_ranks(error) / variation_of_all(step.target),
             "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
             **self.objective.scalars(step),
         }

@@ -6,7 +6,6 @@ Shapes: `b` tokens, `d` d_model, `s` d_sae, `m` candidates a token.
 from collections.abc import Callable, Iterable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -37,13 +36,11 @@ def batch_threshold(
     Args:
         candidates: at least all entries of this rank's batch that may be kept.
         n_tokens: tokens of this rank's batch.
-        gather: joins tensors of all ranks along the first axis, so that they choose as one.
+        gather: joins tensors of all ranks, of whatever lengths, along the first axis, so that they
+            choose as one.
     """
-    positive = candidates[candidates > 0]
-    sizes = gather(torch.tensor([[len(positive), n_tokens]], device=candidates.device))
-    longest, n_all = int(sizes[:, 0].max()), int(sizes[:, 1].sum())
-    # Ranks hold different numbers of candidates; zeros fill them up.
-    every = gather(F.pad(positive, (0, longest - len(positive))))
+    every = gather(candidates[candidates > 0])
+    n_all = int(gather(torch.tensor([n_tokens], device=candidates.device)).sum())
     tiny = torch.finfo(every.dtype).tiny  # only positive codes count
     return kth_largest(every, max(1, int(k * n_all + 0.5))).clamp_min(tiny)
 
