@@ -11,11 +11,12 @@ from jaxtyping import Float
 from omegaconf import DictConfig
 from torch import Tensor
 
+from callbacks.lost_rank import LostRank
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
 from saev.errors import UserError
 from saev.modules import SAETraining
-from saev.modules.distributed import broadcast_from_first
+from saev.modules.distributed import broadcast_from_first, part_ways
 from saev.sae import SparseAutoencoder
 from saev.sae.threshold import calibrate_threshold_
 from saev.tracking import Tracking, file_sha256
@@ -81,17 +82,24 @@ def fit_dictionary(
     module.set_data_statistics(torch.tensor(statistics.mean), statistics.scale, statistics.max_norm)
     if cfg.ckpt_path is None:
         module.initialize_from(_pool(data))
+    last = out_dir / "checkpoints" / "last.ckpt"
+    lost_rank = LostRank(last)
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         logger=tracking.lightning_logger() or False,
-        callbacks=callbacks,
+        callbacks=[*callbacks, lost_rank],
         default_root_dir=str(out_dir),
     )
-    trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    except Exception as error:
+        if lost_rank.noticed:  # and said
+            raise SystemExit(1) from error
+        raise
     if trainer.interrupted:
         raise KeyboardInterrupt
-    trainer.save_checkpoint(out_dir / "checkpoints" / "last.ckpt")  # where training ended
+    trainer.save_checkpoint(last)  # where training ended
     manifest = data.manifest
     sae = module.export(
         backbone=manifest.backbone,
@@ -106,6 +114,7 @@ def fit_dictionary(
             sae, [_pool(data, CALIBRATION_TOKENS).to(sae.W_enc.device)]
         )
         broadcast_from_first(threshold)
+    part_ways()
     if trainer.is_global_zero:
         folder = sae.save_pretrained(out_dir / "sae")
         tracking.log_artifact(folder, "sae")

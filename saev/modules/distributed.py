@@ -57,3 +57,13 @@ def broadcast_from_first(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]
     if _is_running():
         dist.broadcast(tensor, src=0)
     return tensor
+
+
+def part_ways() -> None:
+    """Ends what ties the ranks together, on all of them: what follows is rank 0's alone.
+
+    A metric would otherwise go on waiting for ranks that have nothing more to do.
+    """
+    if _is_running():
+        dist.barrier()
+        dist.destroy_process_group()

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from tests.cli.commands import TINY
 
@@ -64,31 +66,118 @@ def test_recording_killed_five_times_is_byte_identical(tmp_path: Path) -> None:
     assert digests(killed / "activations") == expected
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_training_killed_and_resumed_ends_in_the_same_weights(
-    tmp_path: Path, num_workers: int
-) -> None:
-    outputs = tmp_path / "outputs"
-    more = (
-        "trainer.max_steps=60", "trainer.val_check_interval=20", "evaluation.fidelity=false",
-        "evaluation.figures=false", "callbacks.last.every_n_train_steps=3",
-        f"data.num_workers={num_workers}", "data.reservoir_tokens=1500",
-    )  # fmt: skip
+def differences(first: Any, second: Any, where: str = "") -> list[str]:
+    """Where two checkpoints differ by a single bit; times of day and folders are not looked at."""
+    if isinstance(first, dict):
+        if set(first) != set(second):
+            return [f"{where}: {set(first) ^ set(second)}"]
+        pairs = [(f"{where}/{key}", first[key], second[key]) for key in first]
+        return [d for name, a, b in pairs for d in differences(a, b, name)]
+    if isinstance(first, list | tuple):
+        pairs = [(f"{where}/{i}", *pair) for i, pair in enumerate(zip(first, second, strict=True))]
+        return [d for name, a, b in pairs for d in differences(a, b, name)]
+    if isinstance(first, torch.Tensor):
+        same = first.dtype == second.dtype and torch.equal(first, second)
+    else:
+        same = first == second
+    return [] if same else [where]
+
+
+def end_of(folder: Path) -> dict[str, Any]:
+    """The last checkpoint: weights, threshold, dead counters, optimiser, rates, average, generators,
+    position in the data."""
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    callbacks = {
+        name: value
+        for name, value in state["callbacks"].items()
+        if name.startswith(("EMAWeights", "ResampleDeadLatents", "RngState"))
+    }
+    names = ("state_dict", "optimizer_states", "lr_schedulers", "ActivationDataModule", "sae")
+    return {**{name: state[name] for name in names}, "callbacks": callbacks}
+
+
+LONG = (
+    "trainer.max_steps=60", "trainer.val_check_interval=20", "evaluation.fidelity=false",
+    "evaluation.figures=false", "callbacks.last.every_n_train_steps=3",
+    "data.reservoir_tokens=1500",
+)  # fmt: skip
+RUNS = {
+    "topk": ("data.num_workers=0", "callbacks=ema"),
+    "batch_topk": (
+        "data.num_workers=2", "model=batch_topk", "callbacks=resample",
+        "+callbacks.ema._target_=callbacks.ema.EMAWeights",
+        "callbacks.resample.every_n_tokens=5120", "callbacks.resample.pool_tokens=2048",
+        "model.dead_after_tokens=1024",
+    ),
+    "jump_relu": ("data.num_workers=0", "model=jump_relu"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_training_killed_and_resumed_ends_in_the_same_bits(tmp_path: Path, name: str) -> None:
+    outputs, more = tmp_path / "outputs", (*LONG, *RUNS[name])
     run("train", outputs, *more, f"hydra.run.dir={tmp_path / 'whole'}")
     resumed = tmp_path / "resumed"
     last = resumed / "checkpoints" / "last.ckpt"
-    chance = random.Random(num_workers)
+    chance = random.Random(name)
     for _ in range(2):
         again = (f"ckpt_path={last}",) if last.exists() else ()
         args = command("train", outputs, *more, f"hydra.run.dir={resumed}", *again)
         kill_when(args, resumed, "last*.ckpt*", chance.uniform(0, 0.3))
         assert last.exists()
     run("train", outputs, *more, f"hydra.run.dir={resumed}", f"ckpt_path={last}")
-    for name in ("config.json", "weights.safetensors"):
-        whole, other = (
-            (folder / "sae" / name).read_bytes() for folder in (tmp_path / "whole", resumed)
+    whole = end_of(tmp_path / "whole")
+    assert differences(whole, end_of(resumed)) == []
+    assert any("exp_avg" in state for state in whole["optimizer_states"][0]["state"].values())
+    assert ("sae.threshold" in whole["state_dict"]) == (name != "topk")
+    assert any(key.startswith("EMAWeights") for key in whole["callbacks"]) == (name != "jump_relu")
+    for file in ("config.json", "weights.safetensors"):
+        first, second = (
+            (folder / "sae" / file).read_bytes() for folder in (tmp_path / "whole", resumed)
         )
-        assert whole == other, name
+        assert first == second, file
+
+
+def children(pid: int) -> list[int]:
+    """Processes started by another one."""
+    listing = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listing.read_text().split()] if listing.exists() else []
+
+
+def is_rank(pid: int) -> bool:
+    """Whether Lightning's launcher started it."""
+    try:
+        return b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
+def test_a_rank_that_dies_ends_the_run_with_one_message_and_it_goes_on(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    more = (*LONG, "data.num_workers=0", "trainer.devices=2", "callbacks.progress=null")
+    run("train", outputs, *more, f"hydra.run.dir={tmp_path / 'whole'}")
+    resumed = tmp_path / "resumed"
+    last = resumed / "checkpoints" / "last.ckpt"
+    for victim in (1, 0):
+        again = (f"ckpt_path={last}",) if last.exists() else ()
+        args = command("train", outputs, *more, f"hydra.run.dir={resumed}", *again)
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        process = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 240
+        while not last.exists() or last.stat().st_mtime_ns == before:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        (other,) = [pid for pid in children(process.pid) if is_rank(pid)]
+        os.kill(other if victim else process.pid, signal.SIGKILL)
+        _, stderr = process.communicate(timeout=120)  # ends when both have
+        assert process.returncode != 0
+        text = stderr.decode()
+        assert text.count("another process of this run died") == 1, text
+        assert f"go on with ckpt_path={last}" in text
+        assert "Traceback" not in text
+    run("train", outputs, *more, f"hydra.run.dir={resumed}", f"ckpt_path={last}")
+    assert differences(end_of(tmp_path / "whole"), end_of(resumed)) == []
 
 
 def test_ctrl_c_ends_quietly(tmp_path: Path) -> None:
