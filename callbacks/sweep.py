@@ -10,7 +10,14 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from saev.tracking import PARENT_ENV, MLflowTracking, Tracking, is_main_process, provenance_tags
+from saev.tracking import (
+    PARENT_ENV,
+    MLflowTracking,
+    Tracking,
+    is_main_process,
+    print_next,
+    provenance_tags,
+)
 from saev.tracking.run import Status
 from saev.tracking.sentence import sentence
 from saev.tracking.store import client
@@ -74,7 +81,10 @@ class SweepParent(Callback):
             number, value = best
             self.tracking.log_metrics({f"{OBJECTIVE}/best": value})
             self.tracking.set_tags({"saev.sweep.best_member": str(number)})
+        run_id = self.tracking.run_id
         self._close("FINISHED")
+        if config.hydra.job.name.endswith("train"):
+            print_next([f"python -m saev.evaluate sweep={run_id}", "make ui"])
 
     def _best(self) -> tuple[int, float] | None:
         """Number and objective of the best member; None when no member returned a number."""

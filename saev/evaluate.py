@@ -1,16 +1,27 @@
-"""``python -m saev.evaluate sae=DIR``: an SAE on held-out images, each number beside its baselines."""
+"""``python -m saev.evaluate sae=DIR``: an SAE on held-out images, each number beside its baselines.
 
+``python -m saev.evaluate sae=DIR baselines.kinds=all``: a table of it and its baselines as well.
+``python -m saev.evaluate sweep=ID``: which members of a sweep to take, and why.
+"""
+
+import json
 from pathlib import Path
 
+import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from datamodules.images import ImageSource
 from saev.backbones import Backbone, load_backbone
 from saev.errors import UserError
 from saev.experiment import evaluate_and_report, tracked_run
+from saev.experiment.baselines.comparison import PassSettings, baseline_table, report_table
+from saev.experiment.baselines.contenders import BaselineSettings
+from saev.experiment.choosing.choice import choose, show
+from saev.experiment.choosing.outcome import ChoiceSettings
 from saev.modules.heads import TrainedHead, load_head
 from saev.sae import SparseAutoencoder
-from saev.tracking import command, print_next
+from saev.tracking import Tracking, command, print_next
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
@@ -19,6 +30,9 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
+    if cfg.sae is None:
+        raise UserError("nothing to evaluate; give a dictionary, sae=DIR, or a sweep, sweep=ID")
+    settings = BaselineSettings(**cfg.baselines, seed=cfg.seed)
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="evaluate") as tracking:
         sae = SparseAutoencoder.from_pretrained(cfg.sae)
@@ -28,18 +42,57 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         images = cfg.get("images") or (head and head.recipe.get("images")) or sae.cfg.images
         if images is None:
             raise UserError(f"{cfg.sae} does not say which images it was trained on; set images=…")
+        source = instantiate(images)
         metrics = evaluate_and_report(
             sae,
             backbone,
-            instantiate(images),
+            source,
             cfg.evaluation,
             cfg.trainer.accelerator,
             out_dir,
             tracking,
             head,
         )
+        if settings.wanted:
+            metrics |= against_baselines(cfg, sae, backbone, source, settings, out_dir, tracking)
     print_next([f"less {out_dir / 'metrics.json'}", "make ui"])
     return metrics
+
+
+def against_baselines(
+    cfg: DictConfig, sae: SparseAutoencoder, backbone: Backbone, source: ImageSource,
+    settings: BaselineSettings, out_dir: Path, tracking: Tracking,
+) -> dict[str, float]:  # fmt: skip
+    """Leaves the table metric × {SAE, baselines} in ``baselines/``; adds it to ``metrics.json``."""
+    concept_source = instantiate(cfg.concept_images) if cfg.get("concept_images") else None
+    device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
+    one = cfg.evaluation
+    run = PassSettings(one.fidelity, one.n_images, one.batch_size, one.num_workers, device)
+    folder = out_dir / "baselines"
+    table = baseline_table(sae, backbone, source, concept_source, settings, run, folder)
+    flat = report_table(table, folder, tracking)
+    path = out_dir / "metrics.json"
+    metrics = json.loads(path.read_text()) | flat
+    path.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    tracking.log_metrics(flat)
+    tracking.log_artifact(path)
+    return flat
+
+
+def choose_in_sweep(cfg: DictConfig) -> None:
+    """Draws the Pareto front of ``cfg.sweep`` and registers picks on it; leaves ``choice/``.
+
+    Raises:
+        UserError: one sentence on what cannot be done and what to set.
+    """
+    if cfg.sae is not None:
+        raise UserError("sae and sweep are two different questions; give one of them")
+    settings = ChoiceSettings(**cfg.choice)
+    out_dir = Path(cfg.paths.run)
+    with tracked_run(cfg, out_dir, verb="evaluate") as tracking:
+        choice = choose(str(cfg.sweep), settings, out_dir, tracking)
+    show(choice)
+    print_next([f"xdg-open {out_dir / 'choice' / 'index.html'}", "make ui"])
 
 
 def backbone_of(
@@ -67,7 +120,9 @@ def backbone_of(
 
 
 @command("evaluate")
-def main(cfg: DictConfig) -> float:
+def main(cfg: DictConfig) -> float | None:
+    if cfg.sweep is not None:
+        return choose_in_sweep(cfg)
     return evaluate(cfg)["val/explained_variance"]
 
 

@@ -81,7 +81,7 @@ def fit_dictionary(
     statistics = data.statistics
     module.set_data_statistics(torch.tensor(statistics.mean), statistics.scale, statistics.max_norm)
     if cfg.ckpt_path is None:
-        module.initialize_from(_pool(data))
+        module.initialize_from(training_pool(data))
     last = out_dir / "checkpoints" / "last.ckpt"
     lost_rank = LostRank(last)
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
@@ -111,7 +111,7 @@ def fit_dictionary(
     )
     if sae.cfg.activation == "batch_topk":
         threshold = calibrate_threshold_(
-            sae, [_pool(data, CALIBRATION_TOKENS).to(sae.W_enc.device)]
+            sae, [training_pool(data, CALIBRATION_TOKENS).to(sae.W_enc.device)]
         )
         broadcast_from_first(threshold)
     part_ways()
@@ -128,7 +128,7 @@ def sae_tags(folder: Path) -> dict[str, str]:
     return {"saev.sha256.sae": file_sha256(folder / "weights.safetensors")}
 
 
-def _pool(data: ActivationDataModule, n_tokens: int = POOL_TOKENS) -> Float[Tensor, "n d"]:
+def training_pool(data: ActivationDataModule, n_tokens: int = POOL_TOKENS) -> Float[Tensor, "n d"]:
     """Tokens of the training stream, which come from many images."""
     data.setup("fit")
     batches, n = [], 0

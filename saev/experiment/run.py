@@ -1,5 +1,6 @@
 """What every command does around its work: one MLflow run, the composed config, a clean end."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,7 @@ def tracked_run(cfg: DictConfig, out_dir: Path, verb: str) -> Iterator[Tracking]
     tags = {
         "saev.verb": verb,
         "saev.run_dir": str(out_dir),
-        **_experiment_tag(),
+        **_hydra_tags(),
         **provenance_tags(),
     }
     params = {key: value for key, value in resolved.items() if key not in NOT_PARAMS}
@@ -50,11 +51,14 @@ def tracked_run(cfg: DictConfig, out_dir: Path, verb: str) -> Iterator[Tracking]
     tracking.finish("FINISHED")
 
 
-def _experiment_tag() -> dict[str, str]:
+def _hydra_tags() -> dict[str, str]:
+    """The experiment file, and the overrides of the command line as a JSON list."""
     if not HydraConfig.initialized():
         return {}
-    choice = HydraConfig.get().runtime.choices.get("experiment")
-    return {"saev.experiment": str(choice)} if choice else {}
+    hydra = HydraConfig.get()
+    tags = {"saev.overrides": json.dumps(list(hydra.overrides.task))}
+    choice = hydra.runtime.choices.get("experiment")
+    return tags | ({"saev.experiment": str(choice)} if choice else {})
 
 
 def _run_name(cfg: DictConfig, verb: str) -> str:

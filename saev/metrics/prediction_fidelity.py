@@ -6,6 +6,15 @@ from torch import Tensor
 from saev.metrics.reconstruction import SumsMetric
 
 
+def kl_per_image(
+    logits_bc: Float[Tensor, "b c"], clean_logits_bc: Float[Tensor, "b c"]
+) -> Float[Tensor, " b"]:
+    """Σ_c p_c (log p_c − log q_c) in nats, p the clean model's softmax and q the edited one's."""
+    log_p = clean_logits_bc.double().log_softmax(-1)
+    log_q = logits_bc.double().log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
 class PredictionFidelity(SumsMetric):
     """KL divergence and agreement with the clean model, and accuracy and cross-entropy on labels.
 
@@ -33,9 +42,8 @@ class PredictionFidelity(SumsMetric):
         clean_logits_bc: Float[Tensor, "b c"],
         targets_b: Int[Tensor, " b"],
     ) -> None:
-        log_p = clean_logits_bc.double().log_softmax(-1)
         log_q = logits_bc.double().log_softmax(-1)
-        self.kl += (log_p.exp() * (log_p - log_q)).sum()
+        self.kl += kl_per_image(logits_bc, clean_logits_bc).sum()
         predicted = logits_bc.argmax(-1)
         self.agree += (predicted == clean_logits_bc.argmax(-1)).sum()
         self.n += logits_bc.shape[0]

@@ -7,6 +7,7 @@ Shapes: `n` activations, `d` d_model, `s` d_sae, `r` components.
 
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,17 +15,84 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from saev.sae.config import SAEConfig
 from saev.sae.model import SparseAutoencoder
 
 KINDS = ("raw", "random", "pca", "ica", "kmeans", "semi_nmf", "untrained")
+
+OVERCOMPLETE = ("kmeans", "semi_nmf", "untrained")
+"""Kinds whose number of latents is chosen; the others have two for each dimension."""
 
 FIT_TOKENS = 8192
 """Activations that ICA and semi-NMF look at; more changes little and takes long."""
 
 
+class Baseline:
+    """A baseline to be fitted without another dictionary to be like; keys of ``conf/model/<kind>.yaml``.
+
+    Args:
+        kind: one of ``KINDS``.
+        d_model: width of the activations.
+        k: latents per token; null for ``kmeans``, which takes one.
+        expansion: d_sae / d_model, for the kinds of ``OVERCOMPLETE``.
+        d_sae: instead of ``expansion``.
+        seed: of what is drawn.
+
+    Raises:
+        ValueError: an argument that is out of range or has no effect.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        d_model: int,
+        k: int | None = None,
+        expansion: float | None = None,
+        d_sae: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}.")
+        if kind == "kmeans" and k is not None:
+            raise ValueError(f"k has no effect with kind=kmeans, where a token takes one, got {k}.")
+        if kind not in OVERCOMPLETE and (expansion is not None or d_sae is not None):
+            raise ValueError(
+                f"expansion and d_sae have no effect with kind={kind}, which has two latents for "
+                f"each dimension; got {expansion} and {d_sae}."
+            )
+        if kind in OVERCOMPLETE and expansion is None and d_sae is None:
+            raise ValueError(f"expansion or d_sae must be given for kind={kind}.")
+        if kind in OVERCOMPLETE:
+            d_sae = d_sae if d_sae is not None else round(d_model * (expansion or 0))
+        self.kind, self.seed = kind, seed
+        self.shape = SAEConfig(
+            d_model=d_model, d_sae=d_sae or 2 * d_model, activation="topk", k=1 if k is None else k
+        )
+        if kind != "kmeans" and k is None:
+            raise ValueError(f"k must be given for kind={kind}.")
+
+    def fit(
+        self,
+        pool: Float[Tensor, "n d"],
+        mean: Float[Tensor, " d"],
+        scale: float,
+        max_norm: float | None,
+        **belongs_to: Any,
+    ) -> SparseAutoencoder:
+        """The fitted dictionary; ``belongs_to`` holds fields of ``SAEConfig`` that say of what."""
+        like = SparseAutoencoder(replace(self.shape, **belongs_to), torch.Generator())
+        like.set_statistics(mean, scale, max_norm)
+        return fit_baseline(self.kind, like, pool, self.seed)
+
+
 @torch.no_grad()
 def fit_baseline(
-    kind: str, like: SparseAutoencoder, pool: Float[Tensor, "n d"], seed: int = 0
+    kind: str,
+    like: SparseAutoencoder,
+    pool: Float[Tensor, "n d"],
+    seed: int = 0,
+    *,
+    dense: bool = False,
 ) -> SparseAutoencoder:
     """A baseline with the normalisation, provenance and sparsity of another dictionary.
 
@@ -41,6 +109,7 @@ def fit_baseline(
 
     Args:
         pool: raw activations to fit on; those that are not normal are left out.
+        dense: keep every code above 0 instead, as where units are read without a sparse code.
 
     Raises:
         ValueError: an unknown kind.
@@ -71,6 +140,8 @@ def fit_baseline(
     else:
         W_dec = like.untrained(seed).W_dec.float().cpu()
         W_enc = W_dec
+    if dense:
+        return _dictionary(like, kind, W_enc, W_dec, center, None)
     k = 1 if kind == "kmeans" else min(_latents_per_token(like, normal), len(W_dec))
     return _dictionary(like, kind, W_enc, W_dec, center, k)
 
@@ -95,12 +166,12 @@ def _dictionary(
     W_enc: Float[Tensor, "s d"],
     W_dec: Float[Tensor, "s d"],
     center: Float[Tensor, " d"],
-    k: int,
+    k: int | None,
 ) -> SparseAutoencoder:
     cfg = replace(
         like.cfg,
         d_sae=len(W_dec),
-        activation="topk",
+        activation="relu" if k is None else "topk",
         k=k,
         subtract_b_dec=True,
         recipe={"baseline": kind},

@@ -3,7 +3,7 @@
 Suffixes: b images, t tokens, p chosen tokens, d width, s latents.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from torch.utils.data import DataLoader
 from datamodules.images import ImageBatch, ImageDataset, ImageItem, ImageSource
 from saev.backbones import Backbone
 from saev.errors import UserError
-from saev.latents.baselines import Encoder
 from saev.latents.codes import CodePart, PartBuilder
 from saev.latents.store import CodeStore
 from saev.sae import SparseAutoencoder
 
 MAX_CODES = 2**25
 """Dense codes held at once: 128 MB."""
+
+Encoder = Callable[[Tensor], Tensor]
+"""Raw activations (…, d) → codes (…, s), none of them negative."""
 
 
 @dataclass(frozen=True)

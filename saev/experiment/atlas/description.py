@@ -20,7 +20,6 @@ from saev.errors import UserError
 from saev.experiment.atlas.annotations import assign_splits, concepts_of, restrict
 from saev.experiment.atlas.code_pass import CodePass, ImageList, open_store, tokens_of
 from saev.experiment.atlas.names import columns_of, effects_of, propose, top_images
-from saev.latents.baselines import baselines
 from saev.latents.concepts import Concepts, ConceptScores, score_concepts
 from saev.latents.naming import choose_names
 from saev.latents.samples import collect_samples
@@ -37,6 +36,7 @@ from saev.metrics.class_mass import Tree, label_entropy
 from saev.metrics.geometry import geometry
 from saev.metrics.monosemanticity import MonosemanticityScore, redundancy, uniqueness
 from saev.sae import SparseAutoencoder
+from saev.sae.baselines import fit_baseline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -225,13 +225,14 @@ def baseline_table(
 
     images = _subset(description, atlas.baseline_images)
     sample = tokens_of(backbone, sae, images, 64, atlas.seed)
-    encoders: dict[str, Any] = {"sae": (sae.cfg.d_sae, sae.encode)}
-    encoders |= baselines(sae, sample, atlas.seed)
     columns = {}
-    for name, (n_units, encoder) in encoders.items():
-        module = encoder if isinstance(encoder, torch.nn.Module) else None
-        if module is not None:
-            module.to(device)
+    for name in ("sae", "untrained", "raw", "pca", "random"):
+        reading = sae.to(device)
+        if name == "untrained":
+            reading = sae.untrained(atlas.seed)
+        elif name != "sae":
+            reading = fit_baseline(name, sae, sample, atlas.seed, dense=True)
+        n_units, encoder = reading.cfg.d_sae, reading.encode
         store = open_store(out_dir / f"codes-{name}", sae, backbone, images, name, n_units,
                            atlas.images_per_part)  # fmt: skip
         CodePass(backbone, sae, images, encoder, store, batch_size=atlas.batch_size,

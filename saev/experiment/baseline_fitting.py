@@ -1,0 +1,59 @@
+"""Fitting a baseline for a command, as a dictionary is trained: recorded activations, fit, evaluation."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from datamodules.images import ImageSource
+from saev.backbones import Backbone
+from saev.errors import UserError
+from saev.experiment.fitting import POOL_TOKENS, sae_tags, training_pool
+from saev.experiment.recording import activations_for, identity
+from saev.experiment.report import evaluate_and_report
+from saev.tracking import Tracking, is_main_process, print_next
+
+
+def fit_baseline_dictionary(
+    cfg: DictConfig, out_dir: Path, tracking: Tracking, backbone: Backbone, source: ImageSource
+) -> dict[str, float]:
+    """Fits the baseline of ``cfg.model``; leaves ``sae/`` and what an evaluation leaves.
+
+    Raises:
+        UserError: one sentence on what cannot be done and what to set.
+    """
+    baseline = instantiate(cfg.model, d_model=backbone.width)
+    if cfg.ckpt_path is not None:
+        raise UserError(
+            f"ckpt_path={cfg.ckpt_path} has no effect: {baseline.kind} is fitted in one go"
+        )
+    activations_dir = cfg.data.dir or activations_for(cfg, backbone, source)
+    if not is_main_process():
+        return {}
+    data = instantiate(cfg.data, dir=str(activations_dir))
+    belongs_to = {"backbone": identity(backbone), "layer": backbone.layer}
+    data.check_backbone(replace(baseline.shape, **belongs_to))
+    data.prepare_data()
+    statistics, manifest = data.statistics, data.manifest
+    sae = baseline.fit(
+        training_pool(data, POOL_TOKENS),
+        torch.tensor(statistics.mean),
+        statistics.scale,
+        statistics.max_norm,
+        backbone=manifest.backbone,
+        layer=manifest.layer,
+        tokens=manifest.tokens,
+        manifest_id=manifest.id,
+        manifest_sha256=manifest.sha256,
+        images=source.spec(),
+    )
+    folder = sae.save_pretrained(out_dir / "sae")
+    tracking.log_artifact(folder, "sae")
+    tracking.set_tags({"saev.sha256.manifest": manifest.sha256, **sae_tags(folder)})
+    metrics = evaluate_and_report(
+        sae, backbone, source, cfg.evaluation, cfg.trainer.accelerator, out_dir, tracking
+    )
+    print_next([f"python -m saev.evaluate sae={folder}", "make ui"])
+    return metrics

@@ -1,0 +1,1 @@
+"""One dictionary beside baselines: the same metrics, and which of them tell trained from random."""
