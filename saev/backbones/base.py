@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from saev.backbones.last_block import for_rows
 from saev.backbones.taps import Edit, Enough, hooked, resumed
 from saev.backbones.transform import ImageTransform
 from saev.errors import UserError
@@ -184,11 +185,14 @@ class Backbone(nn.Module):
             pass
         return acts
 
-    def resume(self, acts: Float[Tensor, "b t d"], layer: int) -> BackboneOutput:
+    def resume(
+        self, acts: Float[Tensor, "b t d"], layer: int, rows: Sequence[int] | None = None
+    ) -> BackboneOutput:
         """The rest of the model after block ``layer``, from the tokens that leave it.
 
         Equal, to the last bit, to ``forward(images, {layer: lambda x: acts})`` without the cost of
-        the blocks up to ``layer``.
+        the blocks up to ``layer``. With ``rows``, positions on the token axis, only those tokens are
+        sure to be right: the last block computes no others where it knows how to, and leaves NaN.
         """
         layer = self.resolve_layer(layer)
         if acts.shape[1:] != (self.n_tokens, self.width):
@@ -198,9 +202,12 @@ class Backbone(nn.Module):
             )
         if not torch.is_autocast_enabled(acts.device.type):
             acts = acts.to(self.dtype)
-        # the embedding is computed and thrown away: that is small beside one block
-        images = torch.zeros(len(acts), 3, *self.image_size, dtype=self.dtype, device=acts.device)
-        with resumed(self.trunk.blocks, layer, acts, self.trunk.batch_first):
+        # the embedding is computed and thrown away, so one image's is enough
+        images = torch.zeros(1, 3, *self.image_size, dtype=self.dtype, device=acts.device)
+        last = None
+        if rows is not None and layer < self.n_blocks - 1 and self.trunk.batch_first:
+            last = for_rows(self.trunk.blocks[-1], rows)
+        with resumed(self.trunk.blocks, layer, acts, self.trunk.batch_first, last):
             return self.trunk(images)
 
     def token_indices(self, which: str) -> Int64[Tensor, " n"]:

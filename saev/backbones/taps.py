@@ -56,9 +56,14 @@ def _forward_hook(
 
 @contextmanager
 def resumed(
-    blocks: Sequence[nn.Module], layer: int, acts_btd: Tensor, batch_first: bool
+    blocks: Sequence[nn.Module],
+    layer: int,
+    acts_btd: Tensor,
+    batch_first: bool,
+    last: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[None]:
-    """While open, block ``layer`` gives these tokens and the blocks before it do nothing.
+    """While open, block ``layer`` gives these tokens and the blocks before it do nothing; ``last``
+    stands in for the last block.
 
     The model's own code then runs from there: rotary embeddings, norms and heads need no second
     implementation here.
@@ -68,6 +73,8 @@ def resumed(
         for block in blocks[:layer]:
             stack.enter_context(_forward_replaced(block, lambda x, *args, **kwargs: x))
         stack.enter_context(_forward_replaced(blocks[layer], lambda x, *args, **kwargs: acts))
+        if last is not None:
+            stack.enter_context(_forward_replaced(blocks[-1], last))
         yield
 
 

@@ -1,10 +1,13 @@
 """Codes of the discovery images in a form that every selector reads: sparse, one row per unit.
 
 A unit is what a label belongs to: a patch for segmentation, an image for classification.
-Suffixes: n units, s latents, c classes.
+Suffixes: n units, s latents, e codes above zero.
 """
 
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -48,6 +51,15 @@ class StatsBuilder:
         return LatentStats(self.fired / max(self.n, 1), mean, self.largest)
 
 
+class Ranked(NamedTuple):
+    """Every code above zero, latent by latent, the strongest first."""
+
+    latent: Int[np.ndarray, " e"]
+    unit: Int[np.ndarray, " e"]
+    rank: Int[np.ndarray, " e"]
+    """Place among the latent's codes, from 1."""
+
+
 class CodeTable:
     """Codes (n units × s latents) by column, with the labels of the units.
 
@@ -57,25 +69,46 @@ class CodeTable:
     """
 
     def __init__(self, codes: csr_matrix | csc_matrix, labels: Shaped[np.ndarray, " n"]) -> None:
-        keep = np.flatnonzero(np.asarray(labels) >= 0)
-        self.codes = csc_matrix(codes.tocsr()[keep])
-        self.labels = np.asarray(labels)[keep].astype(np.int64)
+        self._known = np.asarray(labels) >= 0
+        self.codes = csc_matrix(codes.tocsr()[np.flatnonzero(self._known)])
+        self.labels = np.asarray(labels)[self._known].astype(np.int64)
 
     @classmethod
     def stack(cls, parts: list[csr_matrix], labels: Shaped[np.ndarray, " n"]) -> "CodeTable":
         """From the batches of one pass."""
         return cls(csr_matrix(vstack(parts)), labels)
 
+    def relabelled(self, labels: Shaped[np.ndarray, " n"]) -> "CodeTable":
+        """The same units under other labels; what labels do not enter is shared.
+
+        Raises:
+            ValueError: a label is missing where there was one, or the other way round.
+        """
+        labels = np.asarray(labels)
+        if not np.array_equal(labels >= 0, self._known):
+            raise ValueError("labels are missing at other units than before")
+        other = copy(self)
+        other.labels = labels[self._known].astype(np.int64)
+        other.__dict__["ranked"] = self.ranked
+        return other
+
     @property
     def n_units(self) -> int:
         return len(self.labels)
 
-    def column(self, latent: int) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Units on which a latent fires and its codes there, strongest first."""
-        span = slice(self.codes.indptr[latent], self.codes.indptr[latent + 1])
-        codes = np.asarray(self.codes.data)[span]
-        order = np.argsort(np.negative(codes), kind="stable")
-        return self.codes.indices[span][order], self.codes.data[span][order]
+    @property
+    def n_fired(self) -> Int[np.ndarray, " s"]:
+        """Units on which each latent fires."""
+        return np.diff(self.codes.indptr)
+
+    @cached_property
+    def ranked(self) -> Ranked:
+        """Sorted once, whatever the labels; equal codes stay in the order of their units."""
+        n_fired = self.n_fired
+        latent = np.repeat(np.arange(len(n_fired)), n_fired)
+        order = np.lexsort((np.negative(self.codes.data), latent))
+        rank = np.arange(1, len(latent) + 1) - self.codes.indptr[latent]
+        return Ranked(latent, self.codes.indices[order], rank)
 
     def dense(self, latents: Int[np.ndarray, " k"]) -> Float[np.ndarray, "n k"]:
         """Codes of a few latents."""

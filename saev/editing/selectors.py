@@ -1,13 +1,13 @@
 """Which latents stand for a class, judged on the discovery images alone.
 
 Every selector gives one score per latent and class; the largest come first.
-Suffixes: n units, k firing units of one latent, s latents, c classes.
+Suffixes: n units, s latents, c classes, e codes above zero, r runs of them.
 """
 
 # scipy types the shape of a sparse array as optional:
 # pyright: reportOptionalSubscript=false
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,14 +24,42 @@ MIN_UNITS = 3
 """A latent that fires on fewer units is not scored: it would be perfect by chance."""
 
 
+class Hits(NamedTuple):
+    """The codes above zero of each class's own units, in runs of one class and latent."""
+
+    rank: Int[np.ndarray, " e"]
+    """Place among all of the latent's codes, from 1."""
+    found: Int[np.ndarray, " e"]
+    """Units of the class among those, this one included: true positives at its threshold."""
+    first: Int[np.ndarray, " r"]
+    """Where each run begins."""
+    latent: Int[np.ndarray, " r"]
+    label: Int[np.ndarray, " r"]
+    n: Int[np.ndarray, " r"]
+    """Length of each run."""
+
+
+def _hits(table: CodeTable) -> Hits:
+    """No score needs more than these: it changes only where a unit of the class comes in."""
+    ranked, n_latents = table.ranked, table.codes.shape[1]
+    label_e = table.labels.astype(np.uint16)[ranked.unit]  # 16 bits: sorted in linear time
+    order = np.argsort(label_e, kind="stable")
+    cell_e = label_e[order].astype(np.int64) * n_latents + ranked.latent[order]
+    first = np.flatnonzero(np.diff(cell_e, prepend=-1))
+    n = np.diff(first, append=len(cell_e))
+    found = np.arange(1, len(cell_e) + 1) - np.repeat(first, n)
+    label, latent = np.divmod(cell_e[first], n_latents)
+    return Hits(ranked.rank[order], found, first, latent, label, n)
+
+
 def f1_scores(table: CodeTable, n_classes: int) -> Scores:
     """Best F1 = 2·TP/(2·TP + FP + FN) over all thresholds on the code; 0 for silent latents."""
-
-    def best(hits_kc: Tensor_kc, values_k: np.ndarray, n_c: np.ndarray, n: int) -> np.ndarray:
-        fired_k = np.arange(1, len(values_k) + 1)
-        return (2 * hits_kc / (fired_k[:, None] + n_c[None])).max(0)
-
-    return _by_latent(table, n_classes, best, silent=0.0)
+    hits, n_c = _hits(table), np.bincount(table.labels, minlength=n_classes)
+    scores = np.zeros((table.codes.shape[1], n_classes))
+    if len(hits.first):
+        f1 = 2 * hits.found / (hits.rank + np.repeat(n_c[hits.label], hits.n))
+        scores[hits.latent, hits.label] = np.maximum.reduceat(f1, hits.first)
+    return _with_silent(scores, table, n_c, 0.0)
 
 
 def average_precision_scores(table: CodeTable, n_classes: int) -> Scores:
@@ -39,50 +67,37 @@ def average_precision_scores(table: CodeTable, n_classes: int) -> Scores:
 
     The null value is the class's share of units.
     """
-
-    def precision(hits_kc: Tensor_kc, values_k: np.ndarray, n_c: np.ndarray, n: int) -> np.ndarray:
-        at_k = hits_kc / np.arange(1, len(values_k) + 1)[:, None]
-        found_kc = np.diff(hits_kc, axis=0, prepend=0)
-        missed_c = n_c - hits_kc[-1]
-        return ((at_k * found_kc).sum(0) + missed_c * n_c / n) / np.maximum(n_c, 1)
-
-    share = np.bincount(table.labels, minlength=n_classes) / max(table.n_units, 1)
-    return _by_latent(table, n_classes, precision, silent=share)
+    hits, n_c = _hits(table), np.bincount(table.labels, minlength=n_classes)
+    total, n_hits = np.zeros((2, table.codes.shape[1], n_classes))
+    if len(hits.first):
+        precision = np.add.reduceat(hits.found / hits.rank, hits.first)
+        total[hits.latent, hits.label], n_hits[hits.latent, hits.label] = precision, hits.n
+    share_c = n_c / max(table.n_units, 1)
+    scores = (total + (n_c - n_hits) * share_c) / np.maximum(n_c, 1)
+    return _with_silent(scores, table, n_c, share_c)
 
 
 def auroc_scores(table: CodeTable, n_classes: int) -> Scores:
     """P(code on a unit of the class > code on another) + ½·P(equal); null value ½."""
-
-    def area(hits_kc: Tensor_kc, values_k: np.ndarray, n_c: np.ndarray, n: int) -> np.ndarray:
-        found_kc = np.diff(hits_kc, axis=0, prepend=0)
-        below_k = n - np.arange(1, len(values_k) + 1)  # every other unit that is not above
-        others_kc = below_k[:, None] - (n_c[None] - hits_kc)  # of them, not of the class
-        silent_c = n_c - hits_kc[-1]
-        ties_c = 0.5 * silent_c * ((n - len(values_k)) - silent_c)
-        pairs_c = n_c * (n - n_c)
-        return ((found_kc * others_kc).sum(0) + ties_c) / np.maximum(pairs_c, 1)
-
-    return _by_latent(table, n_classes, area, silent=0.5)
-
-
-Tensor_kc = np.ndarray
-Score = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
+    hits, n_c = _hits(table), np.bincount(table.labels, minlength=n_classes)
+    n, n_fired_s = table.n_units, table.n_fired
+    total, n_hits = np.zeros((2, table.codes.shape[1], n_classes))
+    if len(hits.first):
+        # of the units below, those that are not of the class
+        below = (n - hits.rank) - (np.repeat(n_c[hits.label], hits.n) - hits.found)
+        total[hits.latent, hits.label] = np.add.reduceat(below, hits.first)
+        n_hits[hits.latent, hits.label] = hits.n
+    silent_sc = n_c - n_hits
+    ties_sc = 0.5 * silent_sc * ((n - n_fired_s)[:, None] - silent_sc)
+    scores = (total + ties_sc) / np.maximum(n_c * (n - n_c), 1)
+    return _with_silent(scores, table, n_c, 0.5)
 
 
-def _by_latent(
-    table: CodeTable, n_classes: int, score: Score, silent: float | np.ndarray
+def _with_silent(
+    scores: Scores, table: CodeTable, n_c: np.ndarray, silent: float | np.ndarray
 ) -> Scores:
-    """Scores from each latent's firing units in falling order of code: the rest are ties at zero."""
-    n_c = np.bincount(table.labels, minlength=n_classes)
-    d_sae = table.codes.shape[1]
-    scores = np.empty((d_sae, n_classes))
-    scores[:] = silent
-    for latent in range(d_sae):
-        units, values = table.column(latent)
-        if len(units) < MIN_UNITS:
-            continue
-        is_class_kc = table.labels[units][:, None] == np.arange(n_classes)
-        scores[latent] = score(is_class_kc.cumsum(0), values, n_c, table.n_units)
+    """The null value for latents with too few units, and no score for a class without any."""
+    scores[table.n_fired < MIN_UNITS] = silent
     scores[:, n_c == 0] = -np.inf
     return scores
 

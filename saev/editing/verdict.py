@@ -35,6 +35,8 @@ class Evidence:
     directions: dict[str, Tally]
     """``random_direction`` and ``covariance_direction``, a stack of draws each."""
     best_of: int = 1
+    p_selection: float | None = None
+    """Of the latents' fit to the concept on the discovery images; None where none was asked for."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,12 @@ class Verdict:
     """95 %, bootstrap over images."""
     p: float
     """Rank of the effect among matched random latents."""
-    q: float
-    """p after Benjamini–Hochberg over the hypotheses of the file."""
     p_images: float
     """Paired over images: the effect above the mean of the random latents (sign flips)."""
-    q_images: float
+    p_selection: float | None
+    """Rank of the latents' fit to the concept's labels among the best fits to shuffled labels."""
+    q: float
+    """The largest of the three after Benjamini–Hochberg over the hypotheses of the file."""
     effect_size: float
     """(effect − mean of the null) / standard deviation of the null."""
     cliffs_delta: float
@@ -91,18 +94,31 @@ def judge(
 ) -> list[Verdict]:
     """Verdicts over all hypotheses of a file, corrected together.
 
-    Supported: p and the paired test both survive Benjamini–Hochberg at α, the interval lies above 0,
-    and the effect exceeds the 95th percentile of both kinds of random direction. Otherwise not
-    supported where an effect of ``smallest_effect`` would have been seen, else no power.
+    A hypothesis claims that its latents were found (their fit beats fits to shuffled labels), that
+    they do more than latents like them, and that they do so on image after image. It is false when
+    one of these is, so its p is the largest of the three (an intersection–union test, Berger 1982).
+    Supported: that p survives Benjamini–Hochberg at α, the interval lies above 0, and the effect
+    exceeds the 95th percentile of both kinds of random direction. Otherwise not supported where an
+    effect of ``smallest_effect`` would have been seen, else no power.
     """
     rng = np.random.default_rng(seed)
     rows = [_measure(n, e, latents[n], alpha / len(evidence), rng) for n, e in evidence.items()]
-    q = benjamini_hochberg([row.p for row in rows])
-    q_images = benjamini_hochberg([row.p_images for row in rows])
+    q = benjamini_hochberg([_weakest(row)[0] for row in rows])
     return [
-        _decide(replace(row, q=float(one), q_images=float(two)), alpha, smallest_effect)
-        for row, one, two in zip(rows, q, q_images, strict=True)
+        _decide(replace(row, q=float(value)), alpha, smallest_effect)
+        for row, value in zip(rows, q, strict=True)
     ]
+
+
+def _weakest(row: Verdict) -> tuple[float, str]:
+    """The largest p of a hypothesis, and what it says when it is large."""
+    tests = [
+        (row.p, "random latents that fire alike do as much"),
+        (row.p_images, "the images do not agree"),
+    ]
+    if row.p_selection is not None:
+        tests.append((row.p_selection, "latents fit shuffled labels as well"))
+    return max(tests, key=lambda test: test[0])
 
 
 def _measure(
@@ -130,9 +146,9 @@ def _measure(
         effect=effect,
         interval=(low, high),
         p=rank_p(effect, null_r),
-        q=math.nan,
         p_images=sign_flip_p(per_image[shown] - random_rn[:, shown].mean(0)),
-        q_images=math.nan,
+        p_selection=evidence.p_selection,
+        q=math.nan,
         effect_size=float((effect - null_r.mean()) / max(null_r.std(), 1e-12)),
         cliffs_delta=cliffs_delta(per_image, random_rn.ravel()),
         null_mean=float(null_r.mean()),
@@ -153,9 +169,8 @@ def _measure(
 def _decide(row: Verdict, alpha: float, smallest_effect: float) -> Verdict:
     reasons = []
     if row.q > alpha:
-        reasons.append(f"random latents that fire alike do as much (q = {row.q:.3f})")
-    if row.q_images > alpha:
-        reasons.append(f"the images do not agree (q = {row.q_images:.3f})")
+        p, words = _weakest(row)
+        reasons.append(f"{words} (p = {p:.3f}, q = {row.q:.3f})")
     if not row.interval[0] > 0:
         reasons.append("its interval reaches 0")
     reasons += [

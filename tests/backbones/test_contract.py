@@ -173,3 +173,14 @@ def test_spec_rebuilds_the_same_backbone(backbone: Backbone, images: Tensor, cle
     assert again.weights == backbone.weights
     assert again.transform_spec == json.loads(json.dumps(backbone.transform_spec))
     assert equal(again(images), clean)
+
+
+def test_resuming_for_a_few_tokens_agrees_on_them(backbone: Backbone, images: Tensor) -> None:
+    acts = backbone.tap(images, [0])[0]
+    whole = backbone.resume(acts, 0).tokens
+    rows = [0, 2]
+    few = backbone.resume(acts, 0, rows).tokens
+    torch.testing.assert_close(few[:, rows], whole[:, rows], atol=1e-5, rtol=1e-4)
+    last = backbone.n_blocks - 1
+    acts = backbone.tap(images, [last])[last]
+    assert equal(backbone.resume(acts, last, rows), backbone.resume(acts, last))

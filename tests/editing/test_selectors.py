@@ -140,3 +140,17 @@ def test_stats(dense):
         column = dense[0][:, latent]
         assert stats.mean[latent] == pytest.approx(column[column > 0].mean())
     assert stats.mean[6] == 0 and 6 not in stats.alive
+
+
+def test_other_labels_on_the_same_units(dense):
+    codes, labels = dense
+    labels = np.where(np.arange(N) < 4, -1, labels)
+    shuffled = labels.copy()
+    shuffled[4:] = np.random.default_rng(1).permutation(labels[4:])
+    one = CodeTable(csr_matrix(codes), labels)
+    np.testing.assert_array_equal(
+        f1_scores(one.relabelled(shuffled), C),
+        f1_scores(CodeTable(csr_matrix(codes), shuffled), C),
+    )
+    with pytest.raises(ValueError, match="missing"):
+        one.relabelled(np.roll(labels, 1))

@@ -57,7 +57,7 @@ def test_supported(rng):
     assert row.verdict == SUPPORTED
     assert row.effect == pytest.approx(0.75, abs=0.05)
     assert row.interval[0] < row.effect < row.interval[1]
-    assert row.p == 1 / 41 and row.q == row.p and row.p_images < 0.001
+    assert row.p == 1 / 41 and row.q == row.p and row.p_images < 0.001 and row.p_selection is None
     assert row.target_change == pytest.approx(0.8, abs=0.05)
     assert row.other_change == pytest.approx(0.05, abs=0.03)
     assert row.n_images == N_IMAGES and row.n_draws == 40
@@ -103,6 +103,13 @@ def test_correction_over_hypotheses(rng):
     many["heart"] = evidence(0.49, null, np.random.default_rng(0))
     row = next(r for r in judge(many, {n: [1] for n in many}, 0.05, 0.25) if r.concept == "heart")
     assert row.q > row.p and row.q > alone.q
+
+
+@pytest.mark.parametrize("p_selection, expected", [(0.01, SUPPORTED), (0.3, NOT_SUPPORTED)])
+def test_the_weakest_test_decides(rng, p_selection, expected):
+    row = verdict(evidence(0.8, QUIET, rng, p_selection=p_selection))
+    assert row.verdict == expected and row.q == max(row.p, row.p_images, p_selection)
+    assert ("shuffled labels" in row.sentence) == (expected == NOT_SUPPORTED)
 
 
 def test_json(rng):

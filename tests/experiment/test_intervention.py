@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 
@@ -21,11 +22,13 @@ from saev.backbones import Backbone
 from saev.backbones.base import BackboneOutput, Trunk
 from saev.backbones.transform import ImageTransform
 from saev.editing.hypothesis import ARMS, HypothesisFile
+from saev.editing.verdict import judge
 from saev.errors import UserError
-from saev.experiment.control.controlled import Setting, run_experiment
+from saev.experiment.control.controlled import Setting, evidence_of, run_experiment
 from saev.experiment.control.outcome_files import SUMMARY_COLUMNS, write_files
 from saev.experiment.control.outcome_page import write_page
 from saev.experiment.control.readout import make_readout
+from saev.experiment.control.report import read_hypothesis
 from saev.modules.heads import Reading, TrainedHead, backbone_identity
 from saev.sae import SparseAutoencoder
 from saev.sae.config import SAEConfig
@@ -202,6 +205,17 @@ def test_every_planted_concept_is_supported(outcome):
 def test_shuffled_labels_are_hardly_ever_supported(outcome):
     assert outcome.calibration.n_hypotheses == 210
     assert outcome.calibration.share_supported <= 0.05
+    assert outcome.calibration.false_discovery_rate <= 0.05
+
+
+def test_the_choice_is_tested_before_the_effect(outcome):
+    """A latent that shuffled labels lead to by luck has the effect and not the fit."""
+    assert all(v.p_selection == 1 / 120 for v in outcome.verdicts)
+    evidence = {p.concept: evidence_of(outcome, p) for p in outcome.proposals}
+    lucky = {concept: replace(one, p_selection=0.4) for concept, one in evidence.items()}
+    for row in judge(lucky, {name: [0] for name in lucky}, 0.05, 0.25):
+        assert row.p == 1 / 120 and row.verdict == "not_supported"
+        assert "shuffled labels" in row.sentence
 
 
 def test_random_latents_have_uniform_p(folder):
@@ -250,7 +264,7 @@ def test_every_test_image_is_tapped_once(folder, monkeypatch):
         one.backbone, "tap", lambda x, layers: tapped.append(len(x)) or tap(x, layers)
     )
     monkeypatch.setattr(
-        one.backbone, "resume", lambda x, layer: resumed.append(len(x)) or resume(x, layer)
+        one.backbone, "resume", lambda x, *where: resumed.append(len(x)) or resume(x, *where)
     )
     found = run(one)
     assert sum(tapped) == len(one.source.items)
@@ -259,17 +273,23 @@ def test_every_test_image_is_tapped_once(folder, monkeypatch):
     assert len(resumed) < n_passes / 16  # draws are stacked
 
 
-def test_files(outcome, tmp_path):
-    write_page(outcome, write_files(outcome, tmp_path), tmp_path)
-    verdicts = json.loads((tmp_path / "verdict.json").read_text())
+@pytest.fixture(scope="module")
+def report(outcome, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write_page(outcome, write_files(outcome, folder), folder)
+    return folder
+
+
+def test_files(outcome, report):
+    verdicts = json.loads((report / "verdict.json").read_text())
     assert [v["concept"] for v in verdicts] == CLASSES
     for key in ("hypothesis", "concept", "verdict", "effect", "interval", "p", "q"):
         assert key in verdicts[0]
-    summary = pd.read_csv(tmp_path / "summary.csv")
+    summary = pd.read_csv(report / "summary.csv")
     assert tuple(summary.columns[:6]) == SUMMARY_COLUMNS
     assert set(ARMS) <= set(summary.arm)
     assert set(summary.n_latents) == {1, 3} and {0.0, -0.5, -1.0, -2.0} == set(summary.scale)
-    effects = pd.read_parquet(tmp_path / "effects.parquet")
+    effects = pd.read_parquet(report / "effects.parquet")
     assert not effects.duplicated(
         ["hypothesis", "arm", "draw", "image", "n_latents", "scale"]
     ).any()
@@ -281,12 +301,11 @@ def test_files(outcome, tmp_path):
     assert told.target_change.item() == pytest.approx(100 * share, abs=1e-3)
 
 
-def test_the_page_opens_from_disk(outcome, tmp_path):
-    path = write_page(outcome, write_files(outcome, tmp_path), tmp_path)
-    text = path.read_text()
+def test_the_page_opens_from_disk(report):
+    text = (report / "index.html").read_text()
     assert "http" not in text and "<script" not in text
     for name in re.findall(r'src="([^"]+)"', text):
-        assert (tmp_path / name).is_file()
+        assert (report / name).is_file()
     for concept in CLASSES:
         assert f'id="{concept}"' in text
 
@@ -388,3 +407,10 @@ def test_concepts_without_support_are_left_out_with_a_reason(folder):
     found = run(one)
     assert found.left_out and all("90 are needed" in reason for reason in found.left_out.values())
     assert len(found.left_out) + len(found.verdicts) == N_CLASSES
+
+
+@pytest.mark.parametrize("name", ["ade20k", "camvid", "caltech", "cub", "scenes"])
+def test_every_hypothesis_that_comes_along_is_found_by_its_name(name):
+    file, text = read_hypothesis(name, None)
+    assert file.to_dict() == HypothesisFile.from_dict(yaml.safe_load(text), name).to_dict()
+    assert read_hypothesis(name, ["one"])[0].concept == ("one",)

@@ -10,9 +10,12 @@ from jaxtyping import Bool
 from saev.editing.hypothesis import HypothesisFile
 from saev.editing.statistics import rank_p, uniformity_p
 from saev.editing.tally import Tally
-from saev.editing.verdict import SUPPORTED, Evidence, judge
+from saev.editing.verdict import SUPPORTED, Evidence, Verdict, judge
 from saev.experiment.control.arms import ArmPlan
 from saev.experiment.control.proposal import Latents
+
+SHUFFLED = "shuffled: "
+"""Before the concept's name, where latents were chosen on shuffled labels."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,9 @@ class Calibration:
     """Hypotheses with latents chosen on shuffled labels, corrected as one file's would be."""
     n_supported: int
     share_supported: float
+    false_discovery_rate: float
+    """Share of hypotheses on shuffled labels among all that are supported when the file's own and as
+    many of those are judged together; mean over the repeats."""
     n_below_alpha: int
     """With p ≤ α before correction, by the rank among random latents alone."""
     uniformity_p: float
@@ -40,34 +46,49 @@ def calibrate(
     plan: ArmPlan,
     tallies: Mapping[Hashable, Tally],
     images_of: Mapping[str, Bool[np.ndarray, " n"]],
-    chosen: Sequence[Mapping[str, Latents]],
+    chosen: Sequence[Mapping[str, tuple[Latents, float | None]]],
     keys: Sequence[Mapping[str, Hashable]],
     file: HypothesisFile,
 ) -> Calibration:
-    """Judges every repeat as the file's own hypotheses are.
+    """Judges every repeat as the file's own hypotheses are, then together with them.
 
     Without the random directions, which would each need a length of its own: leaving that hurdle
     out can only raise the share that is supported.
     """
     pools = _pools(plan, tallies, images_of, file.scale)
     n_supported = n_below = n = 0
-    for latents, jobs in zip(chosen, keys, strict=True):
+    false_shares = []
+    for selection, jobs in zip(chosen, keys, strict=True):
         repeat = {}
         for concept, one in evidence.items():
-            rows = np.flatnonzero(images_of[concept])
-            null = pools[concept].take(np.array(plan.pool.match(latents[concept]).draws))
-            selected = tallies[jobs[concept]].take(rows)
-            repeat[concept] = replace(one, selected=selected, random=null, directions={}, best_of=1)
-        rows_found = judge(
-            repeat, {c: list(latents[c]) for c in repeat}, file.alpha, file.smallest_effect
-        )
-        n += len(rows_found)
-        n_supported += sum(row.verdict == SUPPORTED for row in rows_found)
-        n_below += sum(row.p <= file.alpha for row in rows_found)
+            latents, p_selection = selection[concept]
+            null = pools[concept].take(np.array(plan.pool.match(latents).draws))
+            selected = tallies[jobs[concept]].take(np.flatnonzero(images_of[concept]))
+            repeat[SHUFFLED + concept] = replace(
+                one, selected=selected, random=null, directions={}, best_of=1,
+                p_selection=p_selection,
+            )  # fmt: skip
+        found = _judge(repeat, file)
+        n += len(found)
+        n_supported += len(_supported(found))
+        n_below += sum(row.p <= file.alpha for row in found)
+        together = _supported(_judge({**evidence, **repeat}, file))
+        false = [name for name in together if name.startswith(SHUFFLED)]
+        false_shares.append(len(false) / max(len(together), 1))
     p_values = random_p_values(evidence, plan, pools)
     return Calibration(
-        n, n_supported, n_supported / max(n, 1), n_below, uniformity_p(np.array(p_values)), p_values
-    )
+        n, n_supported, n_supported / max(n, 1), float(np.mean(false_shares)), n_below,
+        uniformity_p(np.array(p_values)), p_values,
+    )  # fmt: skip
+
+
+def _judge(evidence: Mapping[str, Evidence], file: HypothesisFile) -> list[Verdict]:
+    latents: dict[str, list[int]] = {name: [] for name in evidence}
+    return judge(dict(evidence), latents, file.alpha, file.smallest_effect)
+
+
+def _supported(rows: Sequence[Verdict]) -> list[str]:
+    return [row.hypothesis for row in rows if row.verdict == SUPPORTED]
 
 
 def _pools(

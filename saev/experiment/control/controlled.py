@@ -1,5 +1,6 @@
 """A controlled experiment from beginning to end: discover, register, read the test images, judge."""
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from saev.experiment.control.attribution import attribute
 from saev.experiment.control.calibration import Calibration, calibrate
 from saev.experiment.control.discovery import Discovery, discover
 from saev.experiment.control.intervention import Runner, TestSet, read_test_images
-from saev.experiment.control.proposal import Latents, Proposal, Proposer, concepts_of
+from saev.experiment.control.proposal import Proposal, Proposer, concepts_of
 from saev.experiment.control.readout import Readout
 from saev.experiment.evaluation import check_belongs
 from saev.sae import SparseAutoencoder
@@ -102,8 +103,9 @@ def run_experiment(setting: Setting, register: Callable[[dict[str, Any], str], N
             setting.batch_size, setting.num_workers, setting.device,
         )  # fmt: skip
     proposer = Proposer(file, discovery, setting.readout)
-    proposals = proposer.propose(concepts_of(file, discovery, setting.readout))
-    _check_draws(file, len(proposals))
+    columns = concepts_of(file, discovery, setting.readout)
+    _check_draws(file, proposer.n, len(columns), len(discovery.units["sae"].stats.alive))
+    proposals = proposer.propose(columns)
     registered = {
         "file": file.to_dict(),
         "hypotheses": [p.to_dict() for p in proposals],
@@ -129,10 +131,8 @@ def _test(
     )  # fmt: skip
     proposals, left_out = _with_support(setting, proposals, test)
     columns = [p.column for p in proposals]
-    repeats: list[dict[int, Latents]] = [
-        proposer.recalibrate(columns) for _ in range(file.calibration)
-    ]
-    also = [latents for repeat in repeats for latents in repeat.values()]
+    repeats = [proposer.recalibrate(columns) for _ in range(file.calibration)]
+    also = [latents for repeat in repeats for latents, _ in repeat.values()]
     n_draws = file.draws or draws_needed(file.alpha, len(proposals))
     tokens = Tokens.of(setting.backbone, file.tokens).to(setting.device)
     plan = ArmPlan(file, proposals, discovery, setting.readout, saes, tokens, n_draws, also)
@@ -140,7 +140,7 @@ def _test(
     plan.build()
     shuffled_keys = [
         {
-            p.concept: plan.latents_key(repeat[p.column], file.scale, plan.owner(p))
+            p.concept: plan.latents_key(repeat[p.column][0], file.scale, plan.owner(p))
             for p in proposals
         }
         for repeat in repeats
@@ -193,7 +193,7 @@ def evidence_of(outcome: Outcome, p: Proposal) -> Evidence:
         arm: Tally.stack(of(arm), images) for arm in ("random_direction", "covariance_direction")
     }
     random = Tally.stack(of("random_latents"), images)
-    return Evidence(ask, clean, best, random, directions, len(tried))
+    return Evidence(ask, clean, best, random, directions, len(tried), p.p_selection)
 
 
 # --- images -----------------------------------------------------------------------------------
@@ -285,23 +285,30 @@ def _discovery_tokens(setting: Setting) -> Tokens:
     return Tokens.of(setting.backbone, which).to(setting.device)
 
 
-def _check_draws(file: HypothesisFile, n_hypotheses: int) -> None:
-    """Before any test image: draws that could never reach α."""
+def _check_draws(file: HypothesisFile, n_latents: int, n_hypotheses: int, n_alive: int) -> None:
+    """Before any test image: draws that could never reach α, or that the dictionary cannot give."""
     needed = draws_needed(file.alpha, n_hypotheses)
     if file.draws is not None and file.draws < needed:
         raise UserError(
             f"draws={file.draws} can never give p ≤ {file.alpha} / {n_hypotheses} after correction: "
             f"use draws={needed} or more, or null"
         )
+    too_many = n_latents > n_alive  # the proposer says so
+    if not too_many and math.comb(n_alive - n_latents, n_latents) < (file.draws or needed):
+        raise _too_few_sets(file.draws or needed, n_alive)
 
 
 def _check_pool(plan: ArmPlan, n_draws: int, n_alive: int) -> None:
     fewest = min(len(plan.pool.match(p.tried[0]).draws) for p in plan.proposals)
     if fewest < n_draws:
-        raise UserError(
-            f"{n_draws} matched random sets are needed and the {n_alive} alive latents of this SAE "
-            f"give {fewest}: test fewer concepts, raise alpha, or use a wider dictionary"
-        )
+        raise _too_few_sets(n_draws, n_alive)
+
+
+def _too_few_sets(n_draws: int, n_alive: int) -> UserError:
+    return UserError(
+        f"{n_draws} matched random sets are needed and the {n_alive} alive latents of this SAE give "
+        "fewer: test fewer concepts, raise alpha, or use a wider dictionary"
+    )
 
 
 def _with_support(

@@ -57,13 +57,17 @@ class Discovery:
     """Activation of each unit, for baselines that need them."""
     attribution: Scores | None = None
     _scores: dict[tuple[str, str, int], Scores] = field(default_factory=dict)
+    _tables: dict[tuple[str, int], CodeTable] = field(default_factory=dict)
 
     def table(
         self, which: str, group: int, labels: Int[np.ndarray, "n g"] | None = None
     ) -> CodeTable:
         """Codes of a dictionary with the labels of one group, the true ones or others."""
-        labels = self.labels if labels is None else labels
-        return CodeTable(self.units[which].codes, labels[:, group])
+        key = (which, group)
+        if key not in self._tables:
+            self._tables[key] = CodeTable(self.units[which].codes, self.labels[:, group])
+        table = self._tables[key]
+        return table if labels is None else table.relabelled(labels[:, group])
 
     def scores(
         self,

@@ -90,7 +90,7 @@ def read_test_images(
     batches = image_batches(source, items, backbone, batch_size, num_workers, "test images")
     for batch in batches:
         acts_btd = backbone.tap(batch.images.to(device), [layer])[layer]
-        clean = predict(readout.logits(backbone.resume(acts_btd, layer)), readout.groups)
+        clean = predict(readout.of_acts(backbone, acts_btd, layer), readout.groups)
         label_bug = torch.stack([readout.labels(item).label for item in batch.items]).to(device)
         base_bug = clean.classes if readout.per == "patch" else label_bug
         scorer = Scorer(clean, base_bug, label_bug, readout.groups)
@@ -208,8 +208,8 @@ class _Stack:
         )
 
     def _predict(self, acts: Float[Tensor, "b t d"]) -> Predictions:
-        output = self.runner.backbone.resume(acts, self.runner.layer)
-        return predict(self.runner.readout.logits(output), self.runner.readout.groups)
+        run = self.runner
+        return predict(run.readout.of_acts(run.backbone, acts, run.layer), run.readout.groups)
 
     def add(self, key: Hashable, acts: Float[Tensor, "k t d"], rows: Int[Tensor, " k"]) -> None:
         self.waiting.append((key, acts, rows))

@@ -73,8 +73,8 @@ def examples_figure(outcome: Outcome, v: Verdict) -> "Figure | None":
 def _predict(outcome: Outcome, batch: Batch, steering: Steering | None) -> Predictions:
     setting, encoded = outcome.setting, batch.encoded["sae"]
     acts = encoded.acts if steering is None else steering.steer(encoded)
-    output = setting.backbone.resume(acts, setting.layer)
-    return predict(setting.readout.logits(output), setting.readout.groups)
+    logits = setting.readout.of_acts(setting.backbone, acts, setting.layer)
+    return predict(logits, setting.readout.groups)
 
 
 def _picture(outcome: Outcome, image: int) -> UInt8[np.ndarray, "h w 3"]:

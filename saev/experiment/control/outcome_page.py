@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datamodules.images import ScenesImages
 from saev.editing.hypothesis import ARMS
 from saev.editing.statistics import dose_response
 from saev.editing.verdict import NO_POWER, NOT_SUPPORTED, SUPPORTED, Verdict
@@ -195,6 +196,13 @@ def _settings(summary: "pd.DataFrame", outcome: Outcome) -> list[dict[str, Any]]
     return blocks
 
 
+def power_of(outcome: Outcome) -> float | None:
+    """Share of planted concepts that are supported; None where nobody planted them."""
+    if not isinstance(outcome.setting.source, ScenesImages):
+        return None
+    return float(np.mean([v.verdict == SUPPORTED for v in outcome.verdicts]))
+
+
 def _calibration(outcome: Outcome, figures: Path) -> dict[str, Any] | None:
     found = outcome.calibration
     if found is None:
@@ -203,6 +211,8 @@ def _calibration(outcome: Outcome, figures: Path) -> dict[str, Any] | None:
         "n_supported": found.n_supported,
         "n_hypotheses": found.n_hypotheses,
         "share": found.share_supported,
+        "false_discovery_rate": found.false_discovery_rate,
+        "power": power_of(outcome),
         "n_random": len(found.p_values),
         "uniformity_p": found.uniformity_p,
         "figure": _save(uniformity_figure(found.p_values), figures, "calibration"),

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from saev.editing.hypothesis import HypothesisFile
 from saev.editing.selectors import Scores, select_latents
+from saev.editing.statistics import draws_needed, rank_p
 from saev.errors import UserError
 from saev.experiment.control.discovery import Discovery
 from saev.experiment.control.readout import Readout, shuffled
@@ -27,6 +28,9 @@ class Proposal:
     """Sets of the tested size of which the best counts; one unless ``best_of`` says more."""
     score: float
     """Of the first latent, by the selector."""
+    p_selection: float | None = None
+    """Rank of the best latent's fit to the labels among the best fits to shuffled ones: whether
+    there was anything to find. None where latents were not chosen by their fit."""
     untrained: dict[int, Latents] = field(default_factory=dict)
     """The same selection in an untrained dictionary."""
     shuffled: tuple[dict[int, Latents], ...] = ()
@@ -39,6 +43,7 @@ class Proposal:
             "latents": {str(n): list(latents) for n, latents in self.latents.items()},
             "tried": [list(latents) for latents in self.tried],
             "score": self.score,
+            "p_selection": self.p_selection,
         }
 
 
@@ -92,16 +97,62 @@ class Proposer:
             raise UserError("latents: every concept needs the same number of them")
         self.n = sizes.pop()
         self.sizes = sorted({self.n, *file.table.n_latents})
+        by = file.selector.by
+        self.fit = "f1" if by in ("greedy", "logistic") else by
+        self.null: dict[int, Float[np.ndarray, " r"]] = {}
 
     def propose(self, columns: list[int]) -> list[Proposal]:
         """One hypothesis per column; the controls' selections with it."""
+        self._draw_null(columns)
         repeats = [self._shuffled_scores() for _ in range(self.file.shuffles)]
         return [self._propose(column, repeats) for column in columns]
 
-    def recalibrate(self, columns: list[int]) -> dict[int, Latents]:
-        """Column → latents chosen on freshly shuffled labels."""
+    def recalibrate(self, columns: list[int]) -> dict[int, tuple[Latents, float | None]]:
+        """Column → latents chosen on freshly shuffled labels, and the p of that choice."""
         scores, labels = self._shuffled_scores()
-        return {c: self._select("sae", scores, c, self.n, labels) for c in columns}
+        chosen = {c: self._select("sae", scores, c, self.n, labels) for c in columns}
+        fits = self._fits(labels, scores) if self.null else scores
+        return {c: (latents, self._p_selection(fits, c, latents)) for c, latents in chosen.items()}
+
+    # --- is there anything to find? ---------------------------------------------------------
+
+    def _draw_null(self, columns: list[int]) -> None:
+        """For every column the best fit of any latent to labels shuffled again and again.
+
+        A latent chosen on shuffled labels may still be the concept's by luck; that it is no
+        discovery shows in its fit alone. As many shuffles as α needs after correction.
+        """
+        if self.by_hand or self.file.selector.by == "attribution":
+            return
+        n = self.file.draws or draws_needed(self.file.alpha, len(columns))
+        rng = np.random.default_rng([self.file.seed, 3])
+        best_rc = np.empty((n, len(columns)))
+        for r in range(n):
+            fits = self._fits(self._shuffle(rng))
+            best_rc[r] = [self._best(fits, column) for column in columns]
+        self.null = dict(zip(columns, best_rc.T, strict=True))
+
+    def _fits(
+        self, labels: np.ndarray | None, scores: dict[int, Scores] | None = None
+    ) -> dict[int, Scores]:
+        """Scores that a fit is judged by: the selector's own, or F1 where those take long.
+
+        ``scores`` are the selector's on these labels, where they are there already.
+        """
+        if scores is not None and self.fit == self.file.selector.by:
+            return scores
+        n_columns = len(self.readout.concepts)
+        groups = range(len(self.readout.groups.spans))
+        return {g: self.discovery.scores("sae", self.fit, g, n_columns, labels) for g in groups}
+
+    def _best(self, fits: dict[int, Scores], column: int) -> float:
+        return float(fits[self.readout.groups.of(column)][self.alive["sae"], column].max())
+
+    def _p_selection(self, fits: dict[int, Scores], column: int, latents: Latents) -> float | None:
+        if column not in self.null:
+            return None
+        fit = float(fits[self.readout.groups.of(column)][latents[0], column])
+        return rank_p(fit, self.null[column])
 
     def _propose(
         self, column: int, repeats: list[tuple[dict[int, Scores], np.ndarray]]
@@ -125,6 +176,7 @@ class Proposer:
             latents,
             tried,
             float(scores[group][latents[self.n][0], column]),
+            self._p_selection(self._fits(None), column, latents[self.n]) if self.null else None,
             {n: self._select("untrained", self._scores("untrained"), column, n, None)
              for n in self.sizes},
             tuple(
@@ -161,19 +213,17 @@ class Proposer:
         return {g: self.discovery.scores(which, method, g, n_columns) for g in groups}
 
     def _shuffled_scores(self) -> tuple[dict[int, Scores], Int[np.ndarray, "n g"]]:
-        labels = shuffled(
-            self.discovery.labels,
-            self.discovery.image,
-            self.readout.groups,
-            self.readout.per,
-            self.rng,
-        )
+        labels = self._shuffle(self.rng)
         n_columns = len(self.readout.concepts)
         groups = range(len(self.readout.groups.spans))
         if self.file.selector.by == "attribution":
             return self._other_class_attribution(), labels
         by = self.file.selector.by
         return {g: self.discovery.scores("sae", by, g, n_columns, labels) for g in groups}, labels
+
+    def _shuffle(self, rng: np.random.Generator) -> Int[np.ndarray, "n g"]:
+        found, readout = self.discovery, self.readout
+        return shuffled(found.labels, found.image, readout.groups, readout.per, rng)
 
     def _other_class_attribution(self) -> dict[int, Scores]:
         """Attributions to another class of the group: the labels do not enter them."""

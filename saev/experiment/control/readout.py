@@ -50,6 +50,14 @@ class Readout:
     logits: Callable[[BackboneOutput], Float[Tensor, "b u c"]]
     labels: Callable[[ImageItem], UnitLabels]
     module: nn.Module | None = None
+    rows: tuple[int, ...] | None = None
+    """Positions of the only tokens that the head looks at; None: it may look at anything."""
+
+    def of_acts(
+        self, backbone: Backbone, acts: Float[Tensor, "b t d"], layer: int
+    ) -> Float[Tensor, "b u c"]:
+        """What the head says when the model runs on from these activations at a tap."""
+        return self.logits(backbone.resume(acts, layer, self.rows))
 
     def column(self, concept: str) -> int:
         """Of a concept; raises ``UserError`` for one that the head does not know."""
@@ -91,9 +99,10 @@ def _trained(head: TrainedHead, backbone: Backbone, source: ImageSource) -> Read
     backgrounds = frozenset(i for i, name in enumerate(head.class_names) if name == "background")
     groups = Groups(((0, len(head.class_names)),), backgrounds)
     if head.kind != "segmentation":
+        rows = head.reading.positions if head.features == "class" else None
         return Readout(
             head.name, "image", tuple(head.class_names), groups,
-            lambda output: head(output)[:, None], _image_labels(columns), head,
+            lambda output: head(output)[:, None], _image_labels(columns), head, rows,
         )  # fmt: skip
 
     def labels(item: ImageItem) -> UnitLabels:
@@ -184,9 +193,11 @@ def shuffled(labels: np.ndarray, image: np.ndarray, groups: Groups, per: str, rn
     places at random, so that regions stay regions and only what they are called is lost; permuting
     masks among images would keep it where all images have one layout.
     """
-    if per == "image":
-        return labels[rng.permutation(len(labels))]
     renamed = labels.copy()
+    if per == "image":
+        known = np.flatnonzero((labels >= 0).all(1))
+        renamed[known] = labels[rng.permutation(known)]
+        return renamed
     for g, (first, last) in enumerate(groups.spans):
         classes = np.array([c for c in range(first, last) if c not in groups.backgrounds])
         for one in np.unique(image):

@@ -21,7 +21,7 @@ from saev.modules.heads import load_head
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking, print_table
 
-HYPOTHESES_DIR = Path(__file__).resolve().parents[2] / "conf" / "hypotheses"
+HYPOTHESES_DIR = Path(__file__).resolve().parents[3] / "conf" / "hypotheses"
 
 
 def intervene_and_report(
@@ -125,6 +125,7 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
     metrics["intervene/share_supported"] = metrics["intervene/n_supported"] / len(rows)
     if outcome.calibration is not None:
         metrics["intervene/shuffled_supported"] = outcome.calibration.share_supported
+        metrics["intervene/false_discovery_rate"] = outcome.calibration.false_discovery_rate
         metrics["intervene/uniformity_p"] = outcome.calibration.uniformity_p
     return metrics
 
