@@ -4,6 +4,7 @@ Suffixes: r draws, n images, h hypotheses.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -103,6 +104,11 @@ def judge(
     """
     rng = np.random.default_rng(seed)
     rows = [_measure(n, e, latents[n], alpha / len(evidence), rng) for n, e in evidence.items()]
+    return decide(rows, alpha, smallest_effect)
+
+
+def decide(rows: Sequence[Verdict], alpha: float, smallest_effect: float) -> list[Verdict]:
+    """Verdicts on hypotheses that are measured already, corrected together."""
     q = benjamini_hochberg([_weakest(row)[0] for row in rows])
     return [
         _decide(replace(row, q=float(value)), alpha, smallest_effect)

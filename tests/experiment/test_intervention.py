@@ -28,7 +28,7 @@ from saev.experiment.control.controlled import Setting, evidence_of, run_experim
 from saev.experiment.control.outcome_files import SUMMARY_COLUMNS, write_files
 from saev.experiment.control.outcome_page import write_page
 from saev.experiment.control.readout import make_readout
-from saev.experiment.control.report import read_hypothesis
+from saev.experiment.control.report import HYPOTHESES_DIR, read_hypothesis
 from saev.modules.heads import Reading, TrainedHead, backbone_identity
 from saev.sae import SparseAutoencoder
 from saev.sae.config import SAEConfig
@@ -409,7 +409,7 @@ def test_concepts_without_support_are_left_out_with_a_reason(folder):
     assert len(found.left_out) + len(found.verdicts) == N_CLASSES
 
 
-@pytest.mark.parametrize("name", ["ade20k", "camvid", "caltech", "cub", "scenes"])
+@pytest.mark.parametrize("name", sorted(p.stem for p in HYPOTHESES_DIR.glob("*.yaml")))
 def test_every_hypothesis_that_comes_along_is_found_by_its_name(name):
     file, text = read_hypothesis(name, None)
     assert file.to_dict() == HypothesisFile.from_dict(yaml.safe_load(text), name).to_dict()

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from saev.editing.hypothesis import HypothesisFile
 from saev.editing.statistics import rank_p, uniformity_p
 from saev.editing.tally import Tally
-from saev.editing.verdict import SUPPORTED, Evidence, Verdict, judge
+from saev.editing.verdict import SUPPORTED, Evidence, Verdict, decide, judge
 from saev.experiment.control.arms import ArmPlan
 from saev.experiment.control.proposal import Latents
 
@@ -43,6 +43,7 @@ class Calibration:
 
 def calibrate(
     evidence: Mapping[str, Evidence],
+    verdicts: Sequence[Verdict],
     plan: ArmPlan,
     tallies: Mapping[Hashable, Tally],
     images_of: Mapping[str, Bool[np.ndarray, " n"]],
@@ -68,11 +69,12 @@ def calibrate(
                 one, selected=selected, random=null, directions={}, best_of=1,
                 p_selection=p_selection,
             )  # fmt: skip
-        found = _judge(repeat, file)
+        latents_of = {SHUFFLED + c: list(latents) for c, (latents, _) in selection.items()}
+        found = judge(repeat, latents_of, file.alpha, file.smallest_effect)
         n += len(found)
         n_supported += len(_supported(found))
         n_below += sum(row.p <= file.alpha for row in found)
-        together = _supported(_judge({**evidence, **repeat}, file))
+        together = _supported(decide([*verdicts, *found], file.alpha, file.smallest_effect))
         false = [name for name in together if name.startswith(SHUFFLED)]
         false_shares.append(len(false) / max(len(together), 1))
     p_values = random_p_values(evidence, plan, pools)
@@ -80,11 +82,6 @@ def calibrate(
         n, n_supported, n_supported / max(n, 1), float(np.mean(false_shares)), n_below,
         uniformity_p(np.array(p_values)), p_values,
     )  # fmt: skip
-
-
-def _judge(evidence: Mapping[str, Evidence], file: HypothesisFile) -> list[Verdict]:
-    latents: dict[str, list[int]] = {name: [] for name in evidence}
-    return judge(dict(evidence), latents, file.alpha, file.smallest_effect)
 
 
 def _supported(rows: Sequence[Verdict]) -> list[str]:

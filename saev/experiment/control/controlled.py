@@ -169,7 +169,7 @@ def _test(
     if repeats:
         chosen = [{p.concept: repeat[p.column] for p in proposals} for repeat in repeats]
         outcome.calibration = calibrate(
-            evidence, plan, tallies, images_of, chosen, shuffled_keys, file
+            evidence, outcome.verdicts, plan, tallies, images_of, chosen, shuffled_keys, file
         )
     return outcome
 
