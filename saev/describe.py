@@ -13,14 +13,11 @@ from omegaconf import DictConfig
 
 from saev.errors import UserError
 from saev.experiment import tracked_run
-from saev.experiment.atlas.description import (
-    AtlasSettings,
-    NamingSettings,
-    baseline_table,
-    describe_dictionary,
-    write_tables,
-)
+from saev.experiment.atlas.baseline_table import baseline_table
+from saev.experiment.atlas.code_pass import ImageList
+from saev.experiment.atlas.description import describe_dictionary, write_tables
 from saev.experiment.atlas.pages import write_pages
+from saev.experiment.atlas.settings import AtlasSettings, NamingSettings
 from saev.experiment.dictionary import images_for, open_dictionary
 from saev.latents.atlas import Atlas
 from saev.tracking import command, print_next, print_table
@@ -61,7 +58,8 @@ def describe(cfg: DictConfig) -> dict[str, float]:
             return {}
         write_tables(found, folder)
         if atlas.baseline_images:
-            table = baseline_table(found, sae, backbone, folder, atlas, device)
+            some = ImageList.of(sources, atlas.baseline_images)
+            table = baseline_table(sae, backbone, some, folder, atlas, device)
             table.to_parquet(folder / "baselines.parquet", index=False)
             _show_baselines(table)
         path = out_dir / "metrics.json"

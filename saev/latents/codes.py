@@ -3,7 +3,6 @@
 Suffixes: b images, p tokens chosen per image, s latents, n stored codes, e embedding, c classes.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,8 +83,10 @@ class PartBuilder:
     @torch.no_grad()
     def add(self, z_bps: Float[Tensor, "b p s"], normal_bp: Bool[Tensor, "b p"]) -> None:
         """The codes of a few images; those of tokens that are not normal are left out."""
-        z = (z_bps * normal_bp[..., None]).flatten(0, 1)
+        z = z_bps.flatten(0, 1)
         row, latent = (z > 0).nonzero(as_tuple=True)
+        kept = normal_bp.flatten()[row]
+        row, latent = row[kept], latent[kept]
         self._value.append(z[row, latent].float().cpu())
         self._row.append((row + self.n_images * self.n_tokens).int().cpu())
         self._latent.append(latent.int().cpu())
@@ -143,10 +144,3 @@ def per_image(
         token=(row[at_max[first]] % n_tokens).astype(np.int64),
         count=counts.astype(np.int64),
     )
-
-
-def concatenate(parts: Iterable[ImageCodes]) -> ImageCodes:
-    """Image codes of several parts with disjoint images, sorted again by latent, then image."""
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    order = np.lexsort((columns[1], columns[0]))
-    return ImageCodes(*(column[order] for column in columns))

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from saev.errors import UserError
-from saev.latents.codes import CodePart, ImageCodes, concatenate, per_image
+from saev.latents.codes import CodePart, ImageCodes, per_image
 
 MANIFEST = "codes.json"
 FORMAT_VERSION = 1
@@ -139,6 +139,13 @@ class CodeStore:
             raise self._damaged(part)
         return codes
 
+    def remove(self) -> None:
+        """Deletes the files, and the folder where nothing else is in it."""
+        for path in (*map(self.path, range(self.n_parts)), self.folder / MANIFEST):
+            path.unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
     def parts(self) -> Iterator[tuple[range, CodePart]]:
         """Every part with the positions of its images, in order."""
         for part in range(self.n_parts):
@@ -179,21 +186,21 @@ class CodeStore:
 
         A row counts position of the image · n_tokens + token over all images.
         """
-        columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [
-            self._slice(part, first, last) for part in range(self.n_parts)
-        ]
-        latent, row, value = (np.concatenate(column) for column in zip(*columns, strict=True))
-        order = latent.argsort(kind="stable")
-        return latent[order], row[order], value[order]
+        parts = [self._slice(part, first, last) for part in range(self.n_parts)]
+        counts = np.stack([np.diff(indptr) for indptr, _, _ in parts])  # parts × latents
+        total = int(counts.sum())
+        row, value = np.empty(total, np.int64), np.empty(total, np.float32)
+        # where each part's codes of each latent begin: latents in order, within one the parts
+        starts = (counts.T.ravel().cumsum() - counts.T.ravel()).reshape(counts.T.shape).T
+        for (indptr, part_row, part_value), count, start in zip(parts, counts, starts, strict=True):
+            place = np.arange(len(part_row)) + np.repeat(start - (indptr[:-1] - indptr[0]), count)
+            row[place], value[place] = part_row, part_value
+        return np.repeat(np.arange(first, last), counts.sum(0)), row, value
 
     def image_codes(self, first: int = 0, last: int | None = None) -> ImageCodes:
         """Codes per image of latents ``first`` to ``last`` (excluded), by position of the image."""
         last = self.n_latents if last is None else last
-        parts = []
-        for part in range(self.n_parts):
-            latent, row, value = self._slice(part, first, last)
-            parts.append(per_image(latent, row, value, self.n_tokens))
-        return concatenate(parts)
+        return per_image(*self.token_codes(first, last), self.n_tokens)
 
     def image_map(self, image: int, latents: Int[np.ndarray, " k"]) -> Float[np.ndarray, "k p"]:
         """Dense codes of some latents on one image's tokens."""
@@ -217,10 +224,10 @@ class CodeStore:
                 begin, end = int(indptr[0]), int(indptr[-1])
                 row = file.get_slice("row")[begin:end].astype(np.int64)
                 value = file.get_slice("value")[begin:end]
-            return np.repeat(np.arange(first, last), np.diff(indptr)), row, value
+            return indptr, row, value
 
-        latent, row, value = self._guarded(part, read)
-        return latent, row + self.images_of(part).start * self.n_tokens, value
+        indptr, row, value = self._guarded(part, read)
+        return indptr, row + self.images_of(part).start * self.n_tokens, value
 
     def _array(self, part: int, name: str) -> Any:
         from safetensors import safe_open

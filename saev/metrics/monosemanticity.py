@@ -24,6 +24,13 @@ class Monosemanticity(NamedTuple):
     support: Float[Tensor, " s"]
     """Effective number of images A²/Q. Two images of one class by luck give a high score, so
     nothing below about 10 should be trusted."""
+    deviation: Float[Tensor, " s"]
+    """Standard deviation of ``ms`` over all ways to deal the same codes out to other images."""
+
+    @property
+    def null(self) -> Float[Tensor, " s"]:
+        """95 % level of ``ms`` with images shuffled, as if normally distributed."""
+        return self.chance + 1.645 * self.deviation
 
 
 class MonosemanticityScore(Metric):
@@ -33,7 +40,9 @@ class MonosemanticityScore(Metric):
     code 0 (any sparse latent), A = Σa, Q = Σa², P = Σ a·e, the double sum is (‖P‖² − Q)/(A² − Q);
     the largest code cancels. All states are sums, so shards and ranks add up exactly.
 
-    Null value: ``chance``. Dead latents and those of a single image are nan.
+    Null value: ``chance`` is the exact mean of the score when the images are permuted and
+    ``deviation`` its exact standard deviation (:func:`permutation_variance`), so no permutation is
+    ever drawn. Dead latents and those of a single image are nan.
     Source: Pach et al. 2025 (arXiv 2504.02821); the *weighted mean* of their released code. Dividing
     by the number of pairs instead gives values hundreds of times smaller and is another metric.
     """
@@ -44,8 +53,11 @@ class MonosemanticityScore(Metric):
     n: Tensor
     total_s: Tensor
     squares_s: Tensor
+    cubes_s: Tensor
+    fourths_s: Tensor
     weighted_se: Tensor
     sum_e: Tensor
+    gram_ee: Tensor
 
     def __init__(self, n_latents: int, width: int) -> None:
         super().__init__()
@@ -53,8 +65,11 @@ class MonosemanticityScore(Metric):
         for name, shape in (
             ("total_s", (n_latents,)),
             ("squares_s", (n_latents,)),
+            ("cubes_s", (n_latents,)),
+            ("fourths_s", (n_latents,)),
             ("weighted_se", (n_latents, width)),
             ("sum_e", (width,)),
+            ("gram_ee", (width, width)),
         ):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -71,8 +86,11 @@ class MonosemanticityScore(Metric):
         n_latents = len(self.total_s)
         self.n += len(unit_be)
         self.sum_e += unit_be.sum(0)
+        self.gram_ee += unit_be.T @ unit_be
         self.total_s.index_add_(0, latent_n, code_n)
         self.squares_s.index_add_(0, latent_n, code_n.square())
+        self.cubes_s.index_add_(0, latent_n, code_n**3)
+        self.fourths_s.index_add_(0, latent_n, code_n**4)
         codes_sb = torch.sparse_coo_tensor(
             torch.stack([latent_n, image_n]),
             code_n,
@@ -89,7 +107,52 @@ class MonosemanticityScore(Metric):
         ms = torch.where(known, similar / pairs, torch.nan)
         chance = (self.sum_e.square().sum() - self.n) / (self.n * (self.n - 1))
         support = torch.where(self.squares_s > 0, self.total_s.square() / self.squares_s, 0.0)
-        return Monosemanticity(ms, chance, (ms - chance) / (1 - chance), support)
+        variance = permutation_variance(
+            _Moments(
+                pairs,
+                self.squares_s.square() - self.fourths_s,
+                self.total_s.square() * self.squares_s
+                - 2 * self.total_s * self.cubes_s
+                + self.fourths_s,
+            ),
+            _Moments(
+                self.sum_e.square().sum() - self.n,
+                self.gram_ee.square().sum() - self.n,
+                self.sum_e @ self.gram_ee @ self.sum_e - 2 * self.sum_e.square().sum() + self.n,
+            ),
+            self.n,
+        )
+        deviation = torch.where(known, variance.clamp_min(0).sqrt() / pairs, torch.nan)
+        return Monosemanticity(ms, chance, (ms - chance) / (1 - chance), support, deviation)
+
+
+class _Moments(NamedTuple):
+    """What the variance asks of a symmetric matrix without its diagonal."""
+
+    total: Tensor  # Σ_ij X_ij
+    squares: Tensor  # Σ_ij X_ij²
+    rows: Tensor  # Σ_i (Σ_j X_ij)²
+
+
+def permutation_variance(x: _Moments, y: _Moments, n: Tensor) -> Tensor:
+    """Variance of Σ_ij X_ij·Y_π(i)π(j) over all permutations π of ``n`` > 3 places.
+
+    Two pairs of places coincide, share one place or none; each case is uniform over such pairs.
+    Source: Mantel 1967.
+    """
+    same = n * (n - 1)
+    share = same * (n - 2)
+    apart = share * (n - 3)
+
+    def disjoint(m: _Moments) -> Tensor:
+        return m.total.square() - 4 * m.rows + 2 * m.squares
+
+    second = (
+        2 * x.squares * y.squares / same
+        + 4 * (x.rows - x.squares) * (y.rows - y.squares) / share
+        + disjoint(x) * disjoint(y) / apart
+    )
+    return second - (x.total * y.total / same).square()
 
 
 def clarity(embedding_ne: Float[np.ndarray, "n e"]) -> float:

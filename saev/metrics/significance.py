@@ -18,8 +18,15 @@ GRID_RATIO = 1.1
 """Concepts whose numbers of positives differ by less than this share one null."""
 GRID_FROM = 20
 """Below this many positives every number has its own null."""
+ROUNDING = 1e-6
+"""Scores in single precision that differ by less are equal."""
 COLUMNS = 512
 """Permutations multiplied with the ranks at once."""
+DENSE_LABELS = 2**26
+"""Labels above which maps are not written out as a table: 256 MB."""
+CONCEPTS_PER_LABEL = 16
+"""A table of labels costs a multiplication per concept, a list of them one addition in memory per
+label, which takes as long as about so many multiplications."""
 
 
 def auroc_max_null(
@@ -75,9 +82,12 @@ def auroc_max_null_of_maps(
     null = np.full((labels.shape[1], n_permutations), np.nan)
     for draw in range(n_permutations):
         donor = row_at[rng.permutation(n_images)[images], places]
-        moved = labels[np.maximum(donor, 0)].toarray().astype(np.float32)
-        moved[donor < 0] = 0
-        null[:, draw] = _largest(ranks, silent_rank, moved)
+        moved = labels[np.maximum(donor, 0)]
+        if (donor < 0).any():
+            moved = sparse.csr_matrix(sparse.diags((donor >= 0).astype(float)) @ moved)
+            moved.eliminate_zeros()
+        positives = np.asarray(moved.sum(0), np.float64).ravel()
+        null[:, draw] = _best_auroc(_rank_sums(ranks, moved), silent_rank, positives, codes.n_rows)
     return null
 
 
@@ -88,7 +98,7 @@ def permutation_p(
     p = np.full(observed.shape, np.nan)
     for concept, draws in enumerate(null):
         if not np.isnan(draws).any():
-            below = np.searchsorted(np.sort(draws), observed[..., concept] - 1e-12)
+            below = np.searchsorted(np.sort(draws), observed[..., concept] - ROUNDING)
             p[..., concept] = (1 + len(draws) - below) / (1 + len(draws))
     return np.where(np.isnan(observed), np.nan, p)
 
@@ -137,7 +147,8 @@ def _ranks(codes: Codes) -> tuple[sparse.csr_matrix, Float[np.ndarray, " s"]]:
     silent_rank = (codes.n_rows - np.diff(bounds) + 1) / 2
     above = midrank - silent_rank[ordered.latent]
     shape = (codes.n_latents, codes.n_rows)
-    return sparse.csr_matrix((above, ordered.row, bounds), shape=shape), silent_rank
+    values = above.astype(np.float32)
+    return sparse.csr_matrix((values, ordered.row, bounds), shape=shape), silent_rank
 
 
 def _largest(
@@ -147,10 +158,35 @@ def _largest(
 ) -> Float[np.ndarray, " k"]:
     """The best latent's AUROC for every column of labels."""
     positives = labels.sum(0, dtype=np.float64)
-    above = ranks.astype(np.float32) @ labels + silent_rank[:, None] * positives
+    return _best_auroc(ranks @ labels, silent_rank, positives, ranks.shape[1])
+
+
+def _best_auroc(
+    above: Float[np.ndarray, "s k"],
+    silent_rank: Float[np.ndarray, " s"],
+    positives: Float[np.ndarray, " k"],
+    n_rows: int,
+) -> Float[np.ndarray, " k"]:
     with np.errstate(divide="ignore", invalid="ignore"):
-        u = above - positives * (positives + 1) / 2
-        return (u / (positives * (ranks.shape[1] - positives))).max(0)
+        u = above + silent_rank[:, None] * positives - positives * (positives + 1) / 2
+        return (u / (positives * (n_rows - positives))).max(0)
+
+
+def _rank_sums(ranks: sparse.csr_matrix, labels: sparse.csr_matrix) -> Float[np.ndarray, "s c"]:
+    """ranks @ labels, for a few labels per row without ever holding a rows × concepts table."""
+    n_labels = np.diff(labels.indptr)
+    most, n_rows, n_concepts = int(n_labels.max(initial=0)), labels.shape[0], labels.shape[1]
+    if n_concepts <= CONCEPTS_PER_LABEL * most and n_rows * n_concepts <= DENSE_LABELS:
+        return ranks @ labels.toarray().astype(np.float32)
+    n_latents = ranks.shape[0]
+    latent = np.repeat(np.arange(n_latents), np.diff(ranks.indptr))
+    sums = np.zeros(n_latents * n_concepts)
+    for place in range(most):
+        has = (n_labels > place)[ranks.indices]
+        label = labels.indptr[ranks.indices[has]] + place
+        key = latent[has] * n_concepts + labels.indices[label]
+        sums += np.bincount(key, ranks.data[has] * labels.data[label], len(sums))
+    return sums.reshape(n_latents, n_concepts)
 
 
 def _grid(n_positives: Int[np.ndarray, " c"], n_rows: int) -> Int[np.ndarray, " c"]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from saev.latents.codes import per_image
-from saev.latents.samples import collect_samples
+from saev.latents.samples import centred, collect_samples
 
 
 def samples_of(peaks: np.ndarray, n_top: int = 4, **kwargs):
@@ -12,7 +12,7 @@ def samples_of(peaks: np.ndarray, n_top: int = 4, **kwargs):
     codes = per_image(latent, image, peaks[latent, image].astype(np.float32), 1)
     embedding = np.random.default_rng(0).standard_normal((peaks.shape[1], 4)).astype(np.float32)
     embedding = kwargs.pop("embedding", embedding)
-    return collect_samples(codes, range(len(peaks)), embedding, n_top=n_top, **kwargs)
+    return collect_samples(codes, range(len(peaks)), centred(embedding), n_top=n_top, **kwargs)
 
 
 def images(samples, latent: int, role: str) -> list[int]:
@@ -51,3 +51,21 @@ def test_latents_do_not_depend_on_each_other() -> None:
     whole, chunk = samples_of(peaks), samples_of(np.vstack([peaks[:2] * 0, peaks[2:]]))
     for latent in (2, 3, 4):
         assert images(whole, latent, "decile") == images(chunk, latent, "decile")
+
+
+def test_strongest_on_the_class_token_are_a_list_of_their_own() -> None:
+    """Two tokens per image, the first of them the class token."""
+    peaks = np.zeros((2, 20, 2))
+    rng = np.random.default_rng(3)
+    peaks[0, :, 0], peaks[0, :, 1] = rng.permutation(20), 30 + rng.permutation(20)
+    peaks[1, 4, 1] = 1  # never fires on the class token
+    latent, row = peaks.reshape(2, -1).nonzero()
+    value = peaks.reshape(2, -1)[latent, row].astype(np.float32)
+    on_class = row % 2 == 0
+    found = collect_samples(
+        per_image(latent, row, value, 2), range(2), centred(rng.standard_normal((20, 3))), n_top=3,
+        on_class_token=per_image(latent[on_class], row[on_class], value[on_class], 2),
+    )  # fmt: skip
+    assert images(found, 0, "class") == (-peaks[0, :, 0]).argsort()[:3].tolist()
+    assert images(found, 0, "max") == (-peaks[0, :, 1]).argsort()[:3].tolist()
+    assert images(found, 1, "class") == [] and images(found, 1, "max") == [4]

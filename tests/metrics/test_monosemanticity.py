@@ -1,5 +1,6 @@
 """The one-pass score against the double loop over image pairs, and against its chance level."""
 
+import itertools
 import math
 
 import numpy as np
@@ -60,6 +61,26 @@ def test_random_latents_stand_at_the_chance_level() -> None:
     found = score(codes, rng.standard_normal((400, 8)) + 0.6).compute()
     assert float(found.ms.mean()) == pytest.approx(float(found.chance), abs=0.003)
     assert float(found.corrected.mean()) == pytest.approx(0, abs=0.005)
+
+
+def test_deviation_is_that_of_all_permutations() -> None:
+    rng = np.random.default_rng(2)
+    codes = rng.exponential(size=(5, 3))
+    codes[[0, 1, 2, 0], [0, 1, 2, 2]] = 0  # the score takes the smallest code to be 0
+    embedding = rng.standard_normal((5, 4))
+    drawn = np.stack(
+        [double_loop(codes, embedding[list(order)]) for order in itertools.permutations(range(5))]
+    )
+    found = score(codes, embedding, n_batches=2).compute()
+    np.testing.assert_allclose(found.deviation.numpy(), drawn.std(0), rtol=1e-9)
+    np.testing.assert_allclose(float(found.chance), drawn.mean(0), rtol=1e-9)
+
+
+def test_five_percent_of_random_latents_pass_the_null() -> None:
+    rng = np.random.default_rng(4)
+    codes = rng.exponential(size=(300, 1000)) * (rng.random((300, 1000)) < 0.2)
+    found = score(codes, rng.standard_normal((300, 6)) + 0.4).compute()
+    assert 0.03 < float((found.ms > found.null).double().mean()) < 0.08
 
 
 def test_support_is_the_effective_number_of_images() -> None:

@@ -68,6 +68,25 @@ def test_maps_that_move_keep_their_layout() -> None:
     assert null.min() == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("per_label", [0, 10**6])
+def test_maps_without_a_table_score_as_with_one(monkeypatch: pytest.MonkeyPatch, per_label) -> None:
+    """Both ways of adding ranks up equal recomputing every score on the moved labels."""
+    monkeypatch.setattr("saev.metrics.significance.CONCEPTS_PER_LABEL", per_label)
+    rng = np.random.default_rng(5)
+    images, places = np.repeat(np.arange(6), 5), np.tile(np.arange(5), 6)
+    kept = rng.random(30) < 0.8  # some patches are not usable
+    dense = random_codes(30, 7, seed=8)[kept]
+    labels = sparse.csr_matrix((rng.random((30, 3)) < 0.4) * rng.random((30, 3)))
+    codes = sparse_codes(dense)
+    null = auroc_max_null_of_maps(codes, labels[kept], images[kept], places[kept], 4, seed=1)
+    rng = np.random.default_rng(1)
+    for draw in range(4):
+        donor = rng.permutation(6)[images] * 5 + places
+        moved = labels[donor].multiply(kept[donor][:, None]).tocsr()[kept]
+        slow = score_pairs(codes, sparse.csr_matrix(moved)).auroc.max(0)
+        np.testing.assert_allclose(null[:, draw], slow, atol=1e-6)
+
+
 def test_benjamini_hochberg_by_hand() -> None:
     q = benjamini_hochberg(np.array([0.01, np.nan, 0.04, 0.03]))
     assert q[[0, 2, 3]].tolist() == pytest.approx([0.03, 0.04, 0.04])

@@ -65,6 +65,10 @@ class ImageList:
         places = [index for index, (own, _) in enumerate(self.entries) if own == name]
         return (places[0] if places else 0), [self.entries[index][1] for index in places]
 
+    def source_of(self, item: ImageItem) -> ImageSource:
+        """The source that an item belongs to."""
+        return self.sources[next(name for name, one in self.entries if one == item)]
+
     def picture(self, index: int, backbone: Backbone) -> UInt8[np.ndarray, "h w 3"]:
         """One image as the model sees it; grey where it is broken."""
         name, item = self.entries[index]
@@ -91,6 +95,37 @@ class _Joined(ImageDataset):
         return single[0]._replace(position=self.indices[position])
 
 
+def image_batches(
+    images: ImageList,
+    indices: Sequence[int],
+    backbone: Backbone,
+    batch_size: int,
+    num_workers: int,
+) -> Iterator[tuple[Tensor, Bool[Tensor, " b"]]]:
+    """Pixels of images in the order given, and which of them are whole; broken ones are zeros."""
+    loader = DataLoader(
+        _Joined(images, indices, backbone.transform),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=ImageDataset.collate,
+    )
+    place = {index: number for number, index in enumerate(indices)}
+    first = 0
+    for batch in loader:
+        batch: ImageBatch
+        for item, error in batch.broken:
+            images.source_of(item).report_broken(item, error)
+        n = len(batch.items) + len(batch.broken)
+        pixels = torch.zeros(n, 3, *backbone.image_size)
+        whole = torch.zeros(n, dtype=torch.bool)
+        places = [place[position] - first for position in batch.positions]
+        if places:
+            pixels[places] = batch.images
+            whole[places] = True
+        first += n
+        yield pixels, whole
+
+
 class CodePass:
     """Runs the backbone over the images of missing parts and writes their codes.
 
@@ -100,6 +135,7 @@ class CodePass:
         images: in store order.
         encoder: of the chosen tokens' raw activations.
         store: of these images and of this encoder's units.
+        also: further encoders of the same tokens, each with its store; the backbone runs once.
     """
 
     def __init__(
@@ -110,6 +146,7 @@ class CodePass:
         encoder: Encoder,
         store: CodeStore,
         *,
+        also: Sequence[tuple[Encoder, CodeStore]] = (),
         batch_size: int = 32,
         num_workers: int = 2,
         device: str | torch.device = "cpu",
@@ -117,86 +154,76 @@ class CodePass:
         assert sae.cfg.layer is not None and sae.cfg.tokens is not None
         self.device = torch.device(device)
         self.backbone, self.sae = backbone.to(self.device), sae.to(self.device)
-        self.images, self.encoder, self.store = images, encoder, store
+        self.images, self.targets = images, [(encoder, store), *also]
         self.layer, self.batch_size, self.num_workers = sae.cfg.layer, batch_size, num_workers
         self.positions = backbone.token_indices(sae.cfg.tokens["which"]).to(self.device)
 
     def run(self, index: int = 0, count: int = 1) -> None:
         """Writes every missing part that is this process's: those with number % count = index."""
-        todo = [part for part in self.store.missing() if part % count == index]
+        store = self.targets[0][1]
+        missing = {part for _, one in self.targets for part in one.missing()}
+        todo = [part for part in sorted(missing) if part % count == index]
         with Progress(transient=True, disable=not todo) as progress:
-            n_images = sum(len(self.store.images_of(part)) for part in todo)
+            n_images = sum(len(store.images_of(part)) for part in todo)
             task = progress.add_task("encoding images", total=n_images)
             for part in todo:
-                self.store.write(part, self._part(list(self.store.images_of(part))))
-                progress.advance(task, len(self.store.images_of(part)))
+                indices = list(store.images_of(part))
+                codes = self._part(indices)
+                for (_, target), found in zip(self.targets, codes, strict=True):
+                    target.write(part, found)
+                progress.advance(task, len(indices))
 
     @torch.no_grad()
-    def _part(self, indices: list[int]) -> CodePart:
-        builder = PartBuilder(self.store.n_latents, self.store.n_tokens)
-        for pixels, whole in self._batches(indices):
-            self._encode(pixels.to(self.device), whole.to(self.device), builder)
-        return builder.build()
-
-    def _batches(self, indices: list[int]) -> Iterator[tuple[Tensor, Bool[Tensor, " b"]]]:
-        """Images in order, and which of them are whole; broken ones are zeros."""
-        loader = DataLoader(
-            _Joined(self.images, indices, self.backbone.transform),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            collate_fn=ImageDataset.collate,
+    def _part(self, indices: list[int]) -> list[CodePart]:
+        builders = [PartBuilder(one.n_latents, one.n_tokens) for _, one in self.targets]
+        batches = image_batches(
+            self.images, indices, self.backbone, self.batch_size, self.num_workers
         )
-        first = 0
-        for batch in loader:
-            batch: ImageBatch
-            for item, error in batch.broken:
-                self._source_of(item).report_broken(item, error)
-            n = len(batch.items) + len(batch.broken)
-            pixels = torch.zeros(n, 3, *self.backbone.image_size)
-            whole = torch.zeros(n, dtype=torch.bool)
-            places = [indices.index(position) - first for position in batch.positions]
-            if places:
-                pixels[places] = batch.images
-                whole[places] = True
-            first += n
-            yield pixels, whole
-
-    def _source_of(self, item: ImageItem) -> ImageSource:
-        return self.images.sources[next(name for name, one in self.images.entries if one == item)]
+        for pixels, whole in batches:
+            self._encode(pixels.to(self.device), whole.to(self.device), builders)
+        return [builder.build() for builder in builders]
 
     def _encode(
-        self, pixels: Float[Tensor, "b 3 h w"], whole: Bool[Tensor, " b"], builder: PartBuilder
+        self,
+        pixels: Float[Tensor, "b 3 h w"],
+        whole: Bool[Tensor, " b"],
+        builders: list[PartBuilder],
     ) -> None:
         acts_btd = self.backbone.tap(pixels, [self.layer])[self.layer]
         output = self.backbone.resume(acts_btd, self.layer)
         x_bpd = acts_btd[:, self.positions].float()
         normal_bp = self.sae.is_normal(x_bpd) & whole[:, None]
-        step = max(1, MAX_CODES // (x_bpd.shape[1] * self.store.n_latents))
-        for first in range(0, len(x_bpd), step):
-            span = slice(first, first + step)
-            builder.add(self.encoder(x_bpd[span]), normal_bp[span])
-        builder.add_outputs(output.pooled.float() * whole[:, None], output.logits)
+        for (encoder, store), builder in zip(self.targets, builders, strict=True):
+            step = max(1, MAX_CODES // (x_bpd.shape[1] * store.n_latents))
+            for first in range(0, len(x_bpd), step):
+                span = slice(first, first + step)
+                builder.add(encoder(x_bpd[span]), normal_bp[span])
+            builder.add_outputs(output.pooled.float() * whole[:, None], output.logits)
 
 
+@torch.no_grad()
 def tokens_of(
-    backbone: Backbone, sae: SparseAutoencoder, images: ImageList, n_images: int, seed: int = 0
+    backbone: Backbone,
+    sae: SparseAutoencoder,
+    images: ImageList,
+    n_images: int,
+    seed: int = 0,
+    *,
+    batch_size: int = 32,
+    num_workers: int = 0,
 ) -> Float[Tensor, "n d"]:
     """Normal activations of a few random images, on the CPU."""
     assert sae.cfg.layer is not None and sae.cfg.tokens is not None
     rng = np.random.default_rng(seed)
-    chosen = rng.permutation(len(images.entries))[:n_images]
-    positions = backbone.token_indices(sae.cfg.tokens["which"])
+    chosen = [int(index) for index in rng.permutation(len(images.entries))[:n_images]]
     device = next(backbone.parameters()).device
+    positions = backbone.token_indices(sae.cfg.tokens["which"]).to(device)
     rows = []
-    for index in chosen:
-        name, item = images.entries[int(index)]
-        loaded = images.sources[name].load_or_skip(item)
-        if loaded is None:
-            continue
-        with torch.no_grad():
-            acts = backbone.tap(backbone.transform(loaded)[None].to(device), [sae.cfg.layer])
-        x = acts[sae.cfg.layer][0, positions.to(device)].float()
-        rows.append(x[sae.to(device).is_normal(x)].cpu())
+    for pixels, whole in image_batches(images, chosen, backbone, batch_size, num_workers):
+        acts = backbone.tap(pixels.to(device), [sae.cfg.layer])[sae.cfg.layer]
+        x_bpd = acts[:, positions].float()
+        kept = sae.to(device).is_normal(x_bpd) & whole.to(device)[:, None]
+        rows.append(x_bpd[kept].cpu())
     return torch.cat(rows)
 
 

@@ -272,7 +272,7 @@ class _Pages:
                 c={"concept": concept, "note": note, "latents": latents},
             )  # fmt: skip
             entry = self._concept_row(best.to_dict()) | {
-                "latent": int(best["latent"]), "name": self._name(best["latent"])
+                "latent": int(best["latent"]), "name": self._name(int(best["latent"]))
             }  # fmt: skip
             listed.setdefault((source, best["kind"]), []).append(entry)
         sources = [
