@@ -1,7 +1,7 @@
 """``python -m saev.compare saes=[A,B]``: what two or more dictionaries share, and what one lacks.
 
-Leaves ``comparison/`` in the run folder: ``matches.parquet``, ``concepts.parquet``,
-``drives.parquet`` and ``index.html``.
+Leaves ``comparison/`` in the run folder: ``matches.parquet``, ``concepts.parquet``, ``power.parquet``,
+``drives.parquet``, figures and ``index.html``.
 """
 
 import json
@@ -13,16 +13,9 @@ from omegaconf import DictConfig
 
 from saev.errors import UserError
 from saev.experiment import tracked_run
-from saev.experiment.atlas.code_pass import ImageList
-from saev.experiment.comparison.page import write_comparison_page
-from saev.experiment.comparison.tables import (
-    CompareSettings,
-    concept_comparison,
-    drive_table,
-    encode_member,
-    match_table,
-    summary,
-)
+from saev.experiment.comparison.comparison import compare_dictionaries
+from saev.experiment.comparison.members import CompareSettings
+from saev.experiment.comparison.page import write_comparison_page, write_figures
 from saev.experiment.dictionary import images_for, open_dictionary
 from saev.tracking import command, print_next, print_table
 
@@ -34,53 +27,71 @@ def compare(cfg: DictConfig) -> dict[str, float]:
         UserError: fewer than two dictionaries, names or weights that do not fit, or other bad input.
     """
     names = _names(cfg)
+    atlases = dict(zip(names, _each(cfg, "atlases"), strict=True))
     out_dir = Path(cfg.paths.run)
     folder = out_dir / "comparison"
+    settings = CompareSettings(**cfg.comparison)
     with tracked_run(cfg, out_dir, verb="compare") as tracking:
-        weights = cfg.weights or [None] * len(names)
-        opened = [open_dictionary(s, w) for s, w in zip(cfg.saes, weights, strict=True)]
-        source = images_for(opened[0][0], cfg.saes[0], cfg.images)
-        more = {name: instantiate(node) for name, node in (cfg.more_images or {}).items()}
-        settings = CompareSettings(**cfg.comparison)
-        images = ImageList.of({source.name: source, **more}, settings.n_images)
-        device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
-        members = [
-            encode_member(name, *pair, images, folder, settings, device)
-            for name, pair in zip(names, opened, strict=True)
+        opened = [
+            open_dictionary(sae, weights)
+            for sae, weights in zip(cfg.saes, _each(cfg, "weights"), strict=True)
         ]
-        matches = match_table(members, settings)
-        concepts = concept_comparison(members, images, settings)
-        drives = drive_table(members, matches, images, settings, device)
-        for name, frame in (("matches", matches), ("concepts", concepts), ("drives", drives)):
+        source = images_for(opened[0][0], cfg.saes[0], cfg.images)
+        sources = {source.name: source}
+        for name, node in (cfg.more_images or {}).items():
+            if name in sources:
+                raise UserError(
+                    f"more_images.{name} has the name of another source; choose another"
+                )
+            sources[name] = instantiate(node)
+        device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
+        found = compare_dictionaries(
+            dict(zip(names, opened, strict=True)), sources, Path(cfg.paths.codes), settings, device
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, frame in found.tables.files().items():
             frame.to_parquet(folder / f"{name}.parquet", index=False)
             tracking.log_artifact(folder / f"{name}.parquet", "comparison")
-        metrics = summary(matches, concepts, settings.fdr)
         path = out_dir / "metrics.json"
-        path.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-        tracking.log_metrics(metrics)
+        path.write_text(json.dumps(found.metrics, indent=2, sort_keys=True) + "\n")
+        tracking.log_metrics(found.metrics)
         tracking.log_artifact(path)
-        write_comparison_page(members, images, matches, concepts, drives, metrics, folder)
-    rows = [[name, f"{value:.4g}"] for name, value in sorted(metrics.items())]
+        for figure in write_figures(found.tables, folder):
+            tracking.log_artifact(figure, "figures")
+        if cfg.pages.enabled:
+            write_comparison_page(
+                found.members, found.images, found.tables, found.metrics, folder,
+                fdr=settings.fdr, min_power=settings.min_power,
+                thumbnails=cfg.pages.thumbnails, atlases=atlases,
+            )  # fmt: skip
+    rows = [[name, f"{value:.4g}"] for name, value in sorted(found.metrics.items())]
     print_table("The comparison in numbers", ["", "value"], rows)
-    print_next([f"xdg-open {folder / 'index.html'}"])
-    return metrics
+    if cfg.pages.enabled:
+        print_next([f"xdg-open {folder / 'index.html'}"])
+    return found.metrics
 
 
 def _names(cfg: DictConfig) -> list[str]:
     if len(cfg.saes) < 2:
         raise UserError(f"saes holds {len(cfg.saes)}; give two or more: saes=[A/sae,B/sae]")
-    names = (
-        list(cfg.names) if cfg.names is not None else [chr(97 + i) for i in range(len(cfg.saes))]
-    )
+    if cfg.names is None:
+        return [chr(97 + i) for i in range(len(cfg.saes))]
+    names = [str(name) for name in cfg.names]
     if len(names) != len(cfg.saes) or len(set(names)) < len(names):
         raise UserError(
             f"names={names} must be {len(cfg.saes)} different names, one for each of saes"
         )
-    if cfg.weights is not None and len(cfg.weights) != len(cfg.saes):
-        raise UserError(
-            f"weights holds {len(cfg.weights)} entries for {len(cfg.saes)} dictionaries"
-        )
     return names
+
+
+def _each(cfg: DictConfig, key: str) -> list[str | None]:
+    """One entry for each of ``saes``."""
+    values = cfg[key]
+    if values is None:
+        return [None] * len(cfg.saes)
+    if len(values) != len(cfg.saes):
+        raise UserError(f"{key} holds {len(values)} entries for {len(cfg.saes)} dictionaries")
+    return list(values)
 
 
 @command("compare")

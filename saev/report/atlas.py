@@ -19,7 +19,7 @@ VENDORED = (
     "tabulator.min.js", "tabulator_simple.min.css", "uPlot.iife.min.js", "uPlot.min.css",
     "LICENSE.tabulator", "LICENSE.uplot",
 )  # fmt: skip
-OWN = ("atlas.css", "overview.js", "keys.js")
+OWN = ("atlas.css", "overview.js", "keys.js", "compare.js")
 N_COLOURS = 16
 """Of a heat-map. A palette of 256 would be most of the bytes of a 14 × 14 picture, and a page holds
 40 of them."""
@@ -60,10 +60,9 @@ def heat_uri(codes_hw: Float[np.ndarray, "gh gw"], top: float) -> str | None:
 def _palette() -> tuple[bytes, bytes]:
     from matplotlib import colormaps
 
-    colours = (
-        (colormaps["inferno"](np.linspace(0.25, 1, 256))[:, :3] * 255).round().astype(np.uint8)
-    )
-    alpha = np.sqrt(np.linspace(0, 1, 256)) * LARGEST_ALPHA
+    steps = np.linspace(0, 1, N_COLOURS)
+    colours = (colormaps["inferno"](0.25 + 0.75 * steps)[:, :3] * 255).round().astype(np.uint8)
+    alpha = np.sqrt(steps) * LARGEST_ALPHA
     return colours.tobytes(), bytes(alpha.astype(np.uint8).tolist())
 
 
@@ -121,6 +120,12 @@ class Site:
         for name in OWN:
             shutil.copyfile(HERE / "templates" / name, folder / "assets" / name)
 
+    def clear(self, *folders: str) -> None:
+        """Removes the pages and JSON files of an earlier run from sub-folders of the site."""
+        for name in folders:
+            for path in (*self.folder.glob(f"{name}/*.html"), *self.folder.glob(f"{name}/*.json")):
+                path.unlink()
+
     def page(self, template: str, path: str, **values: Any) -> None:
         """Fills ``template`` into the file ``path``, relative to the site."""
         target = self.folder / path
@@ -137,14 +142,18 @@ class Site:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(plain(value)) + "\n", encoding="utf-8")
 
+    def script(self, name: str, value: Any) -> None:
+        """Data as ``assets/<name>.data.js``: a page on disk may load scripts, not JSON files."""
+        text = json.dumps(value, separators=(",", ":"))
+        path = self.folder / "assets" / f"{name}.data.js"
+        path.write_text(f"window.ATLAS={text};\n", encoding="utf-8")
+
     def overview_data(
         self, keys: Sequence[str], rows: Iterable[Sequence[Any]], pages: Sequence[int]
     ) -> None:
-        """The table's rows as a script: a page on disk may load scripts, not JSON files."""
-        value = {"keys": list(keys), "rows": [plain(row) for row in rows], "pages": list(pages)}
-        text = json.dumps(value, separators=(",", ":"))
-        path = self.folder / "assets" / "overview.data.js"
-        path.write_text(f"window.ATLAS={text};\n", encoding="utf-8")
+        """The rows of the overview's table."""
+        rows = [plain(row) for row in rows]
+        self.script("overview", {"keys": list(keys), "rows": rows, "pages": list(pages)})
 
 
 def plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -92,5 +93,31 @@ def firing_histogram(frequency: Float[np.ndarray, " s"], n_tokens: int) -> "Figu
     )
     axis.set_xlabel("share of tokens on which a latent fires (log10)")
     axis.set_ylabel("latents")
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def latent_scatter(latents: "pd.DataFrame", subtitle: str) -> "Figure":
+    """How often each latent fires against its monosemanticity above chance, coloured by support.
+
+    Latents with an effective support below ten images are left out: their score says nothing.
+    """
+    from matplotlib.figure import Figure
+
+    shown = latents[(latents["rate_image"] > 0) & (latents["ms_support"] >= 10)]
+    shown = shown[shown["ms_corrected"].notna()]
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    above = shown["ms"] > shown["ms_null"]
+    for mask, colour, label in (
+        (~above, "#b9c0ca", "not above its 95 % null"), (above, "#31688e", "above its 95 % null")
+    ):  # fmt: skip
+        axis.scatter(shown["rate_image"][mask], shown["ms_corrected"][mask], s=7, color=colour,
+                     alpha=0.6, linewidths=0, label=f"{label} ({int(mask.sum()):,})")  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_xlabel("share of images on which the latent fires")
+    axis.set_ylabel("monosemanticity above chance")
+    axis.set_title(f"{len(shown):,} latents with support; {subtitle}", fontsize=9)
+    axis.legend(fontsize=8, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     return figure

@@ -1,4 +1,4 @@
-"""``saev.describe`` and ``saev.compare`` through their files: what they leave, resume, refuse."""
+"""``saev.describe`` through its files: what it leaves, resumes, refuses."""
 
 import json
 import re
@@ -214,36 +214,3 @@ def test_attribute_table_becomes_concepts(run: Run, sae_dir: Path, tmp_path: Pat
     assert {"odd", "mood=warm", "mood=cold"} <= set(
         concepts.loc[concepts["source"] == "mood", "concept"]
     )
-
-
-@pytest.mark.slow
-def test_comparison_of_a_dictionary_with_itself_and_another(
-    run: Run, sae_dir: Path, tmp_path: Path
-) -> None:
-    other, deeper = (
-        make_sae(tmp_path / "other", seed=1),
-        make_sae(tmp_path / "deeper", seed=0, layer=5),
-    )
-    out = tmp_path / "comparison"
-    status = run(
-        "compare", f"saes=[{sae_dir},{sae_dir},{other},{deeper}]", "names=[one,twin,other,deeper]",
-        f"hydra.run.dir={out}", "comparison.num_workers=0", "comparison.n_permutations=39",
-        "comparison.n_map_permutations=9", "comparison.n_bootstrap=20", "comparison.n_draws=10",
-        "comparison.n_drives=2", "comparison.drive_images=2", "trainer.accelerator=cpu",
-    )  # fmt: skip
-    assert status is None
-    matches = pd.read_parquet(out / "comparison" / "matches.parquet")
-    twins = matches[(matches["sae_a"] == "one") & (matches["sae_b"] == "twin")]
-    assert (twins["latent_a"] == twins["latent_b"]).mean() > 0.95
-    assert twins["correlation"].min() == pytest.approx(1)
-    assert twins["jaccard"].min() > 0.9
-    different = matches[(matches["sae_a"] == "one") & (matches["sae_b"] == "other")]
-    assert different["correlation"].median() < 0.9
-    drives = pd.read_parquet(out / "comparison" / "drives.parquet")
-    assert set(drives["sae_b"]) == {"deeper"}
-    assert (out / "comparison" / "index.html").is_file()
-
-
-def test_comparison_needs_two(run: Run, sae_dir: Path) -> None:
-    assert_sentence(run("compare", f"saes=[{sae_dir}]"), "two or more")
-    assert_sentence(run("compare", f"saes=[{sae_dir},{sae_dir}]", "names=[a,a]"), "names")

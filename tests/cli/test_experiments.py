@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
+from saev.experiment.comparison.members import CompareSettings
 from tests.cli.commands import Run
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -29,6 +30,17 @@ def test_header_says_what_one_needs(name: str) -> None:
     for heading in ("# Command:", "# Purpose:", "# Hardware:", "# Expect:"):
         assert heading in text, f"{name}.yaml lacks {heading}"
     assert f"+experiment={name}" in text
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith("compare_")])
+def test_comparison_composes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAEV_REAL_DATA", "/data")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("compare", overrides=[f"+experiment={name}"], return_hydra_config=False)
+    assert cfg.name == name
+    assert CompareSettings(**cfg.comparison).min_power == 0.8
+    assert cfg.images._target_ == "datamodules.images.FolderImages"
+    assert cfg.names is None or len(cfg.names) == len(cfg.saes)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from saev.report.atlas import Site, heat_uri, histogram_svg, plain, save_thumbnail
+from saev.report.atlas import LARGEST_ALPHA, Site, heat_uri, histogram_svg, plain, save_thumbnail
 
 
 def test_heat_map_is_clear_at_zero_and_brightest_at_the_scales_end() -> None:
@@ -23,6 +23,9 @@ def test_heat_map_is_clear_at_zero_and_brightest_at_the_scales_end() -> None:
     assert rgba[0, 0, 3] == 0
     assert rgba[2, 3, 3] > rgba[5, 5, 3] > 0
     assert rgba[2, 3, :3].sum() > rgba[5, 5, :3].sum()
+    assert rgba[2, 3, 3] == LARGEST_ALPHA, "the whole scale is used, not its dark end"
+    assert rgba[2, 3, 0] > 240 and rgba[2, 3, 1] > 240, "inferno ends in yellow"
+    assert rgba[2, 3, 3] - rgba[5, 5, 3] > 60
     assert len(uri) < 700, "a page holds forty of them"
 
 

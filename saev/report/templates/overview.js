@@ -8,7 +8,7 @@ window.addEventListener("DOMContentLoaded", () => {
   const column = (title, field, tip, digits = 3) => ({ title, field, headerTooltip: tip, hozAlign: "right", sorter: "number", sorterParams: { alignEmptyValues: "bottom" }, formatter: number(digits) });
   const table = new Tabulator("#table", {
     data, height: 520, layout: "fitDataStretch", placeholder: "No latent matches.",
-    initialSort: [{ column: "importance", dir: "desc" }],
+    initialSort: [{ column: "importance", dir: "desc" }, { column: "name_confidence", dir: "desc" }],
     columns: [
       { title: "latent", field: "latent", sorter: "number", formatter: (cell) => {
         const id = cell.getValue();
@@ -24,7 +24,7 @@ window.addEventListener("DOMContentLoaded", () => {
       column("AUROC", "concept_auroc", "of its best concept, test split"),
       column("F1", "concept_f1", "of its best concept, test split", 2),
       column("q", "concept_q", "of that AUROC, adjusted for the number of concepts", 2),
-      { ...column("images", "rate_image", "share of images on which it fires"), formatter: (cell) => `${+(100 * cell.getValue()).toPrecision(2)} %` },
+      { ...column("images", "rate_image", "share of images on which it fires"), formatter: (cell) => `${+(100 * cell.getValue()).toPrecision(cell.getValue() < 0.1 ? 2 : 3)} %` },
       column("MS", "ms", "monosemanticity score"),
       column("support", "ms_support", "effective number of images behind the score"),
       column("entropy", "label_entropy", "of labels, nats", 2),
@@ -35,19 +35,35 @@ window.addEventListener("DOMContentLoaded", () => {
   const count = document.getElementById("count");
   table.on("dataFiltered", (filters, kept) => { count.textContent = `${kept.length.toLocaleString("en")} of ${data.length.toLocaleString("en")} latents`; });
 
+  const proposed = document.getElementById("proposed");
+  proposed.addEventListener("change", () => filter());
   const search = document.getElementById("search"), clear = document.getElementById("clear");
+  const axis = document.getElementById("axis"), host = document.getElementById("scatter");
   let box = null;
   const filter = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     table.setFilter((row) => {
-      const text = `${row.latent} ${row.name || "unnamed"} ${row.best_concept || ""} ${row.proposals || ""}`.toLowerCase();
+      const text = `${row.latent} ${row.name || "unnamed"} ${row.best_concept || ""} ${proposed.checked ? row.proposals || "" : ""}`.toLowerCase();
       return words.every((word) => text.includes(word)) && (box === null || box.has(row.latent));
     });
   };
-  search.addEventListener("input", filter);
+  // the address holds the search and the axis, so that a view can be passed on
+  const remember = () => {
+    const state = new URLSearchParams();
+    if (search.value) state.set("q", search.value);
+    if (axis.selectedIndex > 0) state.set("axis", axis.value);
+    history.replaceState(null, "", `#${state}`);
+  };
+  search.addEventListener("input", () => { filter(); remember(); });
+  search.addEventListener("keydown", (event) => {
+    const first = event.key === "Enter" && table.getRows("active")[0];
+    if (first && paged.has(first.getData().latent)) location.href = `latent/${first.getData().latent}.html`;
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "/" && !event.target.matches("input, select, textarea")) { event.preventDefault(); search.focus(); }
+  });
   clear.addEventListener("click", () => { box = null; clear.hidden = true; plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false); filter(); });
 
-  const axis = document.getElementById("axis"), host = document.getElementById("scatter");
   let plot = null, shown = [];
   const points = (u, s, i0, i1) => {
     const ratio = devicePixelRatio, radius = 2.4 * ratio, [xs, ys] = u.data[1];
@@ -61,13 +77,14 @@ window.addEventListener("DOMContentLoaded", () => {
   };
   const draw = () => {
     const key = axis.value;
-    shown = data.filter((row) => row.rate_image > 0 && row[key] !== null);
+    // a monosemanticity score of fewer than ten images says nothing
+    shown = data.filter((row) => row.rate_image > 0 && row[key] !== null && (key !== "ms_corrected" || row.ms_support >= 10));
     const xs = shown.map((row) => Math.log10(row.rate_image)), ys = shown.map((row) => row[key]);
     if (plot) plot.destroy();
     plot = new uPlot({
       mode: 2, width: host.clientWidth, height: 330, legend: { show: false },
       cursor: { drag: { x: true, y: true, uni: 8, setScale: false }, points: { show: false } },
-      scales: { x: { time: false, range: [Math.floor(Math.min(-1, ...xs.slice(0, 1), xs.reduce((a, b) => Math.min(a, b), 0))), 0] }, y: { range: (u, min, max) => { const [, y] = u.data[1]; const low = y.reduce((a, b) => Math.min(a, b), Infinity), high = y.reduce((a, b) => Math.max(a, b), -Infinity), pad = (high - low) * 0.05 || 1; return [low - pad, high + pad]; } } },
+      scales: { x: { time: false, range: [Math.min(-1, xs.reduce((a, b) => Math.min(a, b), 0)) - 0.1, 0.03] }, y: { range: (u, min, max) => { const [, y] = u.data[1]; const low = y.reduce((a, b) => Math.min(a, b), Infinity), high = y.reduce((a, b) => Math.max(a, b), -Infinity), pad = (high - low) * 0.05 || 1; return [low - pad, high + pad]; } } },
       axes: [{ label: "share of images on which it fires", splits: (u, i, low) => [1, 2, 5].flatMap((m) => Array.from({ length: 8 }, (_, k) => Math.log10(m) - k)).filter((t) => t >= low && t <= 0).sort((a, b) => a - b), values: (u, ticks) => ticks.map((t) => `${+(100 * 10 ** t).toPrecision(1)} %`) }, { label: axis.selectedOptions[0].text, size: 60 }],
       series: [{}, { facets: [{ scale: "x", auto: true }, { scale: "y", auto: true }], paths: points }],
       hooks: { setSelect: [(u) => {
@@ -85,7 +102,13 @@ window.addEventListener("DOMContentLoaded", () => {
       if (best >= 0 && paged.has(shown[best].latent) && plot.select.width < 4) location.href = `latent/${shown[best].latent}.html`;
     });
   };
-  axis.addEventListener("change", draw);
+  axis.addEventListener("change", () => { draw(); remember(); });
   window.addEventListener("resize", draw);
+  const asked = new URLSearchParams(location.hash.slice(1));
+  if ([...axis.options].some((option) => option.value === asked.get("axis"))) axis.value = asked.get("axis");
   draw();
+  table.on("tableBuilt", () => {
+    if (asked.get("q")) { search.value = asked.get("q"); filter(); }
+    performance.mark("overview"); // the first view stands
+  });
 });
