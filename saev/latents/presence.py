@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from saev.metrics.significance import ROUNDING
+
 
 def bootstrap_auroc(
     value: Float[np.ndarray, " r"],
@@ -54,7 +56,7 @@ def rejection_level(
     if allowed < 0 or np.isnan(null).any():
         return float("inf")
     ordered = np.sort(null)[::-1]
-    return float(np.nextafter(ordered[allowed], np.inf)) if allowed < len(ordered) else 0.0
+    return float(ordered[allowed]) + 1.001 * ROUNDING if allowed < len(ordered) else 0.0
 
 
 def planted_power(
