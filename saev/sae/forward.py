@@ -177,7 +177,8 @@ def _encode_batch_topk(
             break
         floor = torch.zeros_like(floor)
     kept = values >= threshold
-    if pre is not None:
+    if indices is None:
+        assert pre is not None
         return Codes(torch.where(kept, pre, 0.0), None, None, threshold, d_sae)
     support = Support(indices, d_sae, kept)
     z = attach_encoder(values, x_bar, sae.W_enc, sae.b_enc, shift, support)

@@ -29,7 +29,7 @@ def best_latent_auroc(
     known = ~np.isnan(chosen).all(0)
     latent_c = np.where(known, np.nan_to_num(chosen, nan=-1.0).argmax(0), -1)
     value_bc = strongest_bs[test][:, latent_c.clip(0)].toarray()
-    label_bc: Bool[np.ndarray, "b c"] = np.greater(concepts.labels[test].toarray(), 0)
+    label_bc: Bool[np.ndarray, "b c"] = np.asarray(concepts.labels[test].toarray()) > 0
     scores = [
         weighted_auroc(value_bc[:, c], label_bc[:, c], weight_rb)
         for c in range(len(latent_c)) if known[c] and 0 < label_bc[:, c].sum() < len(label_bc)
