@@ -26,14 +26,15 @@ def best_latent_auroc(
     splits = np.array(concepts.splits)
     test, rest = (splits == "test").nonzero()[0], (splits != "test").nonzero()[0]
     chosen = score_pairs(_codes(strongest_bs[rest]), concepts.labels[rest]).auroc
-    known = ~np.isnan(chosen).all(0)
+    known = np.asarray(~np.isnan(chosen).all(0))
     latent_c = np.where(known, np.nan_to_num(chosen, nan=-1.0).argmax(0), -1)
-    value_bc = strongest_bs[test][:, latent_c.clip(0)].toarray()
-    label_bc: Bool[np.ndarray, "b c"] = np.asarray(concepts.labels[test].toarray()) > 0
+    value_bc = np.asarray(strongest_bs[test][:, latent_c.clip(0)].toarray())
+    label_bc = np.asarray(concepts.labels[test].toarray()) > 0
     scores = [
         weighted_auroc(value_bc[:, c], label_bc[:, c], weight_rb)
-        for c in range(len(latent_c)) if known[c] and 0 < label_bc[:, c].sum() < len(label_bc)
-    ]  # fmt: skip
+        for c in range(len(latent_c))
+        if known[c] and 0 < label_bc[:, c].sum() < len(label_bc)
+    ]
     if not scores:
         return np.full(len(weight_rb), np.nan)
     return np.nanmean(np.stack(scores), axis=0)
