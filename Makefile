@@ -9,6 +9,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 MARKERS ?= not slow
+WORKERS ?= 2
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,7 +23,7 @@ train: $(INSTALLED) ## train with overrides: make train ARGS="+experiment=clip_b
 	$(PY) -m saev.train $(ARGS)
 
 test: $(INSTALLED) ## the fast tests, about a minute; one of them: make test ARGS="-k manifest"
-	$(PY) -m pytest -m "$(MARKERS)" $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) -m "$(MARKERS)" $(ARGS)
 
 test-all: ## every test, the slow ones too
 	@$(MAKE) --no-print-directory test MARKERS=
