@@ -2,7 +2,7 @@
 # Each target sets up .venv by itself when it is missing or older than its inputs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-all lint type check bench ui clean
+.PHONY: help setup demo train test test-all lint type check bench bench-recovery ui clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -12,7 +12,7 @@ MARKERS ?= not slow
 WORKERS ?= 2
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## create or update .venv with everything pinned in constraints.txt
 
@@ -40,6 +40,9 @@ check: lint type test ## what to run before a commit
 
 bench: $(INSTALLED) ## measure the activation loader
 	$(PY) -m benchmarks.loader $(ARGS)
+
+bench-recovery: $(INSTALLED) ## do dictionaries find features that are known? minutes
+	$(PY) -m benchmarks.recovery $(ARGS)
 
 ui: $(INSTALLED) ## MLflow UI on 127.0.0.1; another store or port: make ui ARGS="--port 5001"
 	$(PY) -m saev.tracking.ui $(ARGS)

@@ -57,7 +57,8 @@ class World:
     """
 
     def __init__(self, n_features: int, width: int, mean_l0: float, seed: int = 0) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
+        # Far from the seeds of dictionaries: random atoms from the same one would be the features.
+        self.generator = torch.Generator().manual_seed(10_000 + seed)
         raw = F.normalize(self._normal(n_features, width), dim=1)
         self.massive = torch.ones(width)
         self.massive[torch.randperm(width, generator=self.generator)[: max(1, width // 32)]] = 6.0
@@ -112,7 +113,7 @@ class Recovery(NamedTuple):
 
 @torch.no_grad()
 def score(sae: SparseAutoencoder, world: World, n_tokens: int = 4000) -> Recovery:
-    """Scores on tokens that nobody was fitted to."""
+    """Scores on the next tokens of the world, which nobody was fitted to."""
     x, strengths = world.draw(n_tokens)
     z = sae.encode(x)
     cosines_fs = world.features_fd @ F.normalize(sae.W_dec, dim=1).T
@@ -202,7 +203,7 @@ def main() -> None:
         else:
             reference = reference or train("topk", world, d_sae, args.l0, 1, 64)
             sae = fit_baseline(name, reference, world.draw(8192)[0])
-        found = score(sae, World(args.features, args.width, args.l0))
+        found = score(sae, world)
         cells = " | ".join(f"{getattr(found, column):.3f}" for column in columns)
         print(f"| {name} | {cells} | {time.monotonic() - start:.0f} |", flush=True)
 

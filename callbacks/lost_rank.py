@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import lightning as L
@@ -32,13 +33,20 @@ class LostRank(L.Callback):
         if trainer.world_size == 1 or not is_lost_connection(exception):
             return
         self.noticed = True
-        is_orphan = os.getppid() != self._parent
-        if trainer.global_rank == 0 or (trainer.global_rank == 1 and is_orphan):
+        if trainer.global_rank == 0 or (trainer.global_rank == 1 and self._is_orphan()):
             sys.stderr.write(
                 f"\nanother process of this run died at step {trainer.global_step}; "
                 f"{how_to_go_on(self.last_checkpoint)}\n"
             )
             sys.stderr.flush()
+
+    def _is_orphan(self) -> bool:
+        # A process closes its connections a moment before it is gone.
+        for _ in range(10):
+            if os.getppid() != self._parent:
+                return True
+            time.sleep(0.2)
+        return False
 
 
 def is_lost_connection(error: BaseException) -> bool:

@@ -77,6 +77,12 @@ class ResampleDeadLatents(L.Callback):
                 f"ResampleDeadLatents: every_n_tokens={self.every_n_tokens} is longer than the run "
                 f"of {n_training_tokens:.0f} tokens; lower it or raise trainer.max_steps."
             )
+        if self.dead_after_tokens >= n_training_tokens:
+            raise ValueError(
+                f"ResampleDeadLatents: with dead_after_tokens={self.dead_after_tokens} no latent "
+                f"can be dead in a run of {n_training_tokens:.0f} tokens; lower it or raise "
+                "trainer.max_steps."
+            )
 
     def on_train_batch_end(
         self,

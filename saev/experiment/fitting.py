@@ -54,14 +54,19 @@ def check_resumable(module: SAETraining, ckpt_path: str | None) -> None:
             )
 
 
-def check_callbacks(module: SAETraining, cfg: DictConfig) -> None:
-    """Builds the callbacks once; raises ValueError where one does not go with the run."""
+def check_schedules(module: SAETraining, cfg: DictConfig) -> None:
+    """Builds the callbacks once; raises UserError where one, or a schedule, does not go with the
+    length of the run."""
     steps = cfg.trainer.max_steps
     n_tokens = steps * cfg.data.batch_size if steps and steps > 0 else float("inf")
-    for node in (cfg.callbacks or {}).values():
-        callback = instantiate(node) if node is not None else None
-        if check := getattr(callback, "check", None):
-            check(module, n_tokens)
+    callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
+    try:
+        module.check_length(steps if steps is not None else -1)
+        for callback in callbacks:
+            if check := getattr(callback, "check", None):
+                check(module, n_tokens)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def fit_dictionary(

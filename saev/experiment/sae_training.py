@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
-from saev.experiment.fitting import check_callbacks, check_resumable, fit_dictionary
+from saev.experiment.fitting import check_resumable, check_schedules, fit_dictionary
 from saev.experiment.recording import activations_for, identity
 from saev.experiment.report import evaluate_and_report
 from saev.tracking import Tracking, print_next
@@ -24,7 +24,7 @@ def train_sae(
     """
     module = instantiate(cfg.model, d_model=backbone.width)
     check_resumable(module, cfg.ckpt_path)
-    check_callbacks(module, cfg)
+    check_schedules(module, cfg)
     activations_dir = cfg.data.dir or activations_for(cfg, backbone, source)
     data = instantiate(cfg.data, dir=str(activations_dir))
     belongs_to = {"backbone": identity(backbone), "layer": backbone.layer}

@@ -214,15 +214,22 @@ class SAETraining(L.LightningModule):
         if threshold is not None and k is not None and self.hparams["start_threshold"] is None:
             threshold.fill_(threshold_for(self.sae, [normal], k))
 
-    def configure_optimizers(self) -> Any:
-        total = self.trainer.estimated_stepping_batches
-        fraction = self.hparams["lr_decay_fraction"]
+    def check_length(self, n_steps: float | int) -> None:
+        """Raises ValueError where a schedule needs to know the end of a run that has none."""
         # Without an end Lightning answers −1 or infinity, depending on the loader.
-        if fraction > 0 and not 0 < total < float("inf"):
+        has_end = 0 < n_steps < float("inf")
+        if self.hparams["lr_decay_fraction"] > 0 and not has_end:
             raise ValueError(
                 "model.lr_decay_fraction needs to know the end of the run; set trainer.max_steps."
             )
+        if self.objective.needs_end and not has_end:
+            kind = type(self.objective).__name__
+            raise ValueError(f"{kind} needs to know the end of the run; set trainer.max_steps.")
 
+    def configure_optimizers(self) -> Any:
+        total = self.trainer.estimated_stepping_batches
+        fraction = self.hparams["lr_decay_fraction"]
+        self.check_length(total)
         if total > 0:
             self._total_steps = float(total)
         width = self.hparams["lr_reference_width"] or self.sae.cfg.d_sae

@@ -126,7 +126,7 @@ class ArchetypalAtoms(UnitAtoms):
 
     rows_are_free = False
 
-    def __init__(self, n_points: int, relaxation: float | int = 0.1, seed: int = 0) -> None:
+    def __init__(self, n_points: int | None, relaxation: float | int = 0.1, seed: int = 0) -> None:
         super().__init__()
         if n_points is None or n_points < 2:
             raise ValueError(

@@ -59,6 +59,8 @@ class Objective(nn.Module):
     """Those that it makes sense with."""
     norm_weighted = False
     """Whether its penalty counts a code times the norm of its atom, so that atoms may have any."""
+    needs_end = False
+    """Whether it has a schedule over the whole run."""
 
     def check(self, cfg: SAEConfig) -> None:
         """Raises ValueError where the objective does not go with the dictionary."""
@@ -155,6 +157,7 @@ class PAnneal(Objective):
     """
 
     activations = ("relu",)
+    needs_end = True
     HISTORY = 10
 
     def __init__(

@@ -186,6 +186,42 @@ def test_values_out_of_range(run: Run, override: str, words: tuple[str, ...]) ->
     assert_sentence(run("train", *TINY, override), *words)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("model=matryoshka", "model.k=60"), ("narrowest prefix of", "60")),
+        (("model=multi_topk", "model.k=100"), ("factor of MultiTopK", "100 × 4")),
+        (("model=jump_relu", "model.k=0"), ("model.k", "positive", "0")),
+        (("model=gated", "model.k=0"), ("model.k", "positive", "0")),
+        (("model=gated", "model.objective=null"), ("model.objective", "gate")),
+        (("model=jump_relu", "model.activation=relu", "model.k=null"), ("TargetL0", "jump_relu")),
+        (("model=archetypal", "model.decoder.n_points=null"), ("n_points", "data points")),
+        (("model=archetypal", "+model.atom_init=data"), ("atom_init", "ArchetypalAtoms")),
+        (("callbacks=resample", "model=frozen_decoder"), ("ResampleDeadLatents", "FrozenAtoms")),
+        (("callbacks=resample",), ("every_n_tokens=500000", "1024 tokens")),
+        (
+            ("callbacks=resample", "callbacks.resample.every_n_tokens=512"),
+            ("dead_after_tokens=200000", "1024 tokens"),
+        ),
+        (("callbacks=ema", "callbacks.ema.decay=1.0"), ("decay", "between 0 and 1", "1.0")),
+        (("trainer.max_steps=-1",), ("lr_decay_fraction", "trainer.max_steps")),
+        (
+            ("model=p_anneal", "trainer.max_steps=-1", "model.lr_decay_fraction=0"),
+            ("PAnneal", "trainer.max_steps"),
+        ),
+        (("model.bias_init=median",), ("bias_init", "geometric_median", "median")),
+    ],
+)
+def test_combinations_without_sense_are_refused_before_any_data_is_read(
+    run: Run, tmp_path: Path, overrides: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    tiny = [o for o in TINY if not (o.startswith("model.k=") and "model.k" in " ".join(overrides))]
+    if any(o.startswith(("model=p_anneal", "model.k=null")) for o in overrides):
+        tiny = [o for o in tiny if not o.startswith("model.k=")]
+    assert_sentence(run("train", *tiny, *overrides), *words)
+    assert not (tmp_path / "outputs" / "activations").exists()
+
+
 def test_checkpoint_of_another_width(run: Run, tmp_path: Path) -> None:
     assert run("train", *TINY, f"hydra.run.dir={tmp_path / 'run'}") is None
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"

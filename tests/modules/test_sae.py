@@ -222,6 +222,53 @@ def test_atoms_stay_unit_and_the_gradient_along_them_is_gone() -> None:
     torch.testing.assert_close(module.sae.W_dec.norm(dim=1), torch.ones(64))
 
 
+class Gradients(SAETraining):
+    """Notes the weights each step starts from and the gradients it ends with."""
+
+    def prepare(self) -> "Gradients":
+        self.before: list[dict[str, Tensor]] = []
+        self.gradients: list[dict[str, Tensor]] = []
+        return self
+
+    def on_after_backward(self) -> None:
+        super().on_after_backward()
+        self.before.append(weights(self))
+        named = self.named_parameters()
+        self.gradients.append({n: p.grad.clone() for n, p in named if p.grad is not None})
+
+
+def test_each_step_starts_from_fresh_gradients() -> None:
+    data = activations(64 * 4)
+
+    def make() -> Gradients:
+        return Gradients(16, ADAM, "topk", 500, k=4, d_sae=64).prepare()
+
+    module = make()
+    fit(module, data)
+    for step in (1, 3):
+        fresh = make()
+        fresh.load_state_dict(module.before[step])
+        fresh.before.clear()
+        fit(fresh, data[64 * step : 64 * (step + 1)])
+        for name, gradient in module.gradients[step].items():
+            # The counters of dead latents are a step further, which a loss without AuxK ignores.
+            torch.testing.assert_close(fresh.gradients[0][name], gradient, msg=name)
+
+
+def test_one_optimiser_lives_through_validation_and_the_end_of_the_data() -> None:
+    data = activations(64 * 10)
+    module, made = make_module(data), []
+
+    def once(groups: Any) -> torch.optim.Optimizer:
+        made.append(torch.optim.Adam(groups, lr=1e-3, fused=True))
+        return made[-1]
+
+    module._make_optimizer = once
+    fit(module, data, val=data[:64], max_steps=25, max_epochs=3, val_check_interval=5)
+    assert len(made) == 1
+    assert {float(state["step"]) for state in made[0].state.values()} == {25}
+
+
 def test_gradient_clipping_works_with_the_fused_optimiser_in_mixed_precision() -> None:
     module = make_module(**AUX)
     norms = []
@@ -248,7 +295,7 @@ def test_bfloat16_products_train_almost_as_well(kwargs: dict) -> None:
     for precision in ("32-true", "bf16-mixed"):
         trainer = fit(make_module(data, **kwargs), data, val=data[:2000], precision=precision)
         explained.append(float(trainer.callback_metrics["val/explained_variance"]))
-    assert explained[0] > 0.5 and abs(explained[1] - explained[0]) < 0.02
+    assert explained[0] > 0.5 and abs(explained[1] - explained[0]) < 0.005
 
 
 def test_learning_rate_and_sparsity_follow_their_schedules() -> None:

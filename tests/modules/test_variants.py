@@ -211,6 +211,18 @@ def test_folding_keeps_what_is_reconstructed() -> None:
     torch.testing.assert_close(sae.reconstruct(x), module.sae.reconstruct(x), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["jump_relu_tanh", "relu_free_norm"])
+def test_an_atom_of_norm_zero_is_exported_without_nan(name: str, tmp_path: Path) -> None:
+    module = make_module(**VARIANTS[name]())
+    with torch.no_grad():
+        module.sae.W_dec[3] = 0.0
+    sae = SparseAutoencoder.from_pretrained(module.export().save_pretrained(tmp_path))
+    assert all(bool(tensor.isfinite().all()) for tensor in sae.state_dict().values())
+    x = activations(50)
+    assert bool((sae.W_dec[3] == 0).all())
+    torch.testing.assert_close(sae.reconstruct(x), module.sae.reconstruct(x), atol=1e-4, rtol=1e-4)
+
+
 def test_the_learning_rate_law() -> None:
     data = activations(64 * 2)
     for d_sae, expected in ((64, 0.01), (256, 0.005)):

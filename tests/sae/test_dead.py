@@ -91,3 +91,31 @@ def test_resampling_when_nothing_lives_uses_all_norms() -> None:
     sae, _, before, _, ids = resampled(torch.zeros(6, dtype=torch.bool))
     expected = 0.2 * before["W_enc"].norm(dim=1).mean()
     torch.testing.assert_close(sae.W_enc[ids].norm(dim=1), expected.expand(2))
+
+
+@pytest.mark.parametrize("activation", ["jump_relu", "gated"])
+def test_a_resampled_latent_gets_a_new_threshold_and_magnitude(activation: str) -> None:
+    """Of every tensor these latents have a row in, and of its moments; no other row changes."""
+    sae = SparseAutoencoder(SAEConfig(3, 6, activation), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name in sae.activation.extras(6):
+            getattr(sae, name).add_(torch.arange(6) / 10)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=0.1)
+    sum((p * p.detach().cos()).sum() for p in sae.parameters()).backward()
+    optimizer.step()
+    before = {name: p.detach().clone() for name, p in sae.named_parameters()}
+    ids, others = torch.tensor([4, 1]), torch.tensor([0, 2, 3, 5])
+    alive = torch.tensor([True, False, True, True, False, True])
+    resample_rows(sae, optimizer, ids, torch.randn(2, 3), alive, encoder_scale=1.0)
+    expected = {
+        "threshold": before.get("threshold", torch.zeros(6))[others].mean().expand(2),
+        "r_mag": torch.zeros(2),
+        "b_mag": torch.zeros(2),
+    }
+    for name in sae.activation.extras(6):
+        parameter = getattr(sae, name)
+        torch.testing.assert_close(parameter[ids].detach(), expected[name])
+        assert torch.equal(parameter[others], before[name][others])
+        moments = optimizer.state[parameter]
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert bool((moments[key][ids] == 0).all()) and bool((moments[key][others] != 0).all())
