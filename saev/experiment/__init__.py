@@ -1,6 +1,5 @@
 """Whole steps that commands are made of: backbone, images, dictionary and statistics put together."""
 
-from saev.experiment.baseline_fitting import fit_baseline_dictionary as fit_baseline_dictionary
 from saev.experiment.evaluation import Evaluation as Evaluation
 from saev.experiment.evaluation import check_belongs as check_belongs
 from saev.experiment.evaluation import evaluate_images as evaluate_images

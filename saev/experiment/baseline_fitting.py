@@ -13,18 +13,19 @@ from saev.errors import UserError
 from saev.experiment.fitting import POOL_TOKENS, sae_tags, training_pool
 from saev.experiment.recording import activations_for, identity
 from saev.experiment.report import evaluate_and_report
+from saev.sae.baselines import Baseline
 from saev.tracking import Tracking, is_main_process, print_next
 
 
 def fit_baseline_dictionary(
-    cfg: DictConfig, out_dir: Path, tracking: Tracking, backbone: Backbone, source: ImageSource
-) -> dict[str, float]:
-    """Fits the baseline of ``cfg.model``; leaves ``sae/`` and what an evaluation leaves.
+    cfg: DictConfig, baseline: Baseline, out_dir: Path, tracking: Tracking, backbone: Backbone,
+    source: ImageSource,
+) -> dict[str, float]:  # fmt: skip
+    """Fits a baseline; leaves ``sae/`` and what an evaluation leaves.
 
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
-    baseline = instantiate(cfg.model, d_model=backbone.width)
     if cfg.ckpt_path is not None:
         raise UserError(
             f"ckpt_path={cfg.ckpt_path} has no effect: {baseline.kind} is fitted in one go"

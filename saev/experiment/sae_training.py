@@ -8,21 +8,27 @@ from omegaconf import DictConfig
 
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
+from saev.experiment.baseline_fitting import fit_baseline_dictionary
 from saev.experiment.fitting import check_resumable, check_schedules, fit_dictionary
 from saev.experiment.recording import activations_for, identity
 from saev.experiment.report import evaluate_and_report
+from saev.sae.baselines import Baseline
 from saev.tracking import Tracking, print_next
 
 
 def train_sae(
     cfg: DictConfig, out_dir: Path, tracking: Tracking, backbone: Backbone, source: ImageSource
 ) -> dict[str, float]:
-    """Trains the dictionary of ``cfg.model``; leaves ``sae/`` and what an evaluation leaves.
+    """Trains the dictionary of ``cfg.model``, or fits it where it is a baseline.
+
+    Leaves ``sae/`` and what an evaluation leaves.
 
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
     module = instantiate(cfg.model, d_model=backbone.width)
+    if isinstance(module, Baseline):
+        return fit_baseline_dictionary(cfg, module, out_dir, tracking, backbone, source)
     check_resumable(module, cfg.ckpt_path)
     check_schedules(module, cfg)
     activations_dir = cfg.data.dir or activations_for(cfg, backbone, source)

@@ -12,6 +12,10 @@ LEAST_DEAD_SCALE = 0.02
 """Upper end of the colour scale at least: healthy sweeps would otherwise show noise as contrast."""
 SMALLEST, LARGEST = 40.0, 420.0
 """Areas of a marker in points², for no dense latents and for the largest share."""
+LEAST_FACTOR = 1.6
+"""Of the largest L0 to the smallest, from which on the axis is logarithmic."""
+LINE, LETTER, GAP = 0.045, 0.0105, 0.03
+"""Height and width of a letter of a label, and its distance from the dot, as shares of the axes."""
 LONGEST_LABEL = 36
 """Characters of a label; the table beside the figure has it whole."""
 
@@ -35,7 +39,7 @@ class Dot:
 def pareto_figure(dots: Sequence[Dot], title: str) -> "Figure":
     """Explained variance against L0: dead share as colour, dense share as size, the front as a line.
 
-    Picks are ringed and numbered. L0 is on a logarithmic axis where all members fire.
+    Picks are ringed and numbered. L0 is on a logarithmic axis where all members fire and it varies.
     """
     from matplotlib.figure import Figure
 
@@ -58,42 +62,54 @@ def pareto_figure(dots: Sequence[Dot], title: str) -> "Figure":
         if dot.pick is not None:
             axis.scatter(dot.l0, dot.explained_variance, s=area + 260, facecolors="none",
                          edgecolors="#b5493a", linewidths=1.8, zorder=4)  # fmt: skip
-    if all(dot.l0 > 0 for dot in dots):
-        axis.set_xscale("log")
-        _plain_ticks(axis, [dot.l0 for dot in dots])
-    _annotate(axis, dots)
+    _scale(axis, [dot.l0 for dot in dots])
     axis.set(xlabel="L0: latents active per token", ylabel="explained variance, held-out tokens")
     axis.set_title(title, fontsize=11, loc="left")
     axis.margins(0.14, 0.16)
     axis.grid(alpha=0.25)
     _legend(axis, largest)
+    figure.draw_without_rendering()  # labels are placed by where the dots end up
+    _annotate(axis, dots)
     return figure
 
 
-def _plain_ticks(axis: "Axes", values: Sequence[float]) -> None:
-    """Numbers instead of powers of ten, and enough of them where the range is short."""
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+def _scale(axis: "Axes", values: Sequence[float]) -> None:
+    """Logarithmic with plain numbers where L0 spans a factor; linear where it hardly varies."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
+    if min(values) <= 0 or max(values) < LEAST_FACTOR * min(values):
+        return
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
     axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_minor_formatter(NullFormatter())
-    if max(values) < 4 * min(values):
-        axis.xaxis.set_minor_formatter(ScalarFormatter())
-        axis.xaxis.set_minor_locator(LogLocator(subs=(1.0, 1.5, 2, 2.5, 3, 4, 5, 6, 8)))
 
 
 def _annotate(axis: "Axes", dots: Sequence[Dot]) -> None:
-    """Labels beside the dots, to alternating sides where dots of a like L0 follow each other."""
-    for n, dot in enumerate(sorted(dots, key=lambda dot: dot.explained_variance)):
-        right = n % 2 == 0
+    """A label beside each dot, towards the middle of the axes, lifted until it covers no other."""
+    to_axes = axis.transData + axis.transAxes.inverted()
+    placed: list[tuple[float, float, float]] = []  # left, right and height of the labels there
+    for dot in sorted(dots, key=lambda dot: dot.explained_variance):
+        x, y = to_axes.transform((dot.l0, dot.explained_variance))
         label = (
             dot.label if len(dot.label) <= LONGEST_LABEL else f"{dot.label[: LONGEST_LABEL - 1]}…"
         )
         text = label if dot.pick is None else f"{dot.pick}: {label}"
+        side, start = ("left", x + GAP) if x < 0.5 else ("right", x - GAP - LETTER * len(text))
+        end, place = start + LETTER * len(text), y
+        while any(
+            start < right and left < end and abs(place - height) < LINE
+            for left, right, height in placed
+        ):
+            place += LINE / 4
+        placed.append((start, end, place))
         axis.annotate(
-            text, (dot.l0, dot.explained_variance), fontsize=8.5, zorder=5,
-            xytext=(16 if right else -16, 0), textcoords="offset points",
-            ha="left" if right else "right", va="center",
+            text, (dot.l0, dot.explained_variance), fontsize=8.5, zorder=5, va="center", ha=side,
+            xytext=(start if side == "left" else end, place), textcoords="axes fraction",
             fontweight="bold" if dot.pick is not None else "normal",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.8},
+            arrowprops={"arrowstyle": "-", "color": "#8a919c", "lw": 0.6} if place > y else None,
         )  # fmt: skip
 
 

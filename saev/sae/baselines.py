@@ -47,7 +47,7 @@ class Baseline:
         kind: str,
         d_model: int,
         k: int | None = None,
-        expansion: float | None = None,
+        expansion: float | int | None = None,
         d_sae: int | None = None,
         seed: int = 0,
     ) -> None:

@@ -68,7 +68,8 @@ def test_files_of_a_choice(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFi
         "model.k=32",
     ]
     folder = tmp_path / "choice"
-    rows = {row["member"]: row for row in csv.DictReader((folder / "members.csv").open())}
+    lines = (folder / "members.csv").read_text().splitlines()
+    rows = {row["member"]: row for row in csv.DictReader(lines)}
     assert {name for name, row in rows.items() if row["on_front"] == "True"} == {
         "model.k=4", "model.k=8", "model.k=32"
     }  # fmt: skip
