@@ -13,7 +13,7 @@ from scipy import stats
 N_BOOTSTRAP = 2000
 N_FLIPS = 9999
 ROUNDING = 1e-9
-"""22 / 0.05 must not need a draw more than 440 − 1 because of the last bit."""
+"""Relative: 22 / 0.05 must not need a draw more than 440 − 1 because of the last bit."""
 
 
 def rank_p(observed: float, null: Float[np.ndarray, " r"]) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from saev.editing.statistics import (
+    ROUNDING,
     benjamini_hochberg,
     bootstrap_interval,
     cliffs_delta,
@@ -72,7 +73,7 @@ class Verdict:
     selectivity: float
     """target / (target + other)."""
     smallest_detectable: float
-    """With 80 % power at α after correction."""
+    """With 80 % power at α divided by the number of hypotheses, the strictest of the correction."""
     n_images: int
     """Test images that show the concept."""
     n_draws: int
@@ -99,8 +100,8 @@ def judge(
     they do more than latents like them, and that they do so on image after image. It is false when
     one of these is, so its p is the largest of the three (an intersection–union test, Berger 1982).
     Supported: that p survives Benjamini–Hochberg at α, the interval lies above 0, and the effect
-    exceeds the 95th percentile of both kinds of random direction. Otherwise not supported where an
-    effect of ``smallest_effect`` would have been seen, else no power.
+    exceeds the 95th percentile of both kinds of random direction. No power where p does not survive
+    and neither this effect nor one of ``smallest_effect`` could have; else not supported.
     """
     rng = np.random.default_rng(seed)
     rows = [_measure(n, e, latents[n], alpha / len(evidence), rng) for n, e in evidence.items()]
@@ -174,7 +175,8 @@ def _measure(
 
 def _decide(row: Verdict, alpha: float, smallest_effect: float) -> Verdict:
     reasons = []
-    if row.q > alpha:
+    seen = row.q <= alpha * (1 + ROUNDING)
+    if not seen:
         p, words = _weakest(row)
         reasons.append(f"{words} (p = {p:.3f}, q = {row.q:.3f})")
     if not row.interval[0] > 0:
@@ -186,7 +188,7 @@ def _decide(row: Verdict, alpha: float, smallest_effect: float) -> Verdict:
     ]
     if not reasons:
         verdict = SUPPORTED
-    elif row.smallest_detectable > smallest_effect and row.effect < row.smallest_detectable:
+    elif not seen and max(smallest_effect, row.effect) < row.smallest_detectable:
         verdict = NO_POWER
     else:
         verdict = NOT_SUPPORTED

@@ -1,10 +1,12 @@
 """Verdicts on made-up effects: what is planted is found, what is not there is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from saev.editing.tally import Clean, Groups, Question, Tally
-from saev.editing.verdict import NO_POWER, NOT_SUPPORTED, SUPPORTED, Evidence, judge
+from saev.editing.verdict import NO_POWER, NOT_SUPPORTED, SUPPORTED, Evidence, decide, judge
 
 GROUPS = Groups(((0, 3),))
 N_IMAGES, N_UNITS = 20, 30
@@ -117,3 +119,18 @@ def test_json(rng):
     for key in ("hypothesis", "concept", "verdict", "effect", "interval", "p", "q"):
         assert key in content
     assert isinstance(content["interval"], list)
+
+
+@pytest.mark.parametrize("p, expected", [(0.02, NOT_SUPPORTED), (0.2, NO_POWER)])
+def test_what_was_seen_did_not_lack_the_power_to_be_seen(rng, p, expected):
+    """One is beaten by a random direction, the other by chance as well, under one wide null."""
+    row = verdict(evidence(0.8, QUIET, rng))
+    row = replace(row, p=p, smallest_detectable=0.9, beats_directions={"random_direction": False})
+    assert decide([row], 0.05, 0.25)[0].verdict == expected
+
+
+def test_the_last_bit_of_q_does_not_decide(rng):
+    row = verdict(evidence(0.8, QUIET, rng))
+    rows = [replace(row, p=6 / 140, p_images=1e-4, concept=str(i)) for i in range(6)]
+    rows = decide([*rows, replace(row, p=0.9, concept="6")], 0.05, 0.25)
+    assert rows[0].q == pytest.approx(0.05) and rows[0].verdict == SUPPORTED

@@ -24,11 +24,12 @@ from saev.backbones.transform import ImageTransform
 from saev.editing.hypothesis import ARMS, HypothesisFile
 from saev.editing.verdict import judge
 from saev.errors import UserError
-from saev.experiment.control.controlled import Setting, evidence_of, run_experiment
+from saev.experiment.control.controlled import evidence_of, run_experiment
 from saev.experiment.control.outcome_files import SUMMARY_COLUMNS, write_files
 from saev.experiment.control.outcome_page import write_page
 from saev.experiment.control.readout import make_readout
 from saev.experiment.control.report import HYPOTHESES_DIR, read_hypothesis
+from saev.experiment.control.setting import Setting
 from saev.modules.heads import Reading, TrainedHead, backbone_identity
 from saev.sae import SparseAutoencoder
 from saev.sae.config import SAEConfig

@@ -49,7 +49,7 @@ class Job:
 
     steer: Callable[[Batch], Float[Tensor, "b t d"]]
     owner: str | None = None
-    """Hypothesis whose test images it runs on; None: the images of all."""
+    """Hypothesis whose test images it runs on; None: those of any hypothesis."""
     alone: bool = False
     """In batches of exactly the clean pass's shape, so that no change is no change to the bit."""
 
@@ -157,6 +157,7 @@ class Runner:
         ``images_of`` says which test images belong to each owner.
         """
         n_columns = len(self.readout.concepts)
+        anyone_n = np.any(list(images_of.values()), axis=0)
         tallies = {key: Tally.empty(self.test.n_images, n_columns) for key in jobs}
         order = sorted(jobs.items(), key=lambda item: str(item[1].owner))
         with Progress(transient=True) as progress:
@@ -166,7 +167,8 @@ class Runner:
                 images = np.arange(first, last)
                 stack = _Stack(self, self.batch(images), tallies)
                 for owner, group in groupby(order, key=lambda item: item[1].owner):
-                    chosen = images if owner is None else images[images_of[owner][images]]
+                    wanted_n = anyone_n if owner is None else images_of[owner]
+                    chosen = images[wanted_n[images]]
                     self._run_group(stack, group, images, chosen)
                 stack.flush()
                 progress.advance(task, len(images) * len(jobs))

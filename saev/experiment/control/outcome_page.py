@@ -48,6 +48,7 @@ def write_page(outcome: Outcome, summary: "pd.DataFrame", folder: Path) -> Path:
         "arms": _arms(summary, outcome),
         "settings": _settings(summary, outcome),
         "calibration": _calibration(outcome, figures),
+        "power": power_of(outcome),
         "examples_text": EXAMPLES_TEXTS[readout.per],
         "registered": outcome.registered_sha256,
     }
@@ -212,7 +213,6 @@ def _calibration(outcome: Outcome, figures: Path) -> dict[str, Any] | None:
         "n_hypotheses": found.n_hypotheses,
         "share": found.share_supported,
         "false_discovery_rate": found.false_discovery_rate,
-        "power": power_of(outcome),
         "n_random": len(found.p_values),
         "uniformity_p": found.uniformity_p,
         "figure": _save(uniformity_figure(found.p_values), figures, "calibration"),

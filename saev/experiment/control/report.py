@@ -13,10 +13,11 @@ from saev.backbones import Backbone, load_backbone
 from saev.editing.hypothesis import HypothesisFile
 from saev.editing.verdict import SUPPORTED
 from saev.errors import UserError
-from saev.experiment.control.controlled import Outcome, run_experiment, setting_of
+from saev.experiment.control.controlled import Outcome, run_experiment
 from saev.experiment.control.outcome_files import write_files
-from saev.experiment.control.outcome_page import write_page
+from saev.experiment.control.outcome_page import power_of, write_page
 from saev.experiment.control.readout import OWN_HEADS, make_readout
+from saev.experiment.control.setting import setting_of
 from saev.modules.heads import load_head
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking, print_table
@@ -123,6 +124,8 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
         "intervene/null_mean": sum(row.null_mean for row in rows) / len(rows),
     }
     metrics["intervene/share_supported"] = metrics["intervene/n_supported"] / len(rows)
+    if (power := power_of(outcome)) is not None:
+        metrics["intervene/power"] = power
     if outcome.calibration is not None:
         metrics["intervene/shuffled_supported"] = outcome.calibration.share_supported
         metrics["intervene/false_discovery_rate"] = outcome.calibration.false_discovery_rate
@@ -131,7 +134,7 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
 
 
 def show(outcome: Outcome) -> None:
-    """The verdicts as a table on screen, the largest effect first."""
+    """The verdicts as a table on screen: the supported ones first, the largest effect first."""
     rows = [
         [
             row.concept, row.verdict, f"{row.effect:.3f}",
@@ -139,7 +142,7 @@ def show(outcome: Outcome) -> None:
             f"{row.p:.4f}", f"{row.q:.4f}", f"{100 * row.target_change:.1f}",
             f"{100 * row.other_change:.1f}",
         ]
-        for row in sorted(outcome.verdicts, key=lambda row: -row.effect)
+        for row in sorted(outcome.verdicts, key=lambda row: (row.verdict != SUPPORTED, -row.effect))
     ]  # fmt: skip
     print_table(
         f"{len(rows)} hypotheses on {outcome.test.n_images:,} test images "

@@ -1,0 +1,114 @@
+"""``saev.intervene`` through its files: what it leaves, what it refuses, whether it finds what is there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from saev.editing.hypothesis import ARMS
+from tests.cli.commands import Run
+from tests.cli.test_bad_input import assert_sentence
+from tests.cli.test_describe import make_sae
+
+FILE: dict[str, Any] = {
+    "concept": ["shape/circle", "colour/red"],
+    "selector": {"by": "f1", "n": 1},
+    "images": {"discovery": "train", "test": "heldout"},
+    "alpha": 0.2,
+    "directions": 2,
+    "shuffles": 1,
+    "calibration": 1,
+    "support": {"n_discovery_units": 1, "n_test_units": 1},
+}
+QUICK = (
+    "head=attributes",
+    "images=scenes",
+    "images.n_images=120",
+    "images.val_fraction=0.4",
+    "intervention.num_workers=0",
+    "trainer.accelerator=cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def sae_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sae(tmp_path_factory.mktemp("sae") / "sae", seed=0)
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    path = folder / "hypothesis.yaml"
+    path.write_text(yaml.safe_dump({**FILE, **changes}))
+    return path
+
+
+def test_leaves_what_scripts_rely_on(run: Run, sae_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    file = written(tmp_path)
+    status = run(
+        "intervene", f"hypothesis={file}", f"sae={sae_dir}", f"hydra.run.dir={out}", *QUICK
+    )
+    assert status is None
+    report = out / "report"
+    verdicts = json.loads((report / "verdict.json").read_text())
+    assert [v["concept"] for v in verdicts] == FILE["concept"]
+    assert {v["verdict"] for v in verdicts} <= {"supported", "not_supported", "no_power"}
+    assert set(ARMS) <= set(pd.read_csv(report / "summary.csv").arm)
+    assert {"hypothesis", "arm", "draw", "image"} <= set(
+        pd.read_parquet(report / "effects.parquet").columns
+    )
+    registered = json.loads((report / "registered.json").read_text())
+    assert [h["concept"] for h in registered["hypotheses"]] == FILE["concept"]
+    assert yaml.safe_load((report / "hypothesis.yaml").read_text()) == FILE
+    page = (report / "index.html").read_text()
+    assert "every concept was planted" in page
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["intervene/n_hypotheses"] == 2 and "intervene/power" in metrics
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "words"),
+    [
+        ({"metric": "miou"}, (), ("metric", "miou")),
+        ({"images": {"discovery": "train", "test": "train"}}, (), ("cannot be tested on it",)),
+        ({"concept": "shape/whale"}, (), ("no class 'shape/whale'", "shape/circle")),
+        ({"layer": 1}, (), ("block 1", "block 4")),
+        ({"latents": [95000], "concept": "shape/circle"}, (), ("no latent 95000",)),
+        ({"draws": 5}, (), ("draws=5", "draws=9")),
+        ({}, ("images.n_images=12",), ("too few images",)),
+        ({}, ("head=nowhere",), ("head=nowhere",)),
+        ({}, ("hypothesis=nothing_like_it",), ("nothing_like_it", "camvid")),
+    ],
+)
+def test_refused_with_one_sentence(
+    run: Run, sae_dir: Path, tmp_path: Path, changes: dict, overrides: tuple, words: tuple
+) -> None:
+    file = written(tmp_path, **changes)
+    given = [f"hypothesis={file}", *QUICK]
+    for override in overrides:
+        key = override.split("=")[0]
+        given = [one for one in given if one.split("=")[0] != key] + [override]
+    assert_sentence(run("intervene", f"sae={sae_dir}", *given), *words)
+
+
+@pytest.mark.slow
+def test_finds_what_was_planted_and_nothing_else(run: Run, tmp_path: Path) -> None:
+    """The scenes' ground truth, with a dictionary trained for a quarter of the demo."""
+    trained, out = tmp_path / "trained", tmp_path / "run"
+    assert run("train", "images.n_images=900", "trainer.max_steps=200", "evaluation.fidelity=false",
+               "trainer.accelerator=cpu", f"hydra.run.dir={trained}") is None  # fmt: skip
+    file = written(
+        tmp_path, concept="all", alpha=0.05, calibration=10, directions=20,
+        images={"discovery": "train", "test": "heldout", "n_discovery": 200, "n_test": 60},
+        support={"n_discovery_units": 30, "n_test_units": 50},
+    )  # fmt: skip
+    status = run("intervene", f"hypothesis={file}", f"sae={trained / 'sae'}", "head=attributes",
+                 "trainer.accelerator=cpu", f"hydra.run.dir={out}")  # fmt: skip
+    assert status is None
+    metrics = json.loads((out / "metrics.json").read_text())
+    calibration = json.loads((out / "report" / "calibration.json").read_text())
+    assert metrics["intervene/power"] >= 0.8
+    assert calibration["n_hypotheses"] >= 200 and calibration["share_supported"] <= 0.05
+    assert calibration["uniformity_p"] > 0.01
