@@ -22,6 +22,14 @@ def rank_p(observed: float, null: Float[np.ndarray, " r"]) -> float:
     return (1 + int((null >= observed).sum())) / (len(null) + 1)
 
 
+def tie_broken_p(observed: float, null: Float[np.ndarray, " r"], rng: np.random.Generator) -> float:
+    """The same with ties broken at random, (#{null > observed} + U·(1 + #{null = observed})) / (R + 1):
+    exactly uniform under exchangeability, where ``rank_p`` is too large wherever there are ties. For
+    checks of uniformity, not for tests: the same data would give two answers."""
+    above, level = int((null > observed).sum()), int((null == observed).sum())
+    return (above + float(rng.random()) * (1 + level)) / (len(null) + 1)
+
+
 def draws_needed(alpha: float, n_hypotheses: int) -> int:
     """Draws R for which 1 / (R + 1) ≤ α / h: only then can a single true hypothesis survive
     Benjamini–Hochberg over h."""

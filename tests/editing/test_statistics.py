@@ -18,6 +18,7 @@ from saev.editing.statistics import (
     rank_p,
     sign_flip_p,
     smallest_detectable,
+    tie_broken_p,
     uniformity_p,
 )
 
@@ -48,6 +49,17 @@ def test_rank_p_is_uniform_under_the_null():
     p = np.array([rank_p(rng.normal(), rng.normal(size=199)) for _ in range(400)])
     assert uniformity_p(p) > 0.01
     assert uniformity_p(p**2) < 1e-6
+
+
+def test_ties_do_not_spoil_uniformity_where_they_are_broken():
+    rng = np.random.default_rng(0)
+    kept, broken = [], []
+    for _ in range(400):
+        observed, null = float(rng.poisson(0.5)), rng.poisson(0.5, 199).astype(float)
+        kept.append(rank_p(observed, null))
+        broken.append(tie_broken_p(observed, null, rng))
+    assert uniformity_p(np.array(broken)) > 0.01
+    assert uniformity_p(np.array(kept)) < 1e-6 and np.mean(np.array(kept) <= 0.05) <= 0.06
 
 
 def test_the_best_of_many_needs_the_maximum_as_null():

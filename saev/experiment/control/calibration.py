@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from saev.editing.hypothesis import HypothesisFile
-from saev.editing.statistics import rank_p, uniformity_p
+from saev.editing.statistics import tie_broken_p, uniformity_p
 from saev.editing.tally import Tally
 from saev.editing.verdict import SUPPORTED, Evidence, Verdict, decide, judge
 from saev.experiment.control.arms import ArmPlan
@@ -106,10 +106,13 @@ def _pools(
 def random_p_values(
     evidence: Mapping[str, Evidence], plan: ArmPlan, pools: Mapping[str, Tally]
 ) -> list[float]:
-    """p of every drawn set of the pool as if it had been selected, each for one concept in turn."""
+    """p of every drawn set of the pool as if it had been selected, each for one concept in turn; ties
+    are broken at random, for many sets change nothing at all and their p would pile up."""
+    rng = np.random.default_rng([plan.file.seed, 4])
     effects = {c: one.question.effects(pools[c], one.clean) for c, one in evidence.items()}
     p_values = []
     for r, latents in enumerate(plan.pool.sets):
         effects_r = effects[list(evidence)[r % len(evidence)]]
-        p_values.append(rank_p(float(effects_r[r]), effects_r[plan.pool.match(latents).draws]))
+        null = effects_r[plan.pool.match(latents).draws]
+        p_values.append(tie_broken_p(float(effects_r[r]), null, rng))
     return p_values
