@@ -34,6 +34,7 @@ class MatchedPool:
         selected: per hypothesis its latents; sets of one pool have one size.
         n_draws: draws that each hypothesis needs.
         spare: size of the pool over ``n_draws``; more gives closer matches and costs passes.
+        also: latents that are matched from the same pool, with what is left of it.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class MatchedPool:
         n_draws: int,
         spare: float,
         rng: np.random.Generator,
+        also: Sequence[Sequence[int]] = (),
     ) -> None:
         self.stats, self.selected, self.n_draws = stats, selected, n_draws
         self.features_s2 = np.full((len(stats.rate), 2), np.nan)
@@ -50,8 +52,14 @@ class MatchedPool:
         raw = np.log(np.stack([stats.rate[alive], stats.mean[alive]], 1))
         self.features_s2[alive] = raw / np.maximum(raw.std(0), 1e-9)
         self.alive = alive
-        n_pool = int(np.ceil(n_draws * spare))
-        self.sets = _draw_sets(self, n_pool, rng)
+        growing = _Sets(selected, int(np.ceil(n_draws * spare)), n_draws)
+        if selected and len(selected[0]) == 1:
+            _add_nearest(self, growing, [*selected], n_draws)
+            _add_nearest(self, growing, [*also], n_draws)
+            _add_nearest(self, growing, [*selected], len(alive))
+        else:
+            _add_drawn(self, growing, [*selected, *also], rng)
+        self.sets = list(growing.sets)
         self.sets_rm = np.array(self.sets, dtype=np.int64)
 
     def near(self, latent: int, n: int) -> list[int]:
@@ -85,23 +93,62 @@ class MatchedPool:
         return float(np.exp(np.median(np.abs(np.log(ratios)))))
 
 
-def _draw_sets(pool: MatchedPool, n_pool: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
-    """Sets made for each hypothesis in turn, each latent from the neighbours of a selected one.
+class _Sets:
+    """Distinct sets, until there are so many and every hypothesis has its draws.
 
     A hypothesis's own latents are not drawn for it; those of others are latents like any, and
     leaving them out would make the null tamer than the dictionary is.
     """
-    sets: dict[tuple[int, ...], None] = {}
-    # a hypothesis on one latent needs that many different neighbours; sets of several combine
-    n_near = max(24, pool.n_draws if len(pool.selected[0]) == 1 else n_pool // len(pool.selected))
+
+    def __init__(self, selected: Sequence[Sequence[int]], n: int, n_draws: int) -> None:
+        self.sets: dict[tuple[int, ...], None] = {}
+        self.own = [set(latents) for latents in selected]
+        self.n, self.n_draws = n, n_draws
+        self.n_usable = [0] * len(self.own)
+
+    @property
+    def enough(self) -> bool:
+        return len(self.sets) >= self.n and min(self.n_usable, default=0) >= self.n_draws
+
+    def add(self, latents: Sequence[int]) -> bool:
+        """Whether the set is new."""
+        key = tuple(sorted(latents))
+        if key in self.sets:
+            return False
+        self.sets[key] = None
+        self.n_usable = [
+            n + own.isdisjoint(key) for n, own in zip(self.n_usable, self.own, strict=True)
+        ]
+        return True
+
+
+def _add_nearest(
+    pool: MatchedPool, sets: _Sets, selected: Sequence[Sequence[int]], n_near: int
+) -> None:
+    """Single latents: the nearest of each hypothesis, then the second nearest, and so on."""
+    near = [pool.near(latents[0], n_near) for latents in selected]
+    for place in range(max(map(len, near), default=0)):
+        for neighbours in near:
+            if sets.enough:
+                return
+            if place < len(neighbours):
+                sets.add([neighbours[place]])
+
+
+def _add_drawn(
+    pool: MatchedPool, sets: _Sets, selected: Sequence[Sequence[int]], rng: np.random.Generator
+) -> None:
+    """Sets made for each hypothesis in turn, each latent from the neighbours of a selected one."""
+    if not selected:
+        return
+    n_near = max(24, sets.n // len(selected))  # sets of several combine: few neighbours are enough
     near: dict[int, list[int]] = {}
     n_repeats = 0
-    for attempt in range(20 * n_pool):
-        if len(sets) == n_pool or n_repeats > 50 * len(pool.selected) + len(pool.alive):
-            break
-        n_repeats += 1
-        own = pool.selected[attempt % len(pool.selected)]
-        wider = 1 + attempt // (2 * n_pool)  # nothing new among the nearest: look further
+    for attempt in range(20 * sets.n):
+        if sets.enough or n_repeats > 50 * len(selected) + len(pool.alive):
+            return
+        own = selected[attempt % len(selected)]
+        wider = 1 + attempt // (2 * sets.n)  # nothing new among the nearest: look further
         drawn: list[int] = []
         for latent in own:
             if len(near.get(latent, ())) < wider * n_near:
@@ -109,7 +156,4 @@ def _draw_sets(pool: MatchedPool, n_pool: int, rng: np.random.Generator) -> list
             choices = [k for k in near[latent] if k not in own and k not in drawn]
             if choices:
                 drawn.append(int(rng.choice(choices[: wider * n_near])))
-        if len(drawn) == len(own) and tuple(sorted(drawn)) not in sets:
-            sets[tuple(sorted(drawn))] = None
-            n_repeats = 0
-    return list(sets)
+        n_repeats = 0 if len(drawn) == len(own) and sets.add(drawn) else n_repeats + 1

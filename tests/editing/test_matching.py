@@ -52,6 +52,19 @@ def test_sets_are_distinct_and_reproducible(stats):
     assert pool(stats, [(100, 101)], seed=1).sets != one.sets
 
 
+@pytest.mark.parametrize("n", [1, 10])
+def test_every_hypothesis_has_its_draws_beside_its_own_latents(stats, n):
+    selected = [tuple(range(20 + 30 * k, 20 + 30 * k + n)) for k in range(4)]
+    drawn = pool(stats, selected, n_draws=60, spare=1.0)
+    assert [len(drawn.match(own).draws) for own in selected] == [60] * 4
+
+
+def test_single_latents_are_matched_as_closely_as_can_be(stats):
+    drawn = pool(stats, [(100,), (200,)], spare=3.0)
+    for own in (100, 200):
+        assert {drawn.sets[r][0] for r in drawn.match([own]).draws} == set(drawn.near(own, 40))
+
+
 def test_a_small_dictionary_gives_what_it_has(stats):
     few = LatentStats(stats.rate[:30], stats.mean[:30], stats.largest[:30])
     drawn = pool(few, [(15,)], n_draws=100)

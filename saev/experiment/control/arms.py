@@ -86,7 +86,7 @@ class ArmPlan:
         rng = np.random.default_rng([file.seed, 2])
         selected = [latents for p in self.proposals for latents in p.tried]
         stats = discovery.units["sae"].stats
-        self.pool = MatchedPool(stats, [*selected, *also_selected], n_draws, file.spare, rng)
+        self.pool = MatchedPool(stats, selected, n_draws, file.spare, rng, also_selected)
         self.table_pools = {
             n: MatchedPool(
                 stats, [p.latents[n] for p in self.proposals if n in p.latents],
