@@ -20,5 +20,8 @@ def render(template: str, content: Mapping[str, Any]) -> str:
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     environment.filters["number"] = lambda value: "–" if value is None else f"{value:.3f}"
+    environment.filters["p"] = lambda value: (
+        "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    )
     environment.filters["words"] = lambda value: str(value).replace("_", " ")
     return environment.get_template(template).render(**content)

@@ -2,6 +2,9 @@
 
 # ruff: noqa: E501  (sentences of the page, kept whole)
 
+from collections.abc import Mapping
+from typing import Any
+
 from saev.experiment.control.controlled import Outcome
 
 ARM_TEXTS: dict[str, tuple[str, str]] = {
@@ -51,6 +54,15 @@ ARM_TEXTS: dict[str, tuple[str, str]] = {
     "gradcam_pixels": ("the fifth of the patches that Grad-CAM marks, greyed out", "that hiding the object does as well"),
 }  # fmt: skip
 
+SELECTOR_TEXTS = {
+    "f1": "the best F1 score: where they fire is most nearly where the concept is",
+    "greedy": "F1 score, one joining the others where together they fit the concept best",
+    "auroc": "the area under the ROC curve of their activation against the concept",
+    "average_precision": "average precision: sorted by their activation, images of the concept come first",
+    "logistic": "their weight in a logistic regression on the concept",
+    "attribution": "gradient × activation: what the concept’s probability would lose without them",
+}
+
 EXAMPLES_TEXTS = {
     "patch": "Rows: test images with most of the concept, not picked by outcome. Patches that changed are framed.",
     "image": "Rows: the first test images of the class, not picked by outcome.",
@@ -66,11 +78,12 @@ def explain(outcome: Outcome) -> list[str]:
         "were named by hand"
         if file.latents is not None
         else f"{'was' if n == 1 else 'were'} chosen on {len(outcome.discovery.items)} discovery images by "
-        f"{file.selector.by.replace('_', ' ')}"
+        f"{SELECTOR_TEXTS[file.selector.by]}"
     )
     unit = "each patch" if per == "patch" else "each image"
     return [
-        f"A sparse dictionary splits the activations of a vision model into latents. For each of "
+        f"A sparse dictionary splits the activations of a vision model into latents, each of which is active (has a "
+        f"code above 0) on few tokens. For each of "
         f"{len(outcome.verdicts)} concepts, {latents} {chosen}. If a latent stands for a concept, then "
         f"changing it should change what the model says of that concept and of nothing else.",
         f"That was done on {outcome.test.n_images} other images, which had no part in the choice: in the "
@@ -86,15 +99,27 @@ def explain(outcome: Outcome) -> list[str]:
 def _edit_text(outcome: Outcome) -> str:
     edit = outcome.setting.file.edit
     kind, where = edit.get("kind", "set"), edit.get("where", "all")
+    away = (
+        ", which pushes the activation away from what the latent stands for,"
+        if kind == "set" and _amount(edit) < 0
+        else ""
+    )
     texts = {
         "ablate": "its code was set to 0",
-        "set": f"its code was set to {edit.get('scale')} × the largest seen in discovery",
+        "set": f"its code was set to {_amount(edit):g} × the largest seen in discovery{away}".replace(
+            "-", "−"
+        ),
         "scale": f"its code was multiplied by {edit.get('factor')}",
         "add": f"{edit.get('scale')} × its largest code was added to it",
         "clamp": f"its code was kept between {edit.get('low')} and {edit.get('high')} × its largest",
     }
     place = "at every patch" if where == "all" else f"where: {where}"
     return f"{texts[kind]} {place}"
+
+
+def _amount(edit: Mapping[str, Any]) -> float:
+    """The amount of a ``set`` edit; 0 for others."""
+    return float(edit.get("scale", 0.0))
 
 
 def _mode_text(mode: str) -> str:
