@@ -23,7 +23,7 @@ OWN = ("atlas.css", "overview.js", "keys.js", "compare.js")
 N_COLOURS = 16
 """Of a heat-map. A palette of 256 would be most of the bytes of a 14 × 14 picture, and a page holds
 40 of them."""
-LARGEST_ALPHA = 200
+LARGEST_ALPHA = 170
 """Of 255: the picture stays visible under the strongest patch."""
 
 

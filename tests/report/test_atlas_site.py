@@ -25,7 +25,7 @@ def test_heat_map_is_clear_at_zero_and_brightest_at_the_scales_end() -> None:
     assert rgba[2, 3, :3].sum() > rgba[5, 5, :3].sum()
     assert rgba[2, 3, 3] == LARGEST_ALPHA, "the whole scale is used, not its dark end"
     assert rgba[2, 3, 0] > 240 and rgba[2, 3, 1] > 240, "inferno ends in yellow"
-    assert rgba[2, 3, 3] - rgba[5, 5, 3] > 60
+    assert rgba[2, 3, 3] - int(rgba[5, 5, 3]) > 60
     assert len(uri) < 700, "a page holds forty of them"
 
 

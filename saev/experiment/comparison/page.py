@@ -19,7 +19,7 @@ from saev.report.comparison_figures import concept_figure, match_figure, power_f
 if TYPE_CHECKING:
     import pandas as pd
 
-N_PAIRS, N_LONELY, N_DRIVES, N_TILES, SIDE = 8, 6, 6, 6, 112
+N_PAIRS, N_LONELY, N_DRIVES, N_TILES, SIDE = 8, 6, 6, 9, 112
 SHOWN_COLUMNS = (
     "latent_a", "latent_b", "correlation", "correlation_null", "q", "mutual", "jaccard",
     "exemplar_partner", "exemplar_jaccard", "exemplar_null", "exemplar_q",
