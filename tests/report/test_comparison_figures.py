@@ -15,7 +15,7 @@ def test_match_curve_is_the_share_at_or_above() -> None:
     axis = match_figure(matches).axes[0]
     x, y = axis.lines[0].get_data()
     assert np.asarray(x).tolist() == [0.2, 0.5, 0.9]
-    assert np.asarray(y).tolist() == [1, 2 / 3, 1 / 3]
+    np.testing.assert_allclose(y, [1, 2 / 3, 1 / 3])
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
     assert labels == ["one → two", "mis-paired, 95 % level"]
 
