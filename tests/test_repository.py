@@ -118,6 +118,20 @@ def test_packages_are_listed_one_by_one() -> None:
     assert not homeless, f"modules in folders without __init__.py: {homeless}"
 
 
+def test_files_beside_the_code_are_installed_with_it() -> None:
+    """Templates, scripts and weights: without these a wheel writes no pages and loads no demo model."""
+    data = PROJECT["tool"]["setuptools"]["package-data"]
+    globbed = {
+        str(path.relative_to(ROOT))
+        for package, patterns in data.items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    roots = ("saev/", "callbacks/", "datamodules/")
+    beside = {n for n in tracked_files() if n.startswith(roots) and not n.endswith(".py")}
+    assert beside - globbed == set()
+
+
 def test_constraints_are_plain_pins_and_cover_what_is_asked_for() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pin = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==\d+(\.\d+)*(\.?(a|b|rc|post)\d+)?")
