@@ -6,6 +6,7 @@ Leaves ``latents/`` in the run folder: ``latents.parquet``, ``concepts.parquet``
 
 import json
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
@@ -20,6 +21,7 @@ from saev.experiment.atlas.pages import write_pages
 from saev.experiment.atlas.settings import AtlasSettings, NamingSettings
 from saev.experiment.dictionary import images_for, open_dictionary
 from saev.latents.atlas import Atlas
+from saev.latents.query import ask, with_examples
 from saev.tracking import command, print_next, print_table
 
 SHOWN = 20
@@ -81,20 +83,23 @@ def describe(cfg: DictConfig) -> dict[str, float]:
 
 
 def search(atlas_dir: str, query: str) -> list[int]:
-    """Prints the latents whose name or concepts match the words; returns them, best first."""
-    atlas = Atlas.open(Path(atlas_dir) / "latents")
-    hits = atlas.search(query)
-    rows = [
-        [
-            str(row.latent), row.name or "unnamed", f"{row.score:.2f}", row.why,
-            f"{100 * float(row.rate_image):.2g} %"  # pyright: ignore[reportArgumentType],
-        ]
-        for row in hits.head(SHOWN).itertuples(index=False)
-    ]  # fmt: skip
-    print_table(
-        f"{len(hits)} latents for {query!r}", ["latent", "name", "score", "why", "images"], rows
-    )
-    return hits["latent"].tolist()
+    """Prints what an atlas answers (the questions stand in :mod:`saev.latents.query`); returns the
+    latents, best first."""
+    folder = Path(atlas_dir) / "latents"
+    atlas = Atlas.open(folder)
+    answer = ask(atlas, query)
+    shown = with_examples(atlas, answer.table.head(SHOWN))
+    rows = [[_cell(value) for value in row] for row in shown.itertuples(index=False)]
+    print_table(f"{answer.title}: {len(answer.table)} latents", list(shown.columns), rows)
+    if rows:
+        print_next([f"xdg-open {folder / 'latent' / rows[0][0]}.html"])
+    return answer.table["latent"].tolist()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.3g}"
+    return "unnamed" if value is None else str(value)
 
 
 def _show(metrics: dict[str, float]) -> None:

@@ -29,7 +29,8 @@ class Atlas:
         self.latents, self.concepts = tables["latents"], tables["concepts"]
         self.exemplars, self.names = tables["exemplars"], tables["names"]
         self.neighbours = tables["coactivation"]
-        self.images: list[dict[str, str]] = json.loads((folder / "images.json").read_text())
+        self.images: list[dict[str, str]] = _read_json(folder / "images.json")
+        self.grid: tuple[int, int] = tuple(_read_json(folder / "atlas.json")["grid"])
 
     @classmethod
     def open(cls, folder: str | Path) -> "Atlas":
@@ -44,12 +45,33 @@ class Atlas:
                 )
         try:
             return cls(folder, {n: pd.read_parquet(folder / f"{n}.parquet") for n in TABLES})
+        except UserError:
+            raise
         except (OSError, ValueError) as error:
             raise UserError(f"a table in {folder} is damaged; describe again") from error
 
     def store(self) -> CodeStore:
         """The sparse codes; UserError where they were not kept."""
         return CodeStore.open(self.folder / "codes")
+
+    def position(self, image: int | str) -> int:
+        """Number of an image in the atlas, from its id; UserError where it is not there."""
+        if isinstance(image, str):
+            for index, one in enumerate(self.images):
+                if one["image_id"] == image:
+                    return index
+        elif 0 <= image < len(self.images):
+            return image
+        raise UserError(
+            f"image {image} is not in the atlas, which has {len(self.images):,} images, "
+            f"first {self.images[0]['image_id']}"
+        )
+
+    def ask(self, query: str) -> "pd.DataFrame":
+        """What ``query="…"`` prints on the command line; the questions stand in saev.latents.query."""
+        from saev.latents.query import ask, with_examples
+
+        return with_examples(self, ask(self, query).table)
 
     def search(self, words: str) -> "pd.DataFrame":
         """Latents whose name, proposed names or concepts contain all the words, best first.
@@ -59,13 +81,13 @@ class Atlas:
         """
         import pandas as pd
 
-        wanted = words.casefold().replace("=", " ").split()
+        wanted = _plain(words).split()
         if not wanted:
             raise UserError("query is empty; give one or more words")
         hits: dict[int, tuple[float, str]] = {}
 
         def consider(latent: Any, text: Any, score: Any, why: str) -> None:
-            plain = str(text or "").casefold().replace("=", " ").replace("_", " ")
+            plain = _plain(str(text or ""))
             score = 0.0 if np.isnan(score) else score
             if all(word in plain for word in wanted) and score >= hits.get(latent, (-1.0, ""))[0]:
                 hits[latent] = (score, why)
@@ -90,14 +112,14 @@ class Atlas:
         )
 
     def for_concept(self, concept: str, n: int = 10) -> "pd.DataFrame":
-        """The latents that tell a concept best on the discovery split, with their test scores."""
-        rows = self.concepts[
-            (self.concepts["split"] == "test") & (self.concepts["concept"] == concept)
-        ]
+        """The latents that tell a concept best on the discovery split, with their test scores; the
+        name may have spaces for "=" and "_"."""
+        names = self.concepts["concept"].map(_plain)
+        rows = self.concepts[(self.concepts["split"] == "test") & (names == _plain(concept))]
         if rows.empty:
             known = ", ".join(sorted(self.concepts["concept"].unique())[:8])
             raise UserError(f"the atlas knows no concept {concept!r}; it knows {known}, …")
-        return rows.sort_values("rank_f1").head(n)
+        return rows.sort_values(["source", "kind", "rank_f1"]).groupby(["source", "kind"]).head(n)
 
     def for_patches(
         self, image: int | str, patches: Sequence[int], n: int = 10, max_rate: float = 0.1
@@ -109,12 +131,8 @@ class Atlas:
         Source: the semantic query of Stevens et al. 2025, Fig. 3.
         """
         store = self.store()
-        index = store.image_ids.index(image) if isinstance(image, str) else image
+        index = self.position(image)
         part, local = divmod(index, store.images_per_part)
-        if not (0 <= index < len(store.image_ids)):
-            raise UserError(
-                f"image {index} is not in the atlas, which has {len(store.image_ids):,}"
-            )
         if not patches or not all(0 <= p < store.n_tokens for p in patches):
             raise UserError(f"patches must be numbers from 0 to {store.n_tokens - 1}")
         codes = store.read(part)
@@ -170,8 +188,21 @@ class Atlas:
         """Neighbours by cosine of atoms ("atom") or by firing together ("coactivation")."""
         if kind not in ("atom", "coactivation"):
             raise UserError(f"kind={kind!r}; choose atom or coactivation")
+        if not 0 <= latent < len(self.latents):
+            raise UserError(f"latent {latent} is not in the atlas, which has {len(self.latents):,}")
         rows = self.neighbours
         return rows[(rows["latent"] == latent) & (rows["kind"] == kind)].sort_values("rank")
+
+
+def _plain(text: str) -> str:
+    return text.casefold().replace("=", " ").replace("_", " ")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is missing or damaged; describe again") from error
 
 
 def patches_in(

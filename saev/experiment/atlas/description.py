@@ -18,13 +18,14 @@ from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.experiment.atlas.annotations import assign_splits
 from saev.experiment.atlas.code_pass import CodePass, ImageList, open_store
+from saev.experiment.atlas.columns import Columns, columns_of, vocabulary_concepts
 from saev.experiment.atlas.concept_scores import (
     annotations,
     best_concepts,
     concept_metrics,
     score_all,
 )
-from saev.experiment.atlas.names import columns_of, effects_of, propose, top_images
+from saev.experiment.atlas.names import Proposals, effects_of, propose, top_images
 from saev.experiment.atlas.settings import (
     AtlasSettings,
     NamingSettings,
@@ -78,6 +79,8 @@ class Description:
     statistics: LatentStatistics
     embedding_note: str
     n_baseline_images: int
+    grid: tuple[int, int]
+    """Patches down and across."""
 
     @property
     def histogram(self) -> Int[np.ndarray, "s h"]:
@@ -152,21 +155,29 @@ def describe_dictionary(
     for name, column in summaries.columns.items():
         table[name] = column
     coactive = neighbours(table, sae, statistics)
+    columns = columns_of(backbone, store, read_vocabulary(naming.vocabulary))
+    if columns is not None and naming.vocabulary is not None:
+        concepts.append(vocabulary_concepts(columns, splits))
     scores = score_all(store, concepts, atlas)
     best_concepts(table, scores)
     proposals = _name(
-        table, sae, backbone, images, store, splits, scores, naming, device, atlas.seed
+        table, sae, backbone, images, store, columns, splits, scores, naming, device, atlas.seed
     )
-    names = choose_names(
-        proposals, store.n_latents, fdr=atlas.fdr, min_confidence=naming.min_confidence
+    names, by_chance = (
+        choose_names(one, store.n_latents, fdr=atlas.fdr, min_confidence=naming.min_confidence)
+        for one in proposals
     )
     add_names(table, names)
     exemplars = exemplar_table(summaries.samples, store.image_ids)
     metrics = _metrics(table, exemplars, scores, sae, summaries.chance)
+    alive = ~table["dead"].to_numpy()
+    metrics["latents/named_fraction_shuffled"] = float(
+        np.mean([one.name is not None for one in by_chance], where=alive)
+    )
     return Description(
-        table, concept_table(scores), exemplars, proposal_table(proposals), coactive, metrics,
+        table, concept_table(scores), exemplars, proposal_table(proposals.found), coactive, metrics,
         scores, images, store, splits, statistics, _note(backbone, embedder),
-        min(atlas.baseline_images, len(splits)),
+        min(atlas.baseline_images, len(splits)), backbone.grid,
     )  # fmt: skip
 
 
@@ -214,15 +225,16 @@ def write_tables(description: Description, folder: Path) -> None:
         for (name, item), split in zip(images.entries, description.splits, strict=True)
     ]
     (folder / "images.json").write_text(json.dumps(index) + "\n", encoding="utf-8")
+    facts = {"format_version": 1, "grid": list(description.grid)}
+    (folder / "atlas.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
 def _name(
     table: "pd.DataFrame", sae: SparseAutoencoder, backbone: Backbone, images: ImageList,
-    store: CodeStore, splits: list[str], scores: Sequence[ConceptScores], naming: NamingSettings,
-    device: Any, seed: int,
-) -> list[Any]:  # fmt: skip
+    store: CodeStore, columns: Columns | None, splits: list[str], scores: Sequence[ConceptScores],
+    naming: NamingSettings, device: Any, seed: int,
+) -> Proposals:  # fmt: skip
     alive = (table["n_images_fired"].to_numpy() > 0).nonzero()[0]
-    columns = columns_of(backbone, store, read_vocabulary(naming.vocabulary))
     effects = None
     if columns is not None and "effect" in naming.proposers:
         pushed = alive

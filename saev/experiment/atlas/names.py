@@ -4,9 +4,8 @@ Suffixes: s latents, b images, v columns, c concepts.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +14,9 @@ from scipy import sparse
 from torch import Tensor
 
 from saev.backbones import Backbone
-from saev.backbones.base import BackboneOutput
 from saev.errors import UserError
 from saev.experiment.atlas.code_pass import ImageList
+from saev.experiment.atlas.columns import Columns
 from saev.experiment.atlas.effects import prepare, push_effects, random_shifts, shifts_of
 from saev.latents.concepts import ConceptScores
 from saev.latents.naming import (
@@ -33,57 +32,6 @@ from saev.metrics.class_mass import Tree, back_off
 from saev.sae import SparseAutoencoder
 
 PROPOSERS = ("concept", "vote", "effect", "text", "wpmi", "tree")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Candidate names and how present each is in every image."""
-
-    names: list[str]
-    presence_bv: Float[np.ndarray, "b v"]
-    """Probability of the name, by the model's classifier or its text tower."""
-    similarity_bv: Float[np.ndarray, "b v"] | None
-    """Cosine to the text; None without a text tower."""
-    readout: Any
-    """BackboneOutput → logits of the same columns."""
-
-
-def columns_of(
-    backbone: Backbone, store: CodeStore, vocabulary: Sequence[str] | None
-) -> Columns | None:
-    """The model's own classes, or a vocabulary through its text tower; None where it has neither.
-
-    Raises:
-        UserError: a vocabulary for a model without a text tower.
-    """
-    if vocabulary is not None:
-        if not backbone.has_text:
-            raise UserError(
-                f"naming.vocabulary needs a model with a text tower, and {backbone.name} has none"
-            )
-        from open_clip import SIMPLE_IMAGENET_TEMPLATES
-
-        tower = backbone.text_tower()
-        weights_ev: Tensor = tower.class_weights(
-            list(vocabulary), SIMPLE_IMAGENET_TEMPLATES
-        ).float()
-        unit = torch.nn.functional.normalize(torch.from_numpy(store.embeddings()), dim=-1)
-        cosine = (unit @ weights_ev).numpy()
-        logits = tower.logit_scale * cosine
-
-        def read(output: BackboneOutput) -> Tensor:
-            image = torch.nn.functional.normalize(output.pooled.float(), dim=-1)
-            return tower.logit_scale * image @ weights_ev.to(image.device)
-
-        return Columns(list(vocabulary), _softmax(logits), cosine, read)
-    logits = store.logits()
-    if logits is None or backbone.class_names is None:
-        return None
-    names = [name.split(",")[0].replace("_", " ") for name in backbone.class_names]
-    return Columns(
-        _distinct(names, backbone.class_names), _softmax(logits.astype(np.float32)), None,
-        lambda output: output.logits,
-    )  # fmt: skip
 
 
 class TopImages(NamedTuple):
@@ -160,6 +108,14 @@ def effects_of(
     return Effects(latents, change_kv, z_kv, standardized(random_nv, change_kv).max(1))
 
 
+class Proposals(NamedTuple):
+    """What all proposers say."""
+
+    found: list[Proposal]
+    shuffled: list[Proposal]
+    """The same first choices, judged on held-out images dealt out to the latents at random."""
+
+
 def propose(
     proposers: Sequence[str],
     store: CodeStore,
@@ -170,40 +126,52 @@ def propose(
     tree: Tree | None,
     alive: Int[np.ndarray, " k"],
     seed: int = 0,
-) -> list[Proposal]:
+) -> Proposals:
     """All proposals of all proposers that can say something about this model."""
     unknown = set(proposers) - set(PROPOSERS)
     if unknown:
         raise UserError(
             f"naming.proposers holds {sorted(unknown)[0]!r}; choose among {', '.join(PROPOSERS)}"
         )
-    found: list[Proposal] = []
+    both = Proposals([], [])
     if "concept" in proposers:
-        found += [p for scores in concepts for p in concept_proposals(scores)]
+        both.found.extend(p for scores in concepts for p in concept_proposals(scores))
     if columns is None:
-        return found
-    presence, seen = columns.presence_bv, ~top.is_test
-    seen_top, test_top = ([rows[k] for k in alive] for rows in (top.seen, top.test))
-    scores: dict[str, Float[np.ndarray, "k v"]] = {}
-    if "vote" in proposers:
-        scores["vote"] = vote(presence, seen_top)
-    if columns.similarity_bv is not None and "text" in proposers:
-        scores["text"] = weighted_similarity(_codes(store, alive, seen), columns.similarity_bv)
-    if columns.similarity_bv is not None and "wpmi" in proposers:
-        scores["wpmi"] = soft_wpmi(columns.similarity_bv, seen_top)
-    for proposer, score in scores.items():
-        found += proposals_of(
-            proposer, score, columns.names, alive, presence[top.is_test], test_top, seed=seed
+        return both
+    presence, held_out = columns.presence_bv, columns.presence_bv[top.is_test]
+    dealt = np.random.default_rng([seed, 23]).permutation(len(held_out))
+
+    def judge(proposer: str, score: Float[np.ndarray, "k v"], names: list[str],
+              latents: Int[np.ndarray, " k"], presence_bv: Float[np.ndarray, "b v"],
+              n_best: int = 10) -> None:  # fmt: skip
+        tops = [top.test[k] for k in latents]
+        both.found.extend(
+            proposals_of(
+                proposer, score, names, latents, presence_bv, tops, n_best=n_best, seed=seed
+            )
         )
+        tops = [dealt[row].tolist() for row in tops]
+        both.shuffled.extend(
+            proposals_of(proposer, score, names, latents, presence_bv, tops, n_best=1, seed=seed)
+        )
+
+    seen_top = [top.seen[k] for k in alive]
+    if "vote" in proposers:
+        judge("vote", vote(presence, seen_top), columns.names, alive, held_out)
+    if columns.similarity_bv is not None and "text" in proposers:
+        score = text_similarity(store, alive, ~top.is_test, columns.similarity_bv)
+        judge("text", score, columns.names, alive, held_out)
+    if columns.similarity_bv is not None and "wpmi" in proposers:
+        score = soft_wpmi(columns.similarity_bv, seen_top)
+        judge("wpmi", score, columns.names, alive, held_out)
     if effects is not None and "effect" in proposers:
-        tops = [top.test[k] for k in effects.latents]
-        found += proposals_of(
-            "effect", effects.z_kv, columns.names, effects.latents, presence[top.is_test], tops,
-            seed=seed,
-        )  # fmt: skip
+        judge("effect", effects.z_kv, columns.names, effects.latents, held_out)
     if tree is not None and "tree" in proposers:
-        found += _tree_proposals(tree, columns, seen_top, test_top, top.is_test, alive, seed)
-    return found
+        score, nodes, under = _tree_scores(tree, columns, seen_top)
+        rows = (score.max(1, initial=0) > 0).nonzero()[0]
+        names = [f"a kind of {node}" for node in nodes]
+        judge("tree", score[rows], names, alive[rows], held_out @ under, n_best=1)
+    return both
 
 
 def concept_proposals(scores: ConceptScores) -> list[Proposal]:
@@ -235,11 +203,11 @@ def _above(
     return (f1 - chance) / np.maximum(1 - chance, 1e-9)
 
 
-def _tree_proposals(
-    tree: Tree, columns: Columns, seen: list[list[int]], test: list[list[int]],
-    is_test: Bool[np.ndarray, " b"], alive: Int[np.ndarray, " k"], seed: int,
-) -> list[Proposal]:  # fmt: skip
-    """The deepest inner node that holds 90 % of what the strongest images show."""
+def _tree_scores(
+    tree: Tree, columns: Columns, seen: list[list[int]]
+) -> tuple[Float[np.ndarray, "k n"], list[str], Float[np.ndarray, "v n"]]:
+    """For every latent the deepest inner node that holds 90 % of what the strongest images show and
+    its share; the nodes; and which columns stand under which node."""
     known = [v for v, name in enumerate(columns.names) if name in tree.parent]
     voted = vote(columns.presence_bv, seen)
     nodes = sorted({node for v in known for node in tree.path(columns.names[v])[1:-1]})
@@ -248,41 +216,33 @@ def _tree_proposals(
     for v in known:
         for node in tree.path(columns.names[v])[1:-1]:
             under[v, number[node]] = 1
-    score = np.zeros((len(alive), len(nodes)))
-    for row in range(len(alive)):
+    score = np.zeros((len(seen), len(nodes)))
+    for row in range(len(seen)):
         mass = {columns.names[v]: float(voted[row, v]) for v in known if voted[row, v] > 1e-4}
         held = back_off(mass, tree) if mass else None
         if held is not None and held[0] in number:
             score[row, number[held[0]]] = held[1]
-    named = score.max(1, initial=0) > 0
-    rows = named.nonzero()[0]
-    presence = columns.presence_bv[is_test] @ under
-    return proposals_of(
-        "tree", score[rows], [f"a kind of {node}" for node in nodes], alive[rows], presence,
-        [test[row] for row in rows], n_best=1, seed=seed,
-    )  # fmt: skip
+    return score, nodes, under
 
 
-def _codes(
-    store: CodeStore, alive: Int[np.ndarray, " k"], seen: Bool[np.ndarray, " b"]
-) -> sparse.csr_matrix:
-    codes = store.image_codes()
-    shape = (store.n_latents, len(store.image_ids))
-    matrix = sparse.csr_matrix(
-        (codes.max * seen[codes.image], (codes.latent, codes.image)), shape=shape
-    )
-    return matrix[alive]
+def text_similarity(
+    store: CodeStore,
+    latents: Int[np.ndarray, " k"],
+    seen: Bool[np.ndarray, " b"],
+    similarity_bv: Float[np.ndarray, "b v"],
+) -> Float[np.ndarray, "k v"]:
+    """:func:`weighted_similarity` over the images that are ``seen``, a range of latents at a time."""
+    rows = []
+    for first, last in store.chunks():
+        codes = store.image_codes(first, last)
+        shape = (last - first, len(seen))
+        matrix = sparse.csr_matrix(
+            (codes.max * seen[codes.image], (codes.latent - first, codes.image)), shape=shape
+        )
+        rows.append(weighted_similarity(matrix, similarity_bv))
+    return np.concatenate(rows)[latents]
 
 
 def _pixels(images: ImageList, index: int, backbone: Backbone) -> Tensor:
     name, item = images.entries[index]
     return backbone.transform(images.sources[name].load(item))
-
-
-def _softmax(logits: Float[np.ndarray, "b v"]) -> Float[np.ndarray, "b v"]:
-    return torch.from_numpy(np.asarray(logits, np.float32)).softmax(-1).numpy()
-
-
-def _distinct(short: list[str], full: list[str]) -> list[str]:
-    """Short names, the full one where two classes share a short one ("crane")."""
-    return [s if short.count(s) == 1 else f for s, f in zip(short, full, strict=True)]
