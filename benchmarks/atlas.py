@@ -4,8 +4,8 @@
     python -m benchmarks.atlas scores        24,576 latents × 150 concepts over 2 M patches
 
 Codes are synthetic, of the size of a dictionary of 24,576 latents with 32 active per token on 196
-patches of ViT-B width. ``pass`` measures per image, so fewer images than 50,000 do; what grows with
-their number is on disk, or stated.
+patches of ViT-B width. ``pass`` measures per image, so fewer images than 50,000 do. Times are
+processor seconds, so a shared machine does not change them; set OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -65,36 +65,38 @@ def measure_pass(folder: Path, n_images: int) -> None:
     rates: dict[str, float] = {}
     z = torch.zeros(4, N_TOKENS, N_LATENTS)
     z[..., torch.randperm(N_LATENTS)[:K]] = 1.0
-    start = time.perf_counter()
+    start = time.process_time()
     builder = PartBuilder(N_LATENTS, N_TOKENS)
     for _ in range(16):
         builder.add(z, torch.ones(4, N_TOKENS, dtype=torch.bool))
     builder.add_outputs(torch.zeros(64, WIDTH), None)
     builder.build()
-    rates["dense codes to sparse ones"] = 64 / (time.perf_counter() - start)
+    rates["dense codes to sparse ones"] = 64 / (time.process_time() - start)
     store = make_store(folder, n_images)
     part = store.read(0)
-    start = time.perf_counter()
+    start = time.process_time()
     store.write(0, part)
-    rates["writing a part"] = part.n_images / (time.perf_counter() - start)
-    start = time.perf_counter()
+    rates["writing a part"] = part.n_images / (time.process_time() - start)
+    start = time.process_time()
     statistics_of(store, np.arange(n_images) % 1000, 0)
     rates["sums (rates, histograms, places, co-activation, class mass)"] = n_images / (
-        time.perf_counter() - start
+        time.process_time() - start
     )
-    start = time.perf_counter()
+    start = time.process_time()
     summarize(store, store.embeddings())
     rates["exemplars, deciles, near misses, monosemanticity and its null"] = n_images / (
-        time.perf_counter() - start
+        time.process_time() - start
     )
     for name, rate in rates.items():
         print(f"{rate:8.1f} images/s   {name}")
     together = 1 / sum(1 / rate for rate in rates.values())
     n_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     print(
-        f"{together:8.1f} images/s   all of it: {WHOLE / together / 60:.0f} minutes for {WHOLE:,}"
+        f"{together:8.1f} images/s   all of it: {WHOLE / together / 60:.0f} minutes of one core for {WHOLE:,}"
     )
-    print(f"{backbone_rate():8.1f} images/s   ViT-B/16 alone (random weights, float32)")
+    print(
+        f"{backbone_rate():8.1f} images/s   ViT-B/16 alone on the same core (random weights, float32)"
+    )
     print(f"disk {n_bytes / n_images * WHOLE / 1e9:.1f} GB for {WHOLE:,} images")
 
 
@@ -104,10 +106,10 @@ def backbone_rate(n_images: int = 16) -> float:
     pixels = torch.zeros(8, 3, 224, 224)
     with torch.no_grad():
         backbone(pixels)
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(n_images // 8):
             backbone(pixels)
-    return n_images / (time.perf_counter() - start)
+    return n_images / (time.process_time() - start)
 
 
 def measure_scores(folder: Path, n_images: int, n_permutations: int) -> None:
@@ -122,11 +124,11 @@ def measure_scores(folder: Path, n_images: int, n_permutations: int) -> None:
         "synthetic", "mask", [str(c) for c in range(N_CONCEPTS)], np.arange(n_images),
         splits.tolist(), labels,
     )  # fmt: skip
-    start = time.perf_counter()
+    start = time.process_time()
     scores = score_concepts(store, concepts, n_permutations=n_permutations)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     print(
-        f"{seconds / 60:.1f} minutes for {N_LATENTS:,} latents × {N_CONCEPTS} concepts over "
+        f"{seconds / 60:.1f} processor minutes for {N_LATENTS:,} latents × {N_CONCEPTS} concepts over "
         f"{shape[0] / 1e6:.1f} M patches ({shape[0] * K / 1e6:.0f} M codes), three splits, "
         f"{n_permutations} permutations of maps"
     )
