@@ -157,6 +157,10 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
+def _count(value: float) -> str:
+    return "–" if value != value else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _numbers(row: dict[str, Any], metrics: dict[str, float]) -> list[tuple[str, str, str]]:
     def text(key: str, digits: int = 3) -> str:
         return "–" if row[key] != row[key] else f"{row[key]:.{digits}g}"
@@ -168,7 +172,7 @@ def _numbers(row: dict[str, Any], metrics: dict[str, float]) -> list[tuple[str, 
         ("mean, median", f"{row['mean']:.3g}, {row['q50']:.3g}", "where it fires"),
         ("90 %, 99 %", f"{row['q90']:.3g}, {row['q99']:.3g}", "quantiles, to within 19 %"),
         ("MS", text("ms"), f"null {text('ms_null')} (95 %), chance {metrics['latents/ms_chance']:.3g}"),
-        ("support", text("ms_support"), "effective images behind MS; below 10 it says nothing"),
+        ("support", _count(row["ms_support"]), "effective images behind MS; below 10 it says nothing"),
         ("entropy of labels", text("label_entropy"), "nats"),
         ("position", text("position_information", 2), "share of its entropy that the place explains"),
         ("importance", text("importance", 2), "share of the energy of all codes"),
