@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import pandas as pd
+
 from saev.experiment.atlas.description import Description
 from saev.experiment.atlas.gallery import Gallery
 from saev.experiment.atlas.latent_pages import name_of, records
 from saev.report.atlas import Site
 
 N_LATENTS, N_TILES = 6, 8
+KEY = ["source", "kind", "concept"]
 
 
 class ConceptPages:
@@ -16,9 +19,9 @@ class ConceptPages:
     def __init__(self, description: Description, site: Site, gallery: Gallery) -> None:
         self.d, self.site, self.gallery = description, site, gallery
         self.table = description.latents.set_index("latent", drop=False)
-        self.tests = description.concepts[description.concepts["split"] == "test"]
-        keys = zip(*(self.tests[key] for key in ("source", "kind", "concept")), strict=True)
-        self.page_of = {key: f"{number:04d}" for number, key in enumerate(dict.fromkeys(keys))}
+        self.tests, self.unseen = _scorable(description.concepts)
+        keys = dict.fromkeys(self.tests[KEY].itertuples(index=False, name=None))
+        self.page_of = {key: f"{number:04d}" for number, key in enumerate(keys)}
 
     def row(self, one: dict[str, Any]) -> dict[str, Any]:
         """One latent's test scores for a concept, with the concept's page."""
@@ -30,7 +33,7 @@ class ConceptPages:
     def write(self, paged: set[int]) -> None:
         """Pages with the latents of ``paged``, and ``concepts.html``."""
         listed: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for key, rows in self.tests.groupby(["source", "kind", "concept"], sort=False):
+        for key, rows in self.tests.groupby(KEY, sort=False):
             source, kind, concept = map(str, key)  # type: ignore[arg-type]
             rows = rows[rows["latent"].isin(paged)].sort_values("rank_f1")
             if rows.empty:
@@ -45,8 +48,9 @@ class ConceptPages:
         sources = [
             {
                 "title": f"{source}: {kind}",
-                "concepts": entries,
+                "concepts": sorted(entries, key=lambda entry: -entry["f1"]),
                 "note": self.d.note_of(source, kind),
+                "unseen": self.unseen.get((source, kind), []),
             }
             for (source, kind), entries in listed.items()
         ]
@@ -67,6 +71,20 @@ class ConceptPages:
             }
             for one in records(best)
         ]
+
+
+def _scorable(concepts: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple[str, str], list[str]]]:
+    """Test rows of concepts that both discovery and test images hold, and the names of the others:
+    where there is nothing to choose a latent by, the first of all would be shown."""
+    if concepts.empty:
+        return concepts, {}
+    held = concepts[concepts["split"] != "calibration"].groupby(KEY, sort=False)["n_positive"].min()
+    names: dict[tuple[str, str], list[str]] = {}
+    for source, kind, concept in held.index[held == 0]:
+        names.setdefault((source, kind), []).append(concept)
+    tests = concepts[concepts["split"] == "test"]
+    known = tests.set_index(KEY).index.isin(held.index[held > 0])
+    return tests[known], names
 
 
 def _note(best: dict[str, Any]) -> str:

@@ -27,7 +27,8 @@ class LatentPages:
         self.table = description.latents.set_index("latent", drop=False)
         self.around = grouped(description.coactive)
         self.proposed = grouped(description.proposals)
-        self.told = grouped(concepts.tests.sort_values("f1", ascending=False))
+        tests = concepts.tests
+        self.told = grouped(tests.sort_values("f1", ascending=False)) if len(tests) else {}
 
     def write(self, chosen: list[int]) -> None:
         position = {latent: index for index, latent in enumerate(chosen)}
