@@ -91,10 +91,8 @@ def measure_pass(folder: Path, n_images: int) -> None:
         print(f"{rate:8.1f} images/s   {name}")
     together = 1 / sum(1 / rate for rate in rates.values())
     n_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    print(
-        f"{together:8.1f} images/s   all of it: {WHOLE / together / 60:.0f} minutes of one core "
-        f"for {WHOLE:,}"
-    )
+    minutes = WHOLE / together / 60
+    print(f"{together:8.1f} images/s   all of it: {minutes:.0f} minutes of one core for {WHOLE:,}")
     print(
         f"{backbone_rate():8.1f} images/s   ViT-B/16 alone on the same core (random weights, float32)"
     )

@@ -26,6 +26,7 @@ from saev.experiment.atlas.concept_scores import (
     score_all,
 )
 from saev.experiment.atlas.names import Proposals, effects_of, propose, top_images
+from saev.experiment.atlas.probes import foreign_table, probe_table, stability
 from saev.experiment.atlas.settings import (
     AtlasSettings,
     NamingSettings,
@@ -81,6 +82,8 @@ class Description:
     n_baseline_images: int
     grid: tuple[int, int]
     """Patches down and across."""
+    more: "dict[str, pd.DataFrame]"
+    """Further tables by file name."""
 
     @property
     def histogram(self) -> Int[np.ndarray, "s h"]:
@@ -171,13 +174,21 @@ def describe_dictionary(
     exemplars = exemplar_table(summaries.samples, store.image_ids)
     metrics = _metrics(table, exemplars, scores, sae, summaries.chance)
     alive = ~table["dead"].to_numpy()
+    more = {"probes": probe_table(store, scores)}
+    if atlas.foreign:
+        more["foreign"] = foreign_table(store, images, splits, atlas.foreign)
+        for score, auroc, fpr95 in more["foreign"][["score", "auroc", "fpr95"]].to_numpy().tolist():
+            metrics |= {f"foreign/{score}/auroc": auroc, f"foreign/{score}/fpr95": fpr95}
+    if atlas.seeds:
+        table["stability"], found = stability(sae, atlas.seeds)
+        metrics |= found
     metrics["latents/named_fraction_shuffled"] = float(
         np.mean([one.name is not None for one in by_chance], where=alive)
     )
     return Description(
         table, concept_table(scores), exemplars, proposal_table(proposals.found), coactive, metrics,
         scores, images, store, splits, statistics, _note(backbone, embedder),
-        min(atlas.baseline_images, len(splits)), backbone.grid,
+        min(atlas.baseline_images, len(splits)), backbone.grid, more,
     )  # fmt: skip
 
 
@@ -213,6 +224,7 @@ def write_tables(description: Description, folder: Path) -> None:
         "exemplars": description.exemplars,
         "names": description.proposals,
         "coactivation": description.coactive,
+        **description.more,
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():

@@ -20,6 +20,8 @@ class AtlasSettings:
     n_top: int = 16
     masks: str = "majority"
     tables: Mapping[str, str] = field(default_factory=dict)
+    foreign: Sequence[str] = ()
+    seeds: Sequence[str] = ()
     n_permutations: int = 1000
     n_map_permutations: int = 200
     fdr: float = 0.05
