@@ -41,6 +41,7 @@ from saev.experiment.atlas.summaries import (
     statistics_of,
     summarize,
 )
+from saev.experiment.atlas.tree_places import add_tree_places, class_of
 from saev.latents.concepts import ConceptScores
 from saev.latents.naming import choose_names
 from saev.latents.statistics import LatentStatistics
@@ -102,9 +103,7 @@ class Description:
 
     def label_of(self, image: int) -> str | None:
         """Name of an image's class."""
-        name, item = self.images.entries[image]
-        names = self.images.sources[name].class_names
-        return None if item.label is None or names is None else names[item.label]
+        return class_of(self.images, image)
 
     def note_of(self, source: str, kind: str) -> str:
         """What was counted, and what the same search finds with shuffled labels."""
@@ -172,6 +171,8 @@ def describe_dictionary(
     )
     add_names(table, names)
     exemplars = exemplar_table(summaries.samples, store.image_ids)
+    if (tree := read_tree(naming.tree)) is not None:
+        add_tree_places(table, exemplars, images, tree)
     metrics = _metrics(table, exemplars, scores, sae, summaries.chance)
     alive = ~table["dead"].to_numpy()
     more = {"probes": probe_table(store, scores)}
