@@ -41,12 +41,11 @@ def effects_table(outcome: Outcome) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    return pd.concat([_effects(outcome, use) for use in outcome.plan.uses], ignore_index=True)
+    parts = [_effects(outcome, use) for use in outcome.plan.uses]
+    return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def _effects(outcome: Outcome, use: Use) -> "pd.DataFrame":
-    import pandas as pd
-
+def _effects(outcome: Outcome, use: Use) -> dict[str, np.ndarray]:
     images = np.flatnonzero(outcome.images_of[use.concept])
     clean, tally = outcome.test.clean.take(images), outcome.tallies[use.key].take(images)
     ask = outcome.question(use.concept)
@@ -55,23 +54,25 @@ def _effects(outcome: Outcome, use: Use) -> "pd.DataFrame":
     others = [k for k in range(first, last) if k != c]
     n = clean.n_base[:, c]
     fall = clean.tally.probability[:, c] - tally.probability[:, c]
-    return pd.DataFrame(
-        {
-            "hypothesis": pd.Categorical([use.concept] * len(images)),
-            "arm": pd.Categorical([use.arm] * len(images)),
-            "draw": np.int32(use.draw),
-            "image": pd.Categorical([outcome.test.items[i].image_id for i in images]),
-            "n_latents": np.int32(use.n_latents),
-            "scale": np.float32(use.scale),
-            "tested": use.tested,
-            "target_units": n.astype(np.int32),
-            "target_changed": tally.changed[:, c].astype(np.int32),
-            "other_units": clean.n_base[:, others].sum(1).astype(np.int32),
-            "other_changed": tally.changed[:, others].sum(1).astype(np.int32),
-            "probability_drop": np.divide(fall, n, out=np.full(len(n), np.nan), where=n > 0),
-            "effect": ask.per_image(tally, clean).astype(np.float32),
-        }
-    ).astype({"hypothesis": "str", "arm": "str", "image": "str"})
+    same = {
+        "hypothesis": np.array(use.concept, object),
+        "arm": np.array(use.arm, object),
+        "draw": np.int32(use.draw),
+        "n_latents": np.int32(use.n_latents),
+        "scale": np.float32(use.scale),
+        "tested": np.bool_(use.tested),
+    }
+    ids = np.array([outcome.test.items[i].image_id for i in images], object)
+    return {
+        **{name: np.full(len(images), value) for name, value in same.items()},
+        "image": ids,
+        "target_units": n.astype(np.int32),
+        "target_changed": tally.changed[:, c].astype(np.int32),
+        "other_units": clean.n_base[:, others].sum(1).astype(np.int32),
+        "other_changed": tally.changed[:, others].sum(1).astype(np.int32),
+        "probability_drop": np.divide(fall, n, out=np.full(len(n), np.nan), where=n > 0),
+        "effect": ask.per_image(tally, clean).astype(np.float32),
+    }
 
 
 def summary_table(outcome: Outcome) -> "pd.DataFrame":
