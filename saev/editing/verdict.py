@@ -202,7 +202,8 @@ def _sentence(row: Verdict, verdict: str, reasons: list[str]) -> str:
         f"against {_number(row.null_mean)} for {row.n_draws} matched random edits"
     )
     if verdict == SUPPORTED:
-        return f"Editing the latents of “{row.concept}” changes it and little else: {size}."
+        rest = f"{100 * row.other_change:.0f} % of everything else changes with it"
+        return f"The hypothesis on “{row.concept}” is supported: {size}; {rest}."
     why = "; ".join(reasons)
     if verdict == NO_POWER:
         return (
