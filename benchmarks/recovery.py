@@ -20,7 +20,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -154,6 +154,7 @@ def train(
     cfg = OmegaConf.merge(
         OmegaConf.load(CONF / f"{name}.yaml"), VARIANTS[name], {"optimizer": {"lr": lr}}
     )
+    assert isinstance(cfg, DictConfig)
     cfg.d_sae = d_sae
     cfg.dead_after_tokens = 50 * batch_size
     if cfg.get("k") is not None:
