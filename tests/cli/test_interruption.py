@@ -106,7 +106,7 @@ RUNS = {
     "batch_topk": (
         "data.num_workers=2", "model=batch_topk", "callbacks=resample",
         "+callbacks.ema._target_=callbacks.ema.EMAWeights",
-        "callbacks.resample.every_n_tokens=5120", "callbacks.resample.pool_tokens=2048",
+        "callbacks.resample.every_n_tokens=5120", "+callbacks.resample.pool_tokens=2048",
         "model.dead_after_tokens=1024",
     ),
     "jump_relu": ("data.num_workers=0", "model=jump_relu"),
