@@ -80,6 +80,7 @@ def test_files_of_a_choice(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFi
     for text in ("Choosing among 5 dictionaries", "picks/2/README.md", "it left no metrics.json"):
         assert text in page
     assert "http" not in page
+    assert "small range of L0" not in page
     card = (folder / "picks" / "1" / "README.md").read_text()
     assert '"n": "<20>"' in card  # Markdown, not HTML
     assert "10 steps of 256 tokens, learning rate 0.001, seed 0" in card
@@ -88,6 +89,14 @@ def test_files_of_a_choice(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert [pick["registered"] for pick in found] == [None, None]
     show(choice)
     assert "5 members, 3 on the Pareto front" in capsys.readouterr().out
+
+
+def test_a_short_front_is_said_to_be_one(tmp_path: Path) -> None:
+    for number, (k, variance) in enumerate([(30, 0.5), (32, 0.8)]):
+        leave_member(tmp_path / "sweep", number, k, variance)
+    choose(str(tmp_path / "sweep"), ChoiceSettings(), tmp_path, NoTracking())
+    page = (tmp_path / "choice" / "index.html").read_text()
+    assert "a small range of L0, 30 to 32" in page
 
 
 def test_members_without_the_store_or_a_result_are_refused(sweep: Path, tmp_path: Path) -> None:

@@ -37,17 +37,20 @@ class _Collector:
         self.n_images, self.fidelity = n_images, fidelity
         self.rows: list[tuple[np.ndarray, sparse.csr_matrix, sparse.csr_matrix]] = []
 
-    def add(self, x_bpd: Float[Tensor, "b p d"], places: np.ndarray) -> None:
-        """Adds the chosen tokens of the images at these places."""
+    def add(self, x_bpd: Float[Tensor, "b p d"], places: np.ndarray) -> Float[Tensor, "b p d"]:
+        """Adds the chosen tokens of the images at these places; returns their reconstruction."""
         step = max(1, MAX_CODES // (x_bpd.shape[1] * self.sae.cfg.d_sae))
-        for first in range(0, len(x_bpd), step):
+        return torch.cat([
             self._add(x_bpd[first : first + step], places[first : first + step])
+            for first in range(0, len(x_bpd), step)
+        ])  # fmt: skip
 
-    def _add(self, x_bpd: Float[Tensor, "b p d"], places: np.ndarray) -> None:
+    def _add(self, x_bpd: Float[Tensor, "b p d"], places: np.ndarray) -> Float[Tensor, "b p d"]:
         z_bps = self.sae.encode(x_bpd)
+        x_hat_bpd = self.sae.decode(z_bps)
         keep_bp = self.sae.is_normal(x_bpd)
         z_bps = z_bps * keep_bp[..., None]
-        error_bp = (x_bpd.double() - self.sae.decode(z_bps).double()).square().sum(-1) * keep_bp
+        error_bp = (x_bpd.double() - x_hat_bpd.double()).square().sum(-1) * keep_bp
         power_bp = x_bpd.double().square().sum(-1)
         shifted = (x_bpd.double() - self.sae.mean.double()) * keep_bp[..., None]
         fires_bps = z_bps > 0
@@ -61,6 +64,7 @@ class _Collector:
         self.total_bd[places] = shifted.sum(1).cpu().numpy()
         fired, strongest = fires_bps.sum(1).float().cpu().numpy(), z_bps.amax(1).cpu().numpy()
         self.rows.append((places, sparse.csr_matrix(fired), sparse.csr_matrix(strongest)))
+        return x_hat_bpd
 
     def sums(self) -> ImageSums:
         places = np.concatenate([row[0] for row in self.rows])
@@ -146,24 +150,26 @@ class ImagePass:
         self.seen_b[places] = True
         acts_btd = self.backbone.tap(batch.images.to(self.device), [self.layer])[self.layer]
         x_bpd = acts_btd[:, self.positions].float()
-        for collector in self.collectors:
-            collector.add(x_bpd, places)
+        x_hats = [collector.add(x_bpd, places) for collector in self.collectors]
         clean = self.backbone.resume(acts_btd, self.layer)
         pooled = clean.pooled.float().cpu().numpy()
         if self.embedding_be is None:
             self.embedding_be = np.zeros((len(self.items), pooled.shape[1]), np.float32)
         self.embedding_be[places] = pooled
         if self.head is not None:
-            self._fidelity(acts_btd, self.head(clean).float(), places)
+            self._fidelity(acts_btd, x_hats, self.head(clean).float(), places)
 
-    def _fidelity(self, acts_btd: Tensor, clean_bc: Tensor, places: np.ndarray) -> None:
+    def _fidelity(
+        self, acts_btd: Tensor, x_hats: list[Tensor], clean_bc: Tensor, places: np.ndarray
+    ) -> None:
         assert self.head is not None
         first = self.collectors[0].sae
         mean = on_chosen_tokens(first, self.positions, lambda x: first.mean.to(x).expand_as(x))
         kl_mean = kl_per_image(self._predict(mean(acts_btd)), clean_bc).cpu().numpy()
-        for collector in self.collectors:
-            sae = collector.sae
-            edit = on_chosen_tokens(sae, self.positions, lambda x, s=sae: s.decode(s.encode(x)))
+        for collector, x_hat_bpd in zip(self.collectors, x_hats, strict=True):
+            edit = on_chosen_tokens(
+                collector.sae, self.positions, lambda _, y_bpd=x_hat_bpd: y_bpd.flatten(0, 1)
+            )
             logits_bc = self._predict(edit(acts_btd))
             collector.columns["kl"][places] = kl_per_image(logits_bc, clean_bc).cpu().numpy()
             collector.columns["kl_mean"][places] = kl_mean

@@ -11,6 +11,8 @@ from saev.report.pages import render
 from saev.report.pareto_figure import Dot, pareto_figure
 
 PICTURE = "figures/latents_random.png"
+SHORT_FRONT = 1.25
+"""Of the largest to the smallest L0 on the front: below it members hardly differ in sparsity."""
 
 
 def write_choice(choice: Choice, folder: Path, n_picks: int) -> None:
@@ -107,4 +109,10 @@ def _summary(choice: Choice) -> str:
         parts.append(f"{len(choice.sweep.left_out)} left out, see the end.")
     if not choice.picks:
         parts.append("Nothing is worth picking: no member explains more than the mean activation.")
+    l0s = [choice.members[index].point.l0 for index in choice.front]
+    if len(l0s) > 1 and l0s[-1] < SHORT_FRONT * l0s[0]:
+        parts.append(
+            f"The front spans a small range of L0, {l0s[0]:.3g} to {l0s[-1]:.3g}: unless that "
+            "difference matters, take the member with the highest explained variance."
+        )
     return " ".join(parts)
