@@ -64,7 +64,8 @@ def test_the_table(trained: Path) -> None:
         assert values.loc[(key, "sae"), "value"] == pytest.approx(metrics[arm], rel=1e-3)
     assert metrics["separates/explained_variance"] == 1
     assert "separates/l0" not in metrics
-    assert (values["low"] <= values["high"]).all()
+    known = values.dropna(subset="value")  # no latent has enough images for monosemanticity
+    assert len(known) == 8 * len(columns) and (known["low"] <= known["high"]).all()
     page = (trained / "table" / "baselines" / "index.html").read_text()
     assert "separates trained from random" in page and "http" not in page
     baseline = SparseAutoencoder.from_pretrained(trained / "table" / "baselines" / "pca")

@@ -38,13 +38,13 @@ class BaselineSettings:
     def __post_init__(self) -> None:
         for kind in self.chosen:
             if kind not in KINDS:
-                raise ValueError(
+                raise UserError(
                     f"baselines.kinds must be all or some of {', '.join(KINDS)}, got {kind!r}."
                 )
         if self.pool_images < 1:
-            raise ValueError(f"baselines.pool_images must be at least 1, got {self.pool_images}.")
+            raise UserError(f"baselines.pool_images must be at least 1, got {self.pool_images}.")
         if self.n_bootstrap < 40:
-            raise ValueError(
+            raise UserError(
                 "baselines.n_bootstrap must be at least 40, or the ends of a 95 % interval are the "
                 f"extremes, got {self.n_bootstrap}."
             )

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from saev.errors import UserError
 from saev.experiment.choosing.front import Pick, dominates, eligible
 from saev.experiment.choosing.members import Member, Sweep
 from saev.tracking.sweeps import Version
@@ -21,9 +22,9 @@ class ChoiceSettings:
 
     def __post_init__(self) -> None:
         if self.n_picks < 1:
-            raise ValueError(f"choice.n_picks must be at least 1, got {self.n_picks}.")
+            raise UserError(f"choice.n_picks must be at least 1, got {self.n_picks}.")
         if self.model_name is not None and not re.fullmatch(r"[\w.\- ]+", self.model_name):
-            raise ValueError(
+            raise UserError(
                 "choice.model_name may hold letters, digits, '_', '-', '.' and spaces, got "
                 f"{self.model_name!r}."
             )
