@@ -123,7 +123,8 @@ def test_every_command_takes_a_baseline(run: Run, trained: Path, tmp_path: Path)
     )
     status = run(
         "intervene", f"sae={pca}", "head=attributes", f"hypothesis={hypothesis}",
-        "images=scenes", "images.n_images=240", f"hydra.run.dir={tmp_path}/i", "trainer.accelerator=cpu", "intervention.num_workers=0",
+        "images=scenes", "images.n_images=240", f"hydra.run.dir={tmp_path}/i",
+        "trainer.accelerator=cpu", "intervention.num_workers=0",
     )  # fmt: skip
     assert status is None, status
     assert (tmp_path / "i" / "report" / "index.html").is_file()
