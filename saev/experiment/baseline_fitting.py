@@ -14,7 +14,7 @@ from saev.experiment.fitting import POOL_TOKENS, sae_tags, training_pool
 from saev.experiment.recording import activations_for, identity
 from saev.experiment.report import evaluate_and_report
 from saev.sae.baselines import Baseline
-from saev.tracking import Tracking, is_main_process, print_next
+from saev.tracking import Tracking, is_main_process, override, print_next
 
 
 def fit_baseline_dictionary(
@@ -56,5 +56,5 @@ def fit_baseline_dictionary(
     metrics = evaluate_and_report(
         sae, backbone, source, cfg.evaluation, cfg.trainer.accelerator, out_dir, tracking
     )
-    print_next([f"python -m saev.evaluate sae={folder}", "make ui"])
+    print_next([f"python -m saev.evaluate {override('sae', folder)}", "make ui"])
     return metrics

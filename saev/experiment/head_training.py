@@ -19,7 +19,7 @@ from saev.modules.heads import TrainedHead
 from saev.modules.heads.reading import Reading
 from saev.modules.heads.rows import ClassRows
 from saev.modules.heads.training import HeadTraining
-from saev.tracking import Tracking, print_next, print_table
+from saev.tracking import Tracking, override, print_next, print_table
 
 MAX_CLASSES = 30
 """Rows of the table per class: ADE20K's or ImageNet's would fill screens; metrics.json has all."""
@@ -121,7 +121,7 @@ def keep_head(
     tracking.log_metrics(metrics)
     tracking.log_artifact(path)
     _show_scores(head, scores, n_images)
-    print_next([f"python -m saev.evaluate sae=DIR head={folder}", "make ui"])
+    print_next([f"python -m saev.evaluate sae=DIR {override('head', folder)}", "make ui"])
     return metrics
 
 

@@ -13,7 +13,7 @@ from saev.experiment.fitting import check_resumable, check_schedules, fit_dictio
 from saev.experiment.recording import activations_for, identity
 from saev.experiment.report import evaluate_and_report
 from saev.sae.baselines import Baseline
-from saev.tracking import Tracking, print_next
+from saev.tracking import Tracking, override, print_next
 
 
 def train_sae(
@@ -48,7 +48,7 @@ def train_sae(
     )
     print_next(
         [
-            f"python -m saev.evaluate sae={out_dir / 'sae'}",
+            f"python -m saev.evaluate {override('sae', out_dir / 'sae')}",
             "python -m saev.train -m model.k=16,32,64",
             "make ui",
         ]

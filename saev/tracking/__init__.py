@@ -3,6 +3,7 @@
 Importing this package imports neither mlflow nor Lightning.
 """
 
+from saev.tracking.console import override as override
 from saev.tracking.console import print_next as print_next
 from saev.tracking.console import print_table as print_table
 from saev.tracking.entry import command as command

@@ -1,6 +1,8 @@
 """What a command says on screen when it is done."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -28,6 +30,13 @@ def print_next(commands: Sequence[str]) -> None:
     _print(Text("Next:", style="bold"))
     for command in commands:
         _print(Text(f"  {command}"))
+
+
+def override(key: str, value: str | Path) -> str:
+    """``key=value`` as it can be pasted into a shell, quoted where Hydra would read more into it."""
+    if re.fullmatch(r"[\w./~:@+-]*", str(value)):
+        return f"{key}={value}"
+    return f"\"{key}='{value}'\""
 
 
 def _print(content: Table | Text) -> None:

@@ -1,8 +1,12 @@
 """Tables and commands on screen."""
 
-import pytest
+import shlex
+from pathlib import Path
 
-from saev.tracking import print_next, print_table
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from saev.tracking import override, print_next, print_table
 
 
 def test_a_table_keeps_every_cell_whole_away_from_a_terminal(
@@ -29,3 +33,11 @@ def test_other_ranks_are_silent(
     print_table("t", ["a"], [["b"]])
     print_next(["c"])
     assert capsys.readouterr().out == ""
+
+
+def test_an_override_can_be_pasted() -> None:
+    assert override("sae", Path("outputs/a-1/sae")) == "sae=outputs/a-1/sae"
+    odd = "outputs/0_model=relu,k=3/sae"
+    (word,) = shlex.split(override("sae", odd))
+    parsed = OverridesParser.create().parse_override(word)
+    assert (parsed.key_or_group, parsed.value()) == ("sae", odd)
