@@ -20,6 +20,8 @@ class RngState(L.Callback):
         self._loaded: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
+        if self._loaded is not None:  # no batch since the checkpoint was read
+            return self._loaded
         name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
         return {
             "python": random.getstate(),

@@ -83,6 +83,8 @@ def fit_dictionary(
     ``source`` the SAE also says which images it was trained on.
     """
     data.prepare_data()
+    # once more, as recording may have drawn numbers or may have been done in an earlier run
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
     statistics = data.statistics
     module.set_data_statistics(torch.tensor(statistics.mean), statistics.scale, statistics.max_norm)
     if cfg.ckpt_path is None:

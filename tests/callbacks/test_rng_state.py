@@ -33,6 +33,14 @@ def test_draws_continue_where_they_were_saved(tmp_path: Path, warm_up: int) -> N
     assert draw() not in expected
 
 
+def test_a_checkpoint_written_before_the_first_batch_holds_what_was_loaded() -> None:
+    saved = RngState().state_dict()
+    draw()
+    callback = RngState()
+    callback.load_state_dict(saved)
+    assert torch.equal(callback.state_dict()["torch"], saved["torch"])
+
+
 def test_without_a_checkpoint_nothing_is_put_back() -> None:
     callback = RngState()
     trainer, module = L.Trainer(accelerator="cpu", logger=False), make_module()

@@ -119,12 +119,9 @@ def test_training_killed_and_resumed_ends_in_the_same_bits(tmp_path: Path, name:
     run("train", outputs, *more, f"hydra.run.dir={tmp_path / 'whole'}")
     resumed = tmp_path / "resumed"
     last = resumed / "checkpoints" / "last.ckpt"
-    chance = random.Random(name)
-    for _ in range(2):
-        again = (f"ckpt_path={last}",) if last.exists() else ()
-        args = command("train", outputs, *more, f"hydra.run.dir={resumed}", *again)
-        kill_when(args, resumed, "last*.ckpt*", chance.uniform(0, 0.3))
-        assert last.exists()
+    args = command("train", outputs, *more, f"hydra.run.dir={resumed}")
+    kill_when(args, resumed, "last*.ckpt*", random.Random(name).uniform(0, 0.1))
+    assert 0 < torch.load(last, weights_only=True)["global_step"] < 60  # before the end
     run("train", outputs, *more, f"hydra.run.dir={resumed}", f"ckpt_path={last}")
     whole = end_of(tmp_path / "whole")
     assert differences(whole, end_of(resumed)) == []
