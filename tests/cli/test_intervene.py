@@ -91,24 +91,3 @@ def test_refused_with_one_sentence(
         key = override.split("=")[0]
         given = [one for one in given if one.split("=")[0] != key] + [override]
     assert_sentence(run("intervene", f"sae={sae_dir}", *given), *words)
-
-
-@pytest.mark.slow
-def test_finds_what_was_planted_and_nothing_else(run: Run, tmp_path: Path) -> None:
-    """The scenes' ground truth, with a dictionary trained for a quarter of the demo."""
-    trained, out = tmp_path / "trained", tmp_path / "run"
-    assert run("train", "images.n_images=900", "trainer.max_steps=200", "evaluation.fidelity=false",
-               "trainer.accelerator=cpu", f"hydra.run.dir={trained}") is None  # fmt: skip
-    file = written(
-        tmp_path, concept="all", alpha=0.05, calibration=10, directions=20,
-        images={"discovery": "train", "test": "heldout", "n_discovery": 200, "n_test": 60},
-        support={"n_discovery_units": 30, "n_test_units": 50},
-    )  # fmt: skip
-    status = run("intervene", f"hypothesis={file}", f"sae={trained / 'sae'}", "head=attributes",
-                 "trainer.accelerator=cpu", f"hydra.run.dir={out}")  # fmt: skip
-    assert status is None
-    metrics = json.loads((out / "metrics.json").read_text())
-    calibration = json.loads((out / "report" / "calibration.json").read_text())
-    assert metrics["intervene/power"] >= 0.8
-    assert calibration["n_hypotheses"] >= 200 and calibration["share_supported"] <= 0.05
-    assert calibration["uniformity_p"] > 0.01
