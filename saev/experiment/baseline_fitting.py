@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.errors import UserError
-from saev.experiment.fitting import POOL_TOKENS, sae_tags, training_pool
+from saev.experiment.fitting import POOL_TOKENS, provenance_of, sae_tags, training_pool
 from saev.experiment.recording import activations_for, identity
 from saev.experiment.report import evaluate_and_report
 from saev.sae.baselines import Baseline
@@ -43,12 +43,7 @@ def fit_baseline_dictionary(
         torch.tensor(statistics.mean),
         statistics.scale,
         statistics.max_norm,
-        backbone=manifest.backbone,
-        layer=manifest.layer,
-        tokens=manifest.tokens,
-        manifest_id=manifest.id,
-        manifest_sha256=manifest.sha256,
-        images=source.spec(),
+        **provenance_of(manifest, source),
     )
     folder = sae.save_pretrained(out_dir / "sae")
     tracking.log_artifact(folder, "sae")

@@ -3,6 +3,7 @@
 import logging
 import pickle
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from callbacks.lost_rank import LostRank
+from datamodules.activations.format import Manifest
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
 from saev.errors import UserError
@@ -108,14 +110,7 @@ def fit_dictionary(
         raise KeyboardInterrupt
     trainer.save_checkpoint(last)  # where training ended
     manifest = data.manifest
-    sae = module.export(
-        backbone=manifest.backbone,
-        layer=manifest.layer,
-        tokens=manifest.tokens,
-        manifest_id=manifest.id,
-        manifest_sha256=manifest.sha256,
-        images=source.spec() if source is not None else None,
-    )
+    sae = module.export(**provenance_of(manifest, source))
     if sae.cfg.activation == "batch_topk":
         threshold = calibrate_threshold_(
             sae, [training_pool(data, CALIBRATION_TOKENS).to(sae.W_enc.device)]
@@ -128,6 +123,18 @@ def fit_dictionary(
         tracking.log_artifact(out_dir / "checkpoints", "checkpoints")
         tracking.set_tags({"saev.sha256.manifest": manifest.sha256, **sae_tags(folder)})
     return sae
+
+
+def provenance_of(manifest: Manifest, source: ImageSource | None) -> dict[str, Any]:
+    """Fields of ``SAEConfig`` that say what a dictionary was fitted to."""
+    return {
+        "backbone": manifest.backbone,
+        "layer": manifest.layer,
+        "tokens": manifest.tokens,
+        "manifest_id": manifest.id,
+        "manifest_sha256": manifest.sha256,
+        "images": source.spec() if source is not None else None,
+    }
 
 
 def sae_tags(folder: Path) -> dict[str, str]:

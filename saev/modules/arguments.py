@@ -51,6 +51,22 @@ def check_optimizer(make: Callable[..., Optimizer]) -> None:
         raise ValueError(f"model.optimizer cannot be built: {error}.") from error
 
 
+def check_end(arguments: Mapping[str, Any], objective: Objective, n_steps: float | int) -> None:
+    """Raises ValueError where a schedule needs to know the end of a run that has none.
+
+    Args:
+        n_steps: of the run; −1 or infinity, as Lightning answers by loader, for one without an end.
+    """
+    if 0 < n_steps < float("inf"):
+        return
+    for kind, needs_end in (
+        ("model.lr_decay_fraction", arguments["lr_decay_fraction"] > 0),
+        (type(objective).__name__, objective.needs_end),
+    ):
+        if needs_end:
+            raise ValueError(f"{kind} needs to know the end of the run; set trainer.max_steps.")
+
+
 def count_latents(d_model: int, d_sae: int | None, expansion: float | int | None) -> int:
     """d_sae, or the multiple of d_model; raises ValueError when that is no positive number."""
     if d_sae is None and expansion is None:

@@ -2,7 +2,7 @@
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -34,6 +34,16 @@ def mean_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
         tensor /= dist.get_world_size()
     return tensor
+
+
+def variation_of_all(error: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
+    """Σ ‖e − mean e‖² over the tokens of all ranks, divided by their number.
+
+    Gradients are averaged over ranks, so with this denominator the mean of their quotients is that
+    of the whole batch.
+    """
+    mean = mean_over_ranks(error.mean(0))
+    return mean_over_ranks((error - mean).square().sum())
 
 
 def gather_rows(tensor: Shaped[Tensor, "b ..."]) -> Shaped[Tensor, "all_b ..."]:

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from saev.metrics import ReconstructionMetrics
 from saev.modules.arguments import (
     check_arguments,
+    check_end,
     check_optimizer,
     check_together,
     count_latents,
@@ -28,10 +29,11 @@ from saev.modules.distributed import (
     max_over_ranks,
     mean_over_ranks,
     rank,
+    variation_of_all,
     world_size,
 )
 from saev.modules.log_interval import is_logged
-from saev.modules.schedules import decay, warmup
+from saev.modules.schedules import learning_rate
 from saev.sae import SparseAutoencoder
 from saev.sae.dead import advance_since_fired, dead_latents
 from saev.sae.decoders import UnitAtoms, fold_norms_
@@ -216,37 +218,22 @@ class SAETraining(L.LightningModule):
 
     def check_length(self, n_steps: float | int) -> None:
         """Raises ValueError where a schedule needs to know the end of a run that has none."""
-        # Without an end Lightning answers −1 or infinity, depending on the loader.
-        has_end = 0 < n_steps < float("inf")
-        if self.hparams["lr_decay_fraction"] > 0 and not has_end:
-            raise ValueError(
-                "model.lr_decay_fraction needs to know the end of the run; set trainer.max_steps."
-            )
-        if self.objective.needs_end and not has_end:
-            kind = type(self.objective).__name__
-            raise ValueError(f"{kind} needs to know the end of the run; set trainer.max_steps.")
+        check_end(self.hparams, self.objective, n_steps)
 
     def configure_optimizers(self) -> Any:
         total = self.trainer.estimated_stepping_batches
-        fraction = self.hparams["lr_decay_fraction"]
         self.check_length(total)
         if total > 0:
             self._total_steps = float(total)
-        width = self.hparams["lr_reference_width"] or self.sae.cfg.d_sae
-        law = (width / self.sae.cfg.d_sae) ** 0.5
-
-        def factor(step: int) -> float:
-            rise = warmup(step, self.hparams["lr_warmup_steps"])
-            return law * rise * decay(step, total, fraction, self.hparams["lr_decay_shape"])
-
+        rate = learning_rate(total, self.sae.cfg.d_sae, self.hparams)
         threshold = [p for name, p in self.named_parameters() if name == "sae.threshold"]
         trained = [p for p in self.parameters() if p.requires_grad and p not in set(threshold)]
-        groups, factors = [{"params": trained}], [factor]
+        groups, rates = [{"params": trained}], [rate]
         if threshold:
             groups.append({"params": threshold})
-            factors.append(lambda step: self.hparams["threshold_lr_factor"] * factor(step))
+            rates.append(lambda step: self.hparams["threshold_lr_factor"] * rate(step))
         optimizer = self._make_optimizer(groups)  # pyright: ignore[reportArgumentType]
-        scheduler = {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}
+        scheduler = {"scheduler": LambdaLR(optimizer, rates), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     # --- training ----------------------------------------------------------------------------
@@ -400,13 +387,3 @@ class SAETraining(L.LightningModule):
         kept = checkpoint["sae"]
         self.sae.cfg = replace(self.sae.cfg, max_norm=kept["max_norm"])
         self._aux_plan = AuxPlan(*kept["aux_plan"])
-
-
-def variation_of_all(error: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
-    """Σ ‖e − mean e‖² over the tokens of all ranks, divided by their number.
-
-    Gradients are averaged over ranks, so with this denominator the mean of their quotients is that
-    of the whole batch.
-    """
-    mean = mean_over_ranks(error.mean(0))
-    return mean_over_ranks((error - mean).square().sum())
