@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from saev.editing.hypothesis import HypothesisFile
 from saev.editing.statistics import tie_broken_p, uniformity_p
@@ -16,6 +16,8 @@ from saev.experiment.control.proposal import Latents
 
 SHUFFLED = "shuffled: "
 """Before the concept's name, where latents were chosen on shuffled labels."""
+CLOSEST = 20
+"""Draws per hypothesis that take the place of its latents."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Calibration:
     """With p ≤ α before correction, by the rank among random latents alone."""
     uniformity_p: float
     """Kolmogorov–Smirnov: p-values of random latents in the place of selected ones, against
-    uniform; small means that p cannot be trusted."""
+    uniform; small means that draws which match closely do not act like those which match less, so
+    that p depends on how close a match the dictionary can give."""
     p_values: list[float]
     """Of the random latents."""
 
@@ -77,7 +80,9 @@ def calibrate(
         together = _supported(decide([*verdicts, *found], file.alpha, file.smallest_effect))
         false = [name for name in together if name.startswith(SHUFFLED)]
         false_shares.append(len(false) / max(len(together), 1))
-    p_values = random_p_values(evidence, plan, pools)
+    effects = {c: one.question.effects(pools[c], one.clean) for c, one in evidence.items()}
+    draws = {c: plan.matched[c].draws for c in evidence}
+    p_values = random_p_values(effects, draws, np.random.default_rng([file.seed, 4]))
     return Calibration(
         n, n_supported, n_supported / max(n, 1), float(np.mean(false_shares)), n_below,
         uniformity_p(np.array(p_values)), p_values,
@@ -104,15 +109,29 @@ def _pools(
 
 
 def random_p_values(
-    evidence: Mapping[str, Evidence], plan: ArmPlan, pools: Mapping[str, Tally]
+    effects: Mapping[str, Float[np.ndarray, " r"]],
+    draws: Mapping[str, Sequence[int]],
+    rng: np.random.Generator,
 ) -> list[float]:
-    """p of every drawn set of the pool as if it had been selected, each for one concept in turn; ties
-    are broken at random, for many sets change nothing at all and their p would pile up."""
-    rng = np.random.default_rng([plan.file.seed, 4])
-    effects = {c: one.question.effects(pools[c], one.clean) for c, one in evidence.items()}
-    p_values = []
-    for r, latents in enumerate(plan.pool.sets):
-        effects_r = effects[list(evidence)[r % len(evidence)]]
-        null = effects_r[plan.pool.match(latents).draws]
-        p_values.append(tie_broken_p(float(effects_r[r]), null, rng))
+    """p of random sets in the place of selected ones, by the very null that those are held to.
+
+    Every hypothesis gives, in turn and no set twice, the draws that match its latents best, as far as
+    that goes the likest to them; each is ranked among the hypothesis's other draws. Uniform when how
+    well a draw matches says nothing of its effect; else the matching is too loose for p to be trusted.
+    Ties are broken at random, for sets that change nothing at all would pile up.
+
+    Args:
+        effects: of every set of the pool, per concept.
+        draws: per concept the numbers of its draws, best match first.
+    """
+    p_values: list[float] = []
+    taken: set[int] = set()
+    for _ in range(CLOSEST):
+        for concept, own in draws.items():
+            closest = next((r for r in own if r not in taken), None)
+            if closest is None:
+                continue
+            taken.add(closest)
+            null = effects[concept][[r for r in own if r != closest]]
+            p_values.append(tie_broken_p(float(effects[concept][closest]), null, rng))
     return p_values

@@ -1,0 +1,124 @@
+"""How dictionaries answer to a dose, on discovery images alone, so that test images stay unseen.
+
+    python -m benchmarks.doses HYPOTHESIS --sae DIR [DIR …] --head DIR --root DIR --weights FILE
+
+HYPOTHESIS is a file, or the name of one in conf/hypotheses, about a head that answers per image.
+Latents are chosen on two thirds of the discovery images and edited on the rest: one, three and ten,
+at −0.5 and −1 times their largest code, beside random sets of ten. Nothing is tested; it is for
+choosing a dictionary and a setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Hashable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from datamodules.images import FolderImages
+from saev.editing.hypothesis import HypothesisFile, Selector
+from saev.editing.steering import Tokens
+from saev.editing.tally import Question, Tally, other_change
+from saev.experiment.control.arms import ArmPlan
+from saev.experiment.control.chosen_images import choose_images, images_for
+from saev.experiment.control.discovery import discover
+from saev.experiment.control.intervention import Runner, TestSet, read_test_images
+from saev.experiment.control.proposal import Proposal, Proposer, concepts_of
+from saev.experiment.control.readout import Readout, make_readout
+from saev.experiment.control.report import backbone_for, read_hypothesis
+from saev.sae import SparseAutoencoder
+
+SETTINGS = ((1, -1.0), (3, -1.0), (10, -0.5), (10, -1.0))
+N_RANDOM = 8
+"""Random sets of ten, the same for every class."""
+BATCH_SIZE, MAX_ROWS = 16, 96
+
+
+def pilot(
+    file: HypothesisFile, folder: str, head: str, root: str, weights: str
+) -> dict[str, float]:
+    """Means over classes, per cent: fall of the class's accuracy and change of other images.
+
+    Args:
+        folder: of the dictionary.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sae = SparseAutoencoder.from_pretrained(folder).to(device).eval()
+    backbone = backbone_for(sae, folder, weights, head).to(device)
+    source = FolderImages([root])
+    readout = make_readout(head, backbone, source).to(device)
+    items, _ = choose_images(file, source, readout)
+    n_discovery = 2 * len(items) // 3
+    saes = {"sae": sae, "untrained": sae.untrained(file.seed)}
+    tokens = Tokens.of(backbone, file.tokens).to(device)
+    loading = {"batch_size": BATCH_SIZE, "num_workers": 2, "device": device}
+    found = discover(
+        sae, saes["untrained"], backbone, tokens, readout, source, items[:n_discovery],
+        purity=file.support.purity, **loading,
+    )  # fmt: skip
+    proposals = Proposer(file, found, readout).propose(concepts_of(file, found, readout))
+    assert sae.cfg.layer is not None
+    test = read_test_images(
+        backbone, sae.cfg.layer, readout, source, items[n_discovery:], **loading
+    )
+    plan = ArmPlan(file, proposals, found, readout, saes, tokens, N_RANDOM)
+    keys: dict[tuple[str, str], Hashable] = {}
+    for p in proposals:
+        for n, scale in SETTINGS:
+            arm = f"{n} at {scale:g}"
+            keys[arm, p.concept] = plan.latents_key(p.latents[n], scale, plan.owner(p))
+        for draw, latents in enumerate(plan.pool.sets[:N_RANDOM]):
+            keys[f"random {draw}", p.concept] = plan.latents_key(latents, -1.0, None)
+    images_of = {p.concept: images_for(file, readout, p, test) for p in proposals}
+    runner = Runner(
+        backbone, sae.cfg.layer, readout, saes, tokens, test, max_rows=MAX_ROWS, device=device
+    )
+    tallies = runner.run(plan.jobs, images_of)
+    row: dict[str, list[tuple[float, float]]] = {}
+    for (arm, concept), key in keys.items():
+        p = next(p for p in proposals if p.concept == concept)
+        cell = _changes(tallies[key], test, np.flatnonzero(images_of[concept]), p, readout)
+        row.setdefault(arm.split(" ")[0] if arm.startswith("random") else arm, []).append(cell)
+    means = {arm: 100 * np.mean(cells, axis=0) for arm, cells in row.items()}
+    return {
+        f"{arm}, {what}": float(mean[i])
+        for arm, mean in means.items()
+        for i, what in enumerate(("accuracy falls", "others change"))
+    }
+
+
+def _changes(
+    tally: Tally, test: TestSet, images: np.ndarray, p: Proposal, readout: Readout
+) -> tuple[float, float]:
+    clean, tally = test.clean.take(images), tally.take(images)
+    ask = Question(p.column, "accuracy", "decrease", readout.groups, ())
+    return ask.effect(tally, clean), other_change(tally, clean, p.column, readout.groups)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("hypothesis")
+    parser.add_argument("--sae", nargs="+", required=True, help="folders of dictionaries")
+    for name in ("head", "root", "weights"):
+        parser.add_argument(f"--{name}", required=True)
+    args = parser.parse_args()
+    file, _ = read_hypothesis(args.hypothesis, None)
+    sizes = tuple(sorted({n for n, _ in SETTINGS}))
+    file = replace(  # the largest size is what random sets are drawn for
+        file, selector=Selector(file.selector.by, sizes[-1]), draws=N_RANDOM, layer=None,
+        table=replace(file.table, n_latents=sizes), shuffles=1, directions=1, metric="accuracy",
+    )  # fmt: skip
+    for number, folder in enumerate(args.sae):
+        row = pilot(file, folder, args.head, args.root, args.weights)
+        if not number:
+            print("| dictionary | " + " | ".join(row) + " |\n|" + "---|" * (len(row) + 1))
+        cells = " | ".join(f"{value:.1f}" for value in row.values())
+        print(f"| {folder} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
