@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import lightning as L
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from saev.errors import UserError
@@ -16,7 +15,7 @@ from saev.experiment import tracked_run
 from saev.experiment.comparison.comparison import compare_dictionaries
 from saev.experiment.comparison.members import CompareSettings
 from saev.experiment.comparison.page import write_comparison_page, write_figures
-from saev.experiment.dictionary import images_for, open_dictionary
+from saev.experiment.dictionary import open_dictionary, sources_for
 from saev.tracking import command, print_next, print_table
 
 
@@ -36,14 +35,7 @@ def compare(cfg: DictConfig) -> dict[str, float]:
             open_dictionary(sae, weights)
             for sae, weights in zip(cfg.saes, _each(cfg, "weights"), strict=True)
         ]
-        source = images_for(opened[0][0], cfg.saes[0], cfg.images)
-        sources = {source.name: source}
-        for name, node in (cfg.more_images or {}).items():
-            if name in sources:
-                raise UserError(
-                    f"more_images.{name} has the name of another source; choose another"
-                )
-            sources[name] = instantiate(node)
+        sources = sources_for(opened[0][0], cfg.saes[0], cfg.images, cfg.more_images)
         device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
         found = compare_dictionaries(
             dict(zip(names, opened, strict=True)), sources, Path(cfg.paths.codes), settings, device

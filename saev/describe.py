@@ -19,7 +19,7 @@ from saev.experiment.atlas.code_pass import ImageList
 from saev.experiment.atlas.description import describe_dictionary, write_tables
 from saev.experiment.atlas.pages import write_pages
 from saev.experiment.atlas.settings import AtlasSettings, NamingSettings
-from saev.experiment.dictionary import images_for, open_dictionary
+from saev.experiment.dictionary import open_dictionary, sources_for
 from saev.latents.atlas import Atlas
 from saev.latents.query import ask, with_examples
 from saev.tracking import command, print_next, print_table
@@ -41,14 +41,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     with tracked_run(cfg, out_dir, verb="describe") as tracking:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         sae, backbone = open_dictionary(cfg.sae, cfg.backbone.weights)
-        source = images_for(sae, cfg.sae, cfg.images)
-        sources = {source.name: source}
-        for name, node in (cfg.more_images or {}).items():
-            if name in sources:
-                raise UserError(
-                    f"more_images.{name} has the name of another source; choose another"
-                )
-            sources[name] = instantiate(node)
+        sources = sources_for(sae, cfg.sae, cfg.images, cfg.more_images)
         embedder = instantiate(cfg.embedder) if cfg.embedder is not None else None
         atlas = AtlasSettings(**{**cfg.atlas, "shard": tuple(cfg.atlas.shard)})
         naming = NamingSettings(**cfg.naming)

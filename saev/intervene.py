@@ -7,11 +7,11 @@ is read.
 
 from pathlib import Path
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from saev.experiment import tracked_run
 from saev.experiment.control.report import intervene_and_report
+from saev.experiment.dictionary import images_for
 from saev.sae import SparseAutoencoder
 from saev.tracking import command, print_next
 
@@ -25,8 +25,7 @@ def intervene(cfg: DictConfig) -> dict[str, float]:
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="intervene") as tracking:
         sae = SparseAutoencoder.from_pretrained(cfg.sae)
-        images = cfg.images if cfg.images is not None else sae.cfg.images
-        source = None if images is None else instantiate(images)
+        source = images_for(sae, cfg.sae, cfg.images)
         metrics = intervene_and_report(cfg, sae, source, out_dir, tracking)
     print_next([f"open {out_dir / 'report' / 'index.html'}", "make ui"])
     return metrics

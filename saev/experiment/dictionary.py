@@ -1,5 +1,6 @@
 """A dictionary from a folder or the hub, and the model and images it says it belongs to."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.utils import instantiate
@@ -33,3 +34,20 @@ def images_for(sae: SparseAutoencoder, name: str, images: Any) -> ImageSource:
     if images is None and sae.cfg.images is None:
         raise UserError(f"{name} does not say which images it was trained on; set images=…")
     return instantiate(images if images is not None else sae.cfg.images)
+
+
+def sources_for(
+    sae: SparseAutoencoder, name: str, images: Any, more: Mapping[str, Any] | None
+) -> dict[str, ImageSource]:
+    """The images of :func:`images_for` first, by their own name, then those of ``more`` by theirs.
+
+    Raises:
+        UserError: two of one name.
+    """
+    first = images_for(sae, name, images)
+    sources = {first.name: first}
+    for key, node in (more or {}).items():
+        if key in sources:
+            raise UserError(f"more_images.{key} has the name of another source; choose another")
+        sources[key] = instantiate(node)
+    return sources

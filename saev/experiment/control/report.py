@@ -28,7 +28,7 @@ HYPOTHESES_DIR = Path(__file__).resolve().parents[3] / "conf" / "hypotheses"
 def intervene_and_report(
     cfg: DictConfig,
     sae: SparseAutoencoder,
-    source: ImageSource | None,
+    source: ImageSource,
     out_dir: Path,
     tracking: Tracking,
 ) -> dict[str, float]:
@@ -37,8 +37,6 @@ def intervene_and_report(
     Raises:
         UserError: see :func:`saev.experiment.controlled.run_experiment`.
     """
-    if source is None:
-        raise UserError(f"{cfg.sae} does not say which images it was trained on; set images=…")
     file, text = read_hypothesis(cfg.hypothesis, cfg.concepts)
     report = out_dir / "report"
     report.mkdir(parents=True, exist_ok=True)
