@@ -25,7 +25,7 @@ from saev.experiment.control.arms import ArmPlan
 from saev.experiment.control.chosen_images import choose_images, images_for
 from saev.experiment.control.discovery import discover
 from saev.experiment.control.intervention import Runner, TestSet, read_test_images
-from saev.experiment.control.proposal import Proposal, Proposer, concepts_of
+from saev.experiment.control.proposal import Latents, Proposal, Proposer, concepts_of
 from saev.experiment.control.readout import Readout, make_readout
 from saev.experiment.control.report import backbone_for, read_hypothesis
 from saev.sae import SparseAutoencoder
@@ -39,7 +39,8 @@ BATCH_SIZE, MAX_ROWS = 16, 96
 def pilot(
     file: HypothesisFile, folder: str, head: str, root: str, weights: str
 ) -> dict[str, float]:
-    """Means over classes, per cent: fall of the class's accuracy and change of other images.
+    """Means over classes, per cent: fall of the class's accuracy and change of other images; first the
+    length of the edit of ten latents at −1, over the root mean square distance of tokens from their mean.
 
     Args:
         folder: of the dictionary.
@@ -82,11 +83,19 @@ def pilot(
         cell = _changes(tallies[key], test, np.flatnonzero(images_of[concept]), p, readout)
         row.setdefault(arm.split(" ")[0] if arm.startswith("random") else arm, []).append(cell)
     means = {arm: 100 * np.mean(cells, axis=0) for arm, cells in row.items()}
-    return {
+    spread = float(found.covariance.trace().sqrt())
+    lengths = [float(_longest(plan, p.latents[SETTINGS[-1][0]]).norm()) for p in proposals]
+    return {"length": float(np.mean(lengths)) / spread} | {
         f"{arm}, {what}": float(mean[i])
         for arm, mean in means.items()
         for i, what in enumerate(("accuracy falls", "others change"))
     }
+
+
+def _longest(plan: ArmPlan, latents: Latents) -> torch.Tensor:
+    """What setting latents to their largest code adds to a token where none of them fires."""
+    sae, picked = plan.saes["sae"], list(latents)
+    return plan.largest["sae"][picked] @ sae.W_dec[picked] / sae.scale
 
 
 def _changes(

@@ -95,7 +95,7 @@ def dose_figure(curve: Curve, metric: str) -> "Figure":
         axis.plot(doses, [curve.random[d] for d in doses], color=CONTROL, linewidth=1, marker="o",
                   markersize=3)  # fmt: skip
         axis.annotate("random latents", (doses[0], curve.random[doses[0]]), color=CONTROL, fontsize=7,
-                      xytext=(0, 5), textcoords="offset points")  # fmt: skip
+                      xytext=(4, -9), textcoords="offset points")  # fmt: skip
     axis.axvline(curve.tested, color=MARK, linewidth=0.8, linestyle=":")
     axis.axhline(0, color=MARK, linewidth=0.8)
     axis.set_xlabel("dose (× largest code)", fontsize=8)

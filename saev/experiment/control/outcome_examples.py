@@ -55,7 +55,7 @@ def examples_figure(outcome: Outcome, v: Verdict) -> "Figure | None":
         "edited": _predict(
             outcome, batch, outcome.plan.steering(tuple(v.latents), outcome.setting.file.scale)
         ),
-        "a random latent": _predict(
+        "random latents" if len(v.latents) > 1 else "a random latent": _predict(
             outcome,
             batch,
             outcome.plan.steering(
