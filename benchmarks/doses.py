@@ -33,7 +33,7 @@ from saev.sae import SparseAutoencoder
 SETTINGS = ((1, -1.0), (3, -1.0), (10, -0.5), (10, -1.0))
 N_RANDOM = 8
 """Random sets of ten, the same for every class."""
-BATCH_SIZE, MAX_ROWS = 16, 96
+BATCH_SIZE, MAX_ROWS, N_WORKERS = 16, 96, 2
 
 
 def pilot(
@@ -54,7 +54,7 @@ def pilot(
     n_discovery = 2 * len(items) // 3
     saes = {"sae": sae, "untrained": sae.untrained(file.seed)}
     tokens = Tokens.of(backbone, file.tokens).to(device)
-    loading = {"batch_size": BATCH_SIZE, "num_workers": 2, "device": device}
+    loading = {"batch_size": BATCH_SIZE, "num_workers": N_WORKERS, "device": device}
     found = discover(
         sae, saes["untrained"], backbone, tokens, readout, source, items[:n_discovery],
         purity=file.support.purity, **loading,
