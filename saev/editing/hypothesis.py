@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from saev.editing.edits import KINDS, parse_where
+from saev.editing.matching import FEATURES
 from saev.editing.selectors import SELECTORS
 from saev.editing.tally import DIRECTIONS, METRICS
 from saev.errors import UserError
@@ -106,6 +107,8 @@ class HypothesisFile:
     alpha: float = 0.05
     draws: int | None = None
     """Random sets of latents; null: as many as α needs after correction."""
+    match: tuple[str, ...] = ("rate", "mean")
+    """What random latents have in common with the selected ones: some of ``FEATURES``."""
     spare: float = 2.0
     """Sets in the pool over ``draws``: more match closer."""
     directions: int = 20
@@ -125,6 +128,8 @@ class HypothesisFile:
         _check("direction", self.direction in DIRECTIONS, self.direction, " or ".join(DIRECTIONS))
         _check("mode", self.mode in ("add", "replace"), self.mode, "add or replace")
         _check("alpha", 0 < self.alpha < 1, self.alpha, "between 0 and 1")
+        for name in self.match or (None,):
+            _check("match", name in FEATURES, name, f"some of {', '.join(FEATURES)}")
         _check("spare", self.spare >= 1, self.spare, "1 or more")
         for name in ("directions", "shuffles"):
             _check(name, getattr(self, name) >= 1, getattr(self, name), "1 or more")

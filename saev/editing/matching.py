@@ -2,7 +2,7 @@
 
 One pool of drawn sets serves every hypothesis, so that a set runs through the model once; each
 hypothesis takes the sets of the pool that match it best.
-Suffixes: a alive latents, r draws, h hypotheses.
+Suffixes: s latents, a alive ones, f features, r draws, h hypotheses.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from saev.editing.code_table import LatentStats
+
+FEATURES = ("rate", "mean", "largest")
+"""What latents can be matched on, fields of ``LatentStats``: firing rate, mean code over the tokens on
+which they fire, largest code. Edits are multiples of the last, so matching on it matches the dose."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,12 @@ class Matched:
     """Median over draws of max(r, 1/r), r the ratio of mean firing rates: 1 is a perfect match."""
     mean_ratio: float
     """The same for mean codes."""
+    largest_ratio: float
+    """The same for largest codes."""
 
 
 class MatchedPool:
-    """Draws sets of latents matched on log firing rate and log mean code.
+    """Draws sets of latents matched on the logarithms of some of ``FEATURES``.
 
     Args:
         stats: of every latent on the discovery images.
@@ -35,6 +41,7 @@ class MatchedPool:
         n_draws: draws that each hypothesis needs.
         spare: size of the pool over ``n_draws``; more gives closer matches and costs passes.
         also: latents that are matched from the same pool, with what is left of it.
+        features: those of ``FEATURES`` to match on, each in units of its standard deviation.
     """
 
     def __init__(
@@ -45,12 +52,13 @@ class MatchedPool:
         spare: float,
         rng: np.random.Generator,
         also: Sequence[Sequence[int]] = (),
+        features: Sequence[str] = ("rate", "mean"),
     ) -> None:
         self.stats, self.selected, self.n_draws = stats, selected, n_draws
-        self.features_s2 = np.full((len(stats.rate), 2), np.nan)
+        self.features_sf = np.full((len(stats.rate), len(features)), np.nan)
         alive = stats.alive
-        raw = np.log(np.stack([stats.rate[alive], stats.mean[alive]], 1))
-        self.features_s2[alive] = raw / np.maximum(raw.std(0), 1e-9)
+        raw = np.log(np.stack([getattr(stats, name)[alive] for name in features], 1))
+        self.features_sf[alive] = raw / np.maximum(raw.std(0), 1e-9)
         self.alive = alive
         growing = _Sets(selected, int(np.ceil(n_draws * spare)), n_draws)
         if selected and len(selected[0]) == 1:
@@ -64,7 +72,7 @@ class MatchedPool:
 
     def near(self, latent: int, n: int) -> list[int]:
         """The ``n`` alive latents closest to one, itself left out."""
-        distance = np.linalg.norm(self.features_s2[self.alive] - self.features_s2[latent], axis=1)
+        distance = np.linalg.norm(self.features_sf[self.alive] - self.features_sf[latent], axis=1)
         order = self.alive[np.argsort(distance, kind="stable")]
         return [int(k) for k in order[: n + 1] if k != latent][:n]
 
@@ -72,17 +80,14 @@ class MatchedPool:
         """The best-matching sets that share no latent with ``latents``."""
         n_draws = self.n_draws if n_draws is None else n_draws
         if not len(self.sets):
-            return Matched([], float("nan"), float("nan"))
-        here = self.features_s2[list(latents)].mean(0)
-        distance_r = np.linalg.norm(self.features_s2[self.sets_rm].mean(1) - here, axis=1)
+            return Matched([], *[float("nan")] * len(FEATURES))
+        here = self.features_sf[list(latents)].mean(0)
+        distance_r = np.linalg.norm(self.features_sf[self.sets_rm].mean(1) - here, axis=1)
         distance_r[np.isin(self.sets_rm, list(latents)).any(1)] = np.inf
         order = np.argsort(distance_r, kind="stable")[:n_draws]
         draws = order[np.isfinite(distance_r[order])]
-        return Matched(
-            draws.tolist(),
-            self._ratio(self.stats.rate, latents, draws),
-            self._ratio(self.stats.mean, latents, draws),
-        )
+        ratios = [self._ratio(getattr(self.stats, name), latents, draws) for name in FEATURES]
+        return Matched(draws.tolist(), *ratios)
 
     def _ratio(
         self, values: Float[np.ndarray, " s"], latents: Sequence[int], draws: Int[np.ndarray, " k"]

@@ -48,6 +48,8 @@ def test_scale():
         ({"alpha": 1.5}, "alpha"),
         ({"alpha": "small"}, "alpha"),
         ({"baselines": ["magic"]}, "baselines"),
+        ({"match": ["colour"]}, "match is 'colour'"),
+        ({"match": []}, "match"),
         ({"images": {"discovery": ["a", "b"], "test": ["b"]}}, "'b'"),
         ({"directions": 0}, "directions"),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from saev.editing.code_table import LatentStats
-from saev.editing.matching import MatchedPool
+from saev.editing.matching import FEATURES, MatchedPool
 
 S = 400
 
@@ -63,6 +63,16 @@ def test_single_latents_are_matched_as_closely_as_can_be(stats):
     drawn = pool(stats, [(100,), (200,)], spare=3.0)
     for own in (100, 200):
         assert {drawn.sets[r][0] for r in drawn.match([own]).draws} == set(drawn.near(own, 40))
+
+
+def test_matching_on_the_largest_code_too_brings_it_closer(stats):
+    rng = np.random.default_rng(1)
+    uneven = LatentStats(stats.rate, stats.mean, stats.mean * np.exp(rng.normal(1, 1, S)))
+    rng = np.random.default_rng(2)
+    without = MatchedPool(uneven, [(100,)], 40, 2.0, rng).match((100,))
+    matched = MatchedPool(uneven, [(100,)], 40, 2.0, rng, features=FEATURES).match((100,))
+    assert matched.largest_ratio < without.largest_ratio
+    assert without.rate_ratio <= matched.rate_ratio < 2
 
 
 def test_a_small_dictionary_gives_what_it_has(stats):

@@ -86,11 +86,13 @@ class ArmPlan:
         rng = np.random.default_rng([file.seed, 2])
         selected = [latents for p in self.proposals for latents in p.tried]
         stats = discovery.units["sae"].stats
-        self.pool = MatchedPool(stats, selected, n_draws, file.spare, rng, also_selected)
+        self.pool = MatchedPool(
+            stats, selected, n_draws, file.spare, rng, also_selected, file.match
+        )
         self.table_pools = {
             n: MatchedPool(
                 stats, [p.latents[n] for p in self.proposals if n in p.latents],
-                file.table.draws, float(len(self.proposals)), rng,
+                file.table.draws, float(len(self.proposals)), rng, features=file.match,
             )
             for n in file.table.n_latents if n != self.n
         }  # fmt: skip

@@ -98,7 +98,8 @@ def _verdict(outcome: Outcome, v: Verdict, scale: _BarScale, figures: Path) -> d
         },
         "matching": (
             f"the random sets differ from them by a median factor of {matched.rate_ratio:.2f} in "
-            f"firing rate and {matched.mean_ratio:.2f} in mean code."
+            f"firing rate, {matched.mean_ratio:.2f} in mean code and {matched.largest_ratio:.2f} in "
+            "largest code."
         ),
     }
     metric = outcome.setting.file.metric.replace("_", " ")
