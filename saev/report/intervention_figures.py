@@ -85,7 +85,7 @@ def dose_figure(curve: Curve, metric: str) -> "Figure":
 
     figure = Figure(figsize=(4.4, 2.9), layout="constrained")
     axis = figure.subplots()
-    axis.plot(curve.doses, curve.effects, color=SELECTED, linewidth=1.2)
+    axis.plot(curve.doses, curve.effects, color=SELECTED, linewidth=1.2, label="selected")
     for dose, effect in zip(curve.doses, curve.effects, strict=True):
         inside = curve.inside.get(dose, 0.0) >= 0.95
         axis.scatter([dose], [effect], s=34, zorder=3, edgecolors=SELECTED,
@@ -93,9 +93,8 @@ def dose_figure(curve: Curve, metric: str) -> "Figure":
     if curve.random:
         doses = sorted(curve.random)
         axis.plot(doses, [curve.random[d] for d in doses], color=CONTROL, linewidth=1, marker="o",
-                  markersize=3)  # fmt: skip
-        axis.annotate("random latents", (doses[0], curve.random[doses[0]]), color=CONTROL, fontsize=7,
-                      xytext=(4, -9), textcoords="offset points")  # fmt: skip
+                  markersize=3, label="random latents")  # fmt: skip
+        axis.legend(fontsize=7, frameon=False)
     axis.axvline(curve.tested, color=MARK, linewidth=0.8, linestyle=":")
     axis.axhline(0, color=MARK, linewidth=0.8)
     axis.set_xlabel("dose (× largest code)", fontsize=8)
