@@ -22,7 +22,7 @@ demo: $(INSTALLED) ## record, train and evaluate on procedural images: minutes, 
 train: $(INSTALLED) ## train with overrides: make train ARGS="+experiment=clip_b16"
 	$(PY) -m saev.train $(ARGS)
 
-test: $(INSTALLED) ## the fast tests, about a minute; one of them: make test ARGS="-k manifest"
+test: $(INSTALLED) ## the fast tests, two minutes; one of them: make test ARGS="-k manifest"
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) -m "$(MARKERS)" $(ARGS)
 
 test-all: ## every test, the slow ones too
