@@ -11,7 +11,7 @@ choosing a dictionary and a setting.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,13 +21,15 @@ from datamodules.images import FolderImages
 from saev.editing.hypothesis import HypothesisFile, Selector
 from saev.editing.steering import Tokens
 from saev.editing.tally import Question, Tally, other_change
+from saev.errors import UserError
 from saev.experiment.control.arms import ArmPlan
 from saev.experiment.control.chosen_images import choose_images, images_for
 from saev.experiment.control.discovery import discover
 from saev.experiment.control.intervention import Runner, TestSet, read_test_images
-from saev.experiment.control.proposal import Latents, Proposal, Proposer, concepts_of
+from saev.experiment.control.proposal import Proposal, Proposer, concepts_of
 from saev.experiment.control.readout import Readout, make_readout
 from saev.experiment.control.report import backbone_for, read_hypothesis
+from saev.experiment.control.setting import Setting
 from saev.sae import SparseAutoencoder
 
 SETTINGS = ((1, -1.0), (3, -1.0), (10, -0.5), (10, -1.0))
@@ -50,52 +52,58 @@ def pilot(
     backbone = backbone_for(sae, folder, weights, head).to(device)
     source = FolderImages([root])
     readout = make_readout(head, backbone, source).to(device)
+    if readout.per != "image":
+        raise UserError(f"the head in {head} answers per {readout.per}: give one of whole images")
+    setting = Setting(file, sae, backbone, readout, source, BATCH_SIZE, MAX_ROWS, N_WORKERS, device)
     items, _ = choose_images(file, source, readout)
     n_discovery = 2 * len(items) // 3
     saes = {"sae": sae, "untrained": sae.untrained(file.seed)}
-    tokens = Tokens.of(backbone, file.tokens).to(device)
     loading = {"batch_size": BATCH_SIZE, "num_workers": N_WORKERS, "device": device}
     found = discover(
-        sae, saes["untrained"], backbone, tokens, readout, source, items[:n_discovery],
-        purity=file.support.purity, **loading,
+        sae, saes["untrained"], backbone, setting.discovery_tokens, readout, source,
+        items[:n_discovery], purity=file.support.purity, **loading,
     )  # fmt: skip
     proposals = Proposer(file, found, readout).propose(concepts_of(file, found, readout))
-    assert sae.cfg.layer is not None
     test = read_test_images(
-        backbone, sae.cfg.layer, readout, source, items[n_discovery:], **loading
+        backbone, setting.layer, readout, source, items[n_discovery:], **loading
     )
+    tokens = Tokens.of(backbone, file.tokens).to(device)
     plan = ArmPlan(file, proposals, found, readout, saes, tokens, N_RANDOM)
-    keys: dict[tuple[str, str], Hashable] = {}
-    for p in proposals:
-        for n, scale in SETTINGS:
-            arm = f"{n} at {scale:g}"
-            keys[arm, p.concept] = plan.latents_key(p.latents[n], scale, plan.owner(p))
-        for draw, latents in enumerate(plan.pool.sets[:N_RANDOM]):
-            keys[f"random {draw}", p.concept] = plan.latents_key(latents, -1.0, None)
+    keys = {(p.concept, arm): edits for p in proposals for arm, edits in _edits(plan, p).items()}
     images_of = {p.concept: images_for(file, readout, p, test) for p in proposals}
     runner = Runner(
-        backbone, sae.cfg.layer, readout, saes, tokens, test, max_rows=MAX_ROWS, device=device
+        backbone, setting.layer, readout, saes, tokens, test, max_rows=MAX_ROWS, device=device
     )
     tallies = runner.run(plan.jobs, images_of)
-    row: dict[str, list[tuple[float, float]]] = {}
-    for (arm, concept), key in keys.items():
-        p = next(p for p in proposals if p.concept == concept)
-        cell = _changes(tallies[key], test, np.flatnonzero(images_of[concept]), p, readout)
-        row.setdefault(arm.split(" ")[0] if arm.startswith("random") else arm, []).append(cell)
-    means = {arm: 100 * np.mean(cells, axis=0) for arm, cells in row.items()}
-    spread = float(found.covariance.trace().sqrt())
-    lengths = [float(_longest(plan, p.latents[SETTINGS[-1][0]]).norm()) for p in proposals]
-    return {"length": float(np.mean(lengths)) / spread} | {
-        f"{arm}, {what}": float(mean[i])
-        for arm, mean in means.items()
-        for i, what in enumerate(("accuracy falls", "others change"))
+    row = {"length": _length(plan, proposals) / float(found.covariance.trace().sqrt())}
+    for arm in _edits(plan, proposals[0]):
+        cells = [
+            _changes(tallies[key], test, np.flatnonzero(images_of[p.concept]), p, readout)
+            for p in proposals
+            for key in keys[p.concept, arm]
+        ]
+        fall, change = 100 * np.mean(cells, axis=0)
+        row |= {f"{arm}, accuracy falls": float(fall), f"{arm}, others change": float(change)}
+    return row
+
+
+def _edits(plan: ArmPlan, p: Proposal) -> dict[str, list[Hashable]]:
+    """The jobs of every column of the table."""
+    arms = {
+        f"{n} at {scale:g}": [plan.latents_key(p.latents[n], scale, plan.owner(p))]
+        for n, scale in SETTINGS
     }
+    random = [plan.latents_key(latents, -1.0, None) for latents in plan.pool.sets[:N_RANDOM]]
+    return arms | {"random": random}
 
 
-def _longest(plan: ArmPlan, latents: Latents) -> torch.Tensor:
-    """What setting latents to their largest code adds to a token where none of them fires."""
-    sae, picked = plan.saes["sae"], list(latents)
-    return plan.largest["sae"][picked] @ sae.W_dec[picked] / sae.scale
+def _length(plan: ArmPlan, proposals: Sequence[Proposal]) -> float:
+    """What setting ten latents to their largest code adds to a token where none of them fires: its
+    norm, mean over classes."""
+    sae, largest = plan.saes["sae"], plan.largest["sae"]
+    picked = [list(p.latents[SETTINGS[-1][0]]) for p in proposals]
+    deltas = torch.stack([largest[some] @ sae.W_dec[some] for some in picked]) / sae.scale
+    return float(deltas.norm(dim=-1).mean())
 
 
 def _changes(
@@ -104,6 +112,15 @@ def _changes(
     clean, tally = test.clean.take(images), tally.take(images)
     ask = Question(p.column, "accuracy", "decrease", readout.groups, ())
     return ask.effect(tally, clean), other_change(tally, clean, p.column, readout.groups)
+
+
+def pilot_of(file: HypothesisFile) -> HypothesisFile:
+    """The file with what its pilot needs: random sets of the largest size, and nothing tested."""
+    sizes = tuple(sorted({n for n, _ in SETTINGS}))
+    return replace(
+        file, selector=Selector(file.selector.by, sizes[-1]), draws=N_RANDOM, layer=None,
+        table=replace(file.table, n_latents=sizes), shuffles=1, directions=1, metric="accuracy",
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -115,18 +132,16 @@ def main() -> None:
     for name in ("head", "root", "weights"):
         parser.add_argument(f"--{name}", required=True)
     args = parser.parse_args()
-    file, _ = read_hypothesis(args.hypothesis, None)
-    sizes = tuple(sorted({n for n, _ in SETTINGS}))
-    file = replace(  # the largest size is what random sets are drawn for
-        file, selector=Selector(file.selector.by, sizes[-1]), draws=N_RANDOM, layer=None,
-        table=replace(file.table, n_latents=sizes), shuffles=1, directions=1, metric="accuracy",
-    )  # fmt: skip
-    for number, folder in enumerate(args.sae):
-        row = pilot(file, folder, args.head, args.root, args.weights)
-        if not number:
-            print("| dictionary | " + " | ".join(row) + " |\n|" + "---|" * (len(row) + 1))
-        cells = " | ".join(f"{value:.1f}" for value in row.values())
-        print(f"| {folder} | {cells} |", flush=True)
+    try:
+        file = pilot_of(read_hypothesis(args.hypothesis, None)[0])
+        for number, folder in enumerate(args.sae):
+            row = pilot(file, folder, args.head, args.root, args.weights)
+            if not number:
+                print("| dictionary | " + " | ".join(row) + " |\n|" + "---|" * (len(row) + 1))
+            cells = " | ".join(f"{value:.1f}" for value in row.values())
+            print(f"| {folder} | {cells} |", flush=True)
+    except UserError as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
-    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.3f}"
+    environment.filters["number"] = lambda value, digits=3: (
+        "–" if value is None else f"{value:.{digits}f}"
+    )
     environment.filters["p"] = lambda value: (
         "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
     )

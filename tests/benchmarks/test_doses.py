@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.doses import SETTINGS, pilot
+from benchmarks.doses import SETTINGS, pilot, pilot_of
 from datamodules.images import FolderImages
 from saev.backbones import load_backbone
 from saev.editing.hypothesis import HypothesisFile
@@ -47,20 +47,14 @@ def test_no_test_image_is_read(root: Path, tmp_path: Path, monkeypatch) -> None:
         FolderImages, "load", lambda self, item: loaded.add(item.split) or load(self, item)
     )
     monkeypatch.setattr("benchmarks.doses.N_WORKERS", 0)  # so that this process does the loading
-    file = HypothesisFile.from_dict(
-        {
-            "selector": {"by": "average_precision", "n": 10},
-            "images": {"discovery": "train", "test": "test"},
-            "table": {"n_latents": [1, 3, 10]},
-            "draws": 8,
-            "shuffles": 1,
-        },
-        "test.yaml",
-    )
+    images = {"discovery": "train", "test": "test"}
+    content = {"selector": {"by": "average_precision", "n": 2}, "images": images}
+    file = pilot_of(HypothesisFile.from_dict(content, "test.yaml"))
     sae = make_sae(tmp_path / "sae", seed=0)
     row = pilot(file, str(sae), str(tmp_path / "head"), str(root), "embedded")
     assert loaded == {"train"}
     for n, scale in SETTINGS:
         assert 0 <= row[f"{n} at {scale:g}, others change"] <= 100
         assert -100 <= row[f"{n} at {scale:g}, accuracy falls"] <= 100
+    assert -100 <= row["random, accuracy falls"] <= 100
     assert row["length"] > 0 and row["10 at -1, others change"] > 0

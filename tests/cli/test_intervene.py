@@ -96,7 +96,8 @@ def test_refused_with_one_sentence(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_finds_what_was_planted_and_nothing_else(run: Run, tmp_path: Path) -> None:
-    """The scenes' ground truth, reduced: ten values, the dictionary of the demo."""
+    """The scenes' ground truth, reduced: the dictionary of the demo, and ten values that whole runs had
+    found before (docs/reproduction.md). A guard for what works; the power over all is measured there."""
     trained, out = tmp_path / "trained", tmp_path / "run"
     status = run(
         "train", "evaluation.fidelity=false", "evaluation.figures=false",
@@ -116,7 +117,7 @@ def test_finds_what_was_planted_and_nothing_else(run: Run, tmp_path: Path) -> No
         alpha=0.05,
         spare=4.0,
         directions=10,
-        calibration=8,
+        calibration=20,
         support={},
     )
     status = run(
@@ -128,5 +129,5 @@ def test_finds_what_was_planted_and_nothing_else(run: Run, tmp_path: Path) -> No
     metrics = json.loads((out / "metrics.json").read_text())
     calibration = json.loads((out / "report" / "calibration.json").read_text())
     assert metrics["intervene/power"] >= 0.8
-    assert calibration["n_hypotheses"] == 80 and calibration["share_supported"] <= 0.05
+    assert calibration["n_hypotheses"] >= 200 and calibration["share_supported"] <= 0.05
     assert calibration["uniformity_p"] > 0.01

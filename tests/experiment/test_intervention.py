@@ -206,7 +206,7 @@ def test_every_planted_concept_is_supported(outcome):
 
 
 def test_shuffled_labels_are_hardly_ever_supported(outcome):
-    assert outcome.calibration.n_hypotheses == 48  # 80 of scenes in the slow test of the command
+    assert outcome.calibration.n_hypotheses == 48  # 200 of scenes in the slow test of the command
     assert outcome.calibration.share_supported <= 0.05
     assert outcome.calibration.false_discovery_rate <= 0.05
 
