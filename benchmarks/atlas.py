@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from saev.atlas.summaries import statistics_of, summarize
 from saev.backbones import load_backbone
-from saev.experiment.atlas.summaries import statistics_of, summarize
-from saev.latents.codes import CodePart, PartBuilder
-from saev.latents.concepts import Concepts, score_concepts
-from saev.latents.store import CodeStore
+from saev.codes.sparse_codes import CodePart, PartBuilder
+from saev.codes.store import CodeStore
+from saev.concepts.best_latents import Concepts, score_concepts
 
 N_LATENTS, N_TOKENS, WIDTH, K, N_CONCEPTS = 24_576, 196, 768, 32, 150
 IMAGES_PER_PART = 256

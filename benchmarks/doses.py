@@ -18,18 +18,18 @@ import numpy as np
 import torch
 
 from datamodules.images import FolderImages
-from saev.editing.hypothesis import HypothesisFile, Selector
 from saev.editing.steering import Tokens
-from saev.editing.tally import Question, Tally, other_change
 from saev.errors import UserError
-from saev.experiment.control.arms import ArmPlan
-from saev.experiment.control.chosen_images import choose_images, images_for
-from saev.experiment.control.discovery import discover
-from saev.experiment.control.intervention import Runner, TestSet, read_test_images
-from saev.experiment.control.proposal import Proposal, Proposer, concepts_of
-from saev.experiment.control.readout import Readout, make_readout
-from saev.experiment.control.report import backbone_for, read_hypothesis
-from saev.experiment.control.setting import Setting
+from saev.intervention.arms.arms import ArmPlan
+from saev.intervention.arms.runner import Runner, TestSet, read_test_images
+from saev.intervention.choose.discovery import discover
+from saev.intervention.choose.proposals import Proposal, Proposer, concepts_of
+from saev.intervention.hypothesis import HypothesisFile, Selector
+from saev.intervention.judge.tally import Question, Tally, other_change
+from saev.intervention.readout import Readout, make_readout
+from saev.intervention.report.from_config import backbone_for, read_hypothesis
+from saev.intervention.setting import Setting
+from saev.intervention.splits import choose_images, images_for
 from saev.sae import SparseAutoencoder
 
 SETTINGS = ((1, -1.0), (3, -1.0), (10, -0.5), (10, -1.0))

@@ -19,7 +19,7 @@ import numpy as np
 
 from datamodules.activations.format import Manifest, ShardInfo
 from datamodules.activations.module import ActivationDataModule
-from datamodules.activations.statistics import measure, median_of, norm_histogram, token_norms
+from datamodules.activations.norms import measure, median_of, norm_histogram, token_norms
 from datamodules.activations.tar import ShardWriter
 
 N_TOKENS, WIDTH, IMAGES_PER_SHARD = 196, 768, 256

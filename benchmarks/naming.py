@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from saev.latents import Atlas
-from saev.latents.naming import Proposal, choose_names
+from saev.atlas.atlas import Atlas
+from saev.atlas.names.naming import Proposal, choose_names
 
 SOURCE, IMAGENET = "caltech26", "imagenet1000"
 COUNTERPARTS = Path(__file__).with_name("caltech26_in_imagenet.yaml")
@@ -149,7 +149,7 @@ def wordnet_ids() -> dict[str, str]:
     """WordNet id of every ImageNet class by the name that atlases use."""
     from timm.data import ImageNetInfo
 
-    from saev.experiment.atlas.columns import distinct_names
+    from saev.atlas.names.candidate_names import distinct_names
 
     info = ImageNetInfo("imagenet-1k")
     return dict(zip(distinct_names(info.label_descriptions()), info.label_names(), strict=True))

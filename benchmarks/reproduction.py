@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from saev.editing.hypothesis import ARMS, BASELINES
-from saev.editing.verdict import NO_POWER, NOT_SUPPORTED, SUPPORTED
+from saev.intervention.hypothesis import ARMS, BASELINES
+from saev.intervention.judge.verdict import NO_POWER, NOT_SUPPORTED, SUPPORTED
 
 COLUMNS = ("target_change", "other_change", "accuracy_drop", "probability_drop")
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from saev.metrics.firing import DENSE_ABOVE
-from saev.modules.log_interval import is_logged
-from saev.modules.sae import Batch, SAETraining, StepOutput
 from saev.sae.dead import dead_latents
+from saev.training.log_interval import is_logged
+from saev.training.sae_module import Batch, SAETraining, StepOutput
 
 
 class DictionaryHealth(L.Callback):

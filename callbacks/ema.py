@@ -6,8 +6,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from saev.modules.sae import SAETraining
 from saev.sae.initialize import normalize_atoms_
+from saev.training.sae_module import SAETraining
 
 
 class EMAWeights(L.Callback):

@@ -5,8 +5,8 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.loggers import MLFlowLogger
 
-from saev.modules import SAETraining
-from saev.report import firing_histogram
+from saev.pages.figures import firing_histogram
+from saev.training.sae_module import SAETraining
 
 
 class FiringFigure(L.Callback):

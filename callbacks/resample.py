@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saev.modules.distributed import broadcast_from_first, gather_rows, world_size
-from saev.modules.log_interval import is_logged
-from saev.modules.sae import Batch, SAETraining, StepOutput
 from saev.sae.dead import dead_latents, draw_inputs, resample_rows
+from saev.training.distributed import broadcast_from_first, gather_rows, world_size
+from saev.training.log_interval import is_logged
+from saev.training.sae_module import Batch, SAETraining, StepOutput
 
 
 class ResampleDeadLatents(L.Callback):

@@ -10,17 +10,11 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from saev.tracking import (
-    PARENT_ENV,
-    MLflowTracking,
-    Tracking,
-    is_main_process,
-    print_next,
-    provenance_tags,
-)
+from saev.cli.console import print_next
+from saev.cli.sentence import sentence
+from saev.tracking import PARENT_ENV, MLflowTracking, Tracking, is_main_process, provenance_tags
+from saev.tracking.mlflow_store import client
 from saev.tracking.run import Status
-from saev.tracking.sentence import sentence
-from saev.tracking.store import client
 
 OBJECTIVE = "objective"
 

@@ -5,9 +5,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 
-from saev.modules.distributed import world_size
-from saev.modules.log_interval import is_logged
-from saev.modules.sae import Batch
+from saev.training.distributed import world_size
+from saev.training.log_interval import is_logged
+from saev.training.sae_module import Batch
 
 
 @runtime_checkable

@@ -10,13 +10,14 @@ from pathlib import Path
 import lightning as L
 from omegaconf import DictConfig
 
+from saev.cli.command import command
+from saev.cli.console import print_next, print_table
+from saev.cli.tracked_run import tracked_run
+from saev.comparison.comparison import compare_dictionaries
+from saev.comparison.members import CompareSettings
+from saev.comparison.page import write_comparison_page, write_figures
 from saev.errors import UserError
-from saev.experiment import tracked_run
-from saev.experiment.comparison.comparison import compare_dictionaries
-from saev.experiment.comparison.members import CompareSettings
-from saev.experiment.comparison.page import write_comparison_page, write_figures
-from saev.experiment.dictionary import open_dictionary, sources_for
-from saev.tracking import command, print_next, print_table
+from saev.loading import open_dictionary, sources_for
 
 
 def compare(cfg: DictConfig) -> dict[str, float]:

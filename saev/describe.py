@@ -12,17 +12,18 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from saev.atlas.atlas import Atlas
+from saev.atlas.baseline_table import baseline_table
+from saev.atlas.description import describe_dictionary, write_tables
+from saev.atlas.pages.overview import write_pages
+from saev.atlas.query import ask, with_examples
+from saev.atlas.settings import AtlasSettings, NamingSettings
+from saev.cli.command import command
+from saev.cli.console import print_next, print_table
+from saev.cli.tracked_run import tracked_run
+from saev.codes.code_pass import ImageList
 from saev.errors import UserError
-from saev.experiment import tracked_run
-from saev.experiment.atlas.baseline_table import baseline_table
-from saev.experiment.atlas.code_pass import ImageList
-from saev.experiment.atlas.description import describe_dictionary, write_tables
-from saev.experiment.atlas.pages import write_pages
-from saev.experiment.atlas.settings import AtlasSettings, NamingSettings
-from saev.experiment.dictionary import open_dictionary, sources_for
-from saev.latents.atlas import Atlas
-from saev.latents.query import ask, with_examples
-from saev.tracking import command, print_next, print_table
+from saev.loading import open_dictionary, sources_for
 
 SHOWN = 20
 """Rows printed of a query."""
@@ -76,7 +77,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
 
 
 def search(atlas_dir: str, query: str) -> list[int]:
-    """Prints what an atlas answers (the questions stand in :mod:`saev.latents.query`); returns the
+    """Prints what an atlas answers (the questions stand in :mod:`saev.atlas.query`); returns the
     latents, best first."""
     folder = Path(atlas_dir) / "latents"
     atlas = Atlas.open(folder)

@@ -13,15 +13,18 @@ from omegaconf import DictConfig
 
 from datamodules.images import ImageSource
 from saev.backbones import Backbone, load_backbone
+from saev.cli.command import command
+from saev.cli.console import print_next
+from saev.cli.tracked_run import tracked_run
 from saev.errors import UserError
-from saev.experiment import evaluate_and_report, tracked_run
-from saev.experiment.baselines.comparison import PassSettings, baseline_table, report_table
-from saev.experiment.baselines.contenders import BaselineSettings
-from saev.experiment.choosing.choice import choose, show
-from saev.experiment.choosing.outcome import ChoiceSettings
-from saev.modules.heads import TrainedHead, load_head
+from saev.evaluation.baselines.methods import BaselineSettings
+from saev.evaluation.baselines.table import PassSettings, baseline_table, report_table
+from saev.evaluation.choice.choice import choose, show
+from saev.evaluation.choice.outcome import ChoiceSettings
+from saev.evaluation.report import evaluate_and_report
+from saev.heads import TrainedHead, load_head
 from saev.sae import SparseAutoencoder
-from saev.tracking import Tracking, command, print_next
+from saev.tracking import Tracking
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:

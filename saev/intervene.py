@@ -9,11 +9,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from saev.experiment import tracked_run
-from saev.experiment.control.report import intervene_and_report
-from saev.experiment.dictionary import images_for
+from saev.cli.command import command
+from saev.cli.console import print_next
+from saev.cli.tracked_run import tracked_run
+from saev.intervention.report.from_config import intervene_and_report
+from saev.loading import images_for
 from saev.sae import SparseAutoencoder
-from saev.tracking import command, print_next
 
 
 def intervene(cfg: DictConfig) -> dict[str, float]:

@@ -11,8 +11,10 @@ from omegaconf import DictConfig
 
 from datamodules.activations.format import Manifest
 from datamodules.activations.verify import require_intact
-from saev.experiment import record_all, tracked_run
-from saev.tracking import command, print_next, print_table, refuse_multirun_ddp
+from saev.cli.command import command, refuse_multirun_ddp
+from saev.cli.console import print_next, print_table
+from saev.cli.tracked_run import tracked_run
+from saev.recording.record_activations import record_all
 
 
 def record(cfg: DictConfig) -> dict[int, Path]:

@@ -11,8 +11,8 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from saev.experiment import tracked_run
-from saev.tracking import command, refuse_multirun_ddp
+from saev.cli.command import command, refuse_multirun_ddp
+from saev.cli.tracked_run import tracked_run
 
 
 def train(cfg: DictConfig) -> dict[str, float]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from datamodules.activations import Manifest
 from datamodules.activations.tar import iter_samples
 from saev.backbones import load_backbone
-from saev.modules.heads import load_head
+from saev.heads import load_head
 from saev.sae import SparseAutoencoder
 from saev.sae.config import ACTIVATIONS
 

@@ -14,7 +14,7 @@ import torch
 from datamodules.activations.format import Manifest, Statistics, is_url
 from datamodules.activations.heldout import HeldoutTokens
 from datamodules.activations.loader import BatchLoader, SizedBatchLoader
-from datamodules.activations.statistics import check_multiple, compute_statistics
+from datamodules.activations.norms import check_multiple, compute_statistics
 from datamodules.activations.stream import TokenStream
 from datamodules.activations.verify import require_intact
 from saev.errors import UserError

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.activations.format import Manifest, ShardInfo, Statistics
+from datamodules.activations.norms import token_norms
 from datamodules.activations.reservoir import Reservoir
-from datamodules.activations.statistics import token_norms
 from datamodules.activations.tar import iter_samples
 from saev.errors import UserError
 

@@ -6,7 +6,7 @@ Shape legend: n rows of all images, b rows of a batch, e width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +19,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from datamodules.activations.format import Manifest, ShardInfo
 from datamodules.activations.tar import Sample, iter_samples
 from datamodules.activations.verify import require_intact
-from datamodules.features.labels import NO_LABEL, Labels
 from datamodules.images.base import ImageItem
 from datamodules.images.selection import draw
 from saev.errors import UserError
 
 log = logging.getLogger(__name__)
+
+Labels = Callable[[ImageItem], Int64[Tensor, " r"]]
+"""One class per row of an image, NO_LABEL where there is none."""
+
+NO_LABEL = -1
+"""Of a row without a class; masks hold IGNORE instead, but images may have more than 255 classes."""
 
 
 class FeatureBatch(NamedTuple):

@@ -1,6 +1,5 @@
-"""Replacing activations inside the running model, and what that does to its predictions."""
+"""What one can do to a running model: replace its activations, edit codes, steer along directions."""
 
-from saev.editing.fidelity import Fidelity as Fidelity
 from saev.editing.replacement import ARMS as ARMS
 from saev.editing.replacement import Edit as Edit
 from saev.editing.replacement import control_arms as control_arms

@@ -1,13 +1,9 @@
-"""The MLflow store and its runs, provenance, and what a command says on screen.
+"""The MLflow store and its runs, and where a result came from.
 
 Importing this package imports neither mlflow nor Lightning.
 """
 
-from saev.tracking.console import override as override
-from saev.tracking.console import print_next as print_next
-from saev.tracking.console import print_table as print_table
-from saev.tracking.entry import command as command
-from saev.tracking.entry import refuse_multirun_ddp as refuse_multirun_ddp
+from saev.tracking.mlflow_store import open_store as open_store
 from saev.tracking.provenance import file_sha256 as file_sha256
 from saev.tracking.provenance import git_state as git_state
 from saev.tracking.provenance import package_versions as package_versions
@@ -18,4 +14,3 @@ from saev.tracking.run import MLflowTracking as MLflowTracking
 from saev.tracking.run import NoTracking as NoTracking
 from saev.tracking.run import Tracking as Tracking
 from saev.tracking.run import status_of as status_of
-from saev.tracking.store import open_store as open_store

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import OmegaConf
 
-from saev.tracking import store
+from saev.tracking import mlflow_store as store
 from saev.tracking.rank import is_main_process
 
 if TYPE_CHECKING:

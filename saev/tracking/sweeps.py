@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from saev.errors import UserError
-from saev.tracking.store import client, open_store
+from saev.tracking.mlflow_store import client, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -9,7 +9,7 @@ import sys
 from rich.console import Console
 
 from saev.errors import UserError
-from saev.tracking.store import open_store
+from saev.tracking.mlflow_store import open_store
 
 
 def main(arguments: list[str] | None = None) -> int:

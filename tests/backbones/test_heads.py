@@ -2,8 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from saev.backbones import BackboneOutput, load_backbone, make_head
+from saev.backbones import BackboneOutput, load_backbone
 from saev.errors import UserError
+from saev.heads.own import make_head
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 1}
 CLIP = {

@@ -1,6 +1,6 @@
 import pytest
 
-from saev.backbones.labels import match_labels
+from saev.heads.label_map import match_labels
 
 COLUMNS = [
     "tench, Tinca tinca",

@@ -11,10 +11,18 @@ import torch
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
+from benchmarks.micro_vit.data import LabelledScenes, draw_labelled
+from benchmarks.micro_vit.measure import Accuracies, measure
+from benchmarks.micro_vit.train import (
+    EVAL_SEED_OFFSET,
+    MicroTask,
+    parse_args,
+    run,
+    train,
+    warmup_cosine,
+)
 from datamodules.scenes import PATCH_ATTRIBUTES, attribute_table, draw_scene, patch_labels
 from saev.backbones.micro import model as micro
-from saev.backbones.micro.data import LabelledScenes, draw_labelled
-from saev.backbones.micro.measure import Accuracies, measure
 from saev.backbones.micro.model import (
     CARD,
     CONFIG,
@@ -24,14 +32,6 @@ from saev.backbones.micro.model import (
     AttributeHeads,
     load_micro,
     micro_config,
-)
-from saev.backbones.micro.train import (
-    EVAL_SEED_OFFSET,
-    MicroTask,
-    parse_args,
-    run,
-    train,
-    warmup_cosine,
 )
 from saev.errors import UserError
 
@@ -98,7 +98,7 @@ def test_the_card_reaches_the_aims() -> None:
 
 def test_the_card_names_the_command_and_these_files() -> None:
     text = (MICRO_DIR / CARD).read_text()
-    assert "python -m saev.backbones.micro.train --n-train" in text
+    assert "python -m benchmarks.micro_vit.train --n-train" in text
     assert "--out DIR" in text
     assert "- seed: " in text
     for name in (WEIGHTS, HEADS, CONFIG):

@@ -10,8 +10,8 @@ from PIL import Image
 from benchmarks.doses import SETTINGS, pilot, pilot_of
 from datamodules.images import FolderImages
 from saev.backbones import load_backbone
-from saev.editing.hypothesis import HypothesisFile
-from saev.modules.heads import Reading, TrainedHead, backbone_identity
+from saev.heads import Reading, TrainedHead, backbone_identity
+from saev.intervention.hypothesis import HypothesisFile
 from tests.cli.test_describe import make_sae
 
 CLASSES = ["a", "b", "c"]

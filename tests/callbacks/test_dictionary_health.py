@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from callbacks.dictionary_health import DictionaryHealth
-from saev.modules.sae import StepOutput
+from saev.training.sae_module import StepOutput
 from tests.modules.planted import LIGHTNING_WARNINGS, Recorder, activations, fit, make_module
 
 pytestmark = LIGHTNING_WARNINGS

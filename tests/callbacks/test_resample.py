@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from callbacks.resample import ResampleDeadLatents
-from saev.modules import SAETraining
+from saev.training.sae_module import SAETraining
 from tests.modules.planted import LIGHTNING_WARNINGS, Recorder, activations, fit, make_module
 
 pytestmark = LIGHTNING_WARNINGS

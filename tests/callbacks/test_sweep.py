@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from callbacks.sweep import SweepParent
 from saev.tracking import PARENT_ENV
-from saev.tracking.store import client
+from saev.tracking.mlflow_store import client
 
 APP = Path(__file__).parents[1] / "tracking/app"
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
+from saev.atlas.atlas import Atlas
 from saev.backbones import load_backbone
-from saev.latents import Atlas
 from saev.sae import SAEConfig, SparseAutoencoder
 from tests.cli.commands import Run
 from tests.cli.test_bad_input import assert_sentence
@@ -137,7 +137,7 @@ def test_every_link_of_the_pages_leads_somewhere(described: Path) -> None:
 def test_interrupted_run_gives_identical_tables(
     described: Path, run: Run, sae_dir: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    from saev.latents.store import CodeStore
+    from saev.codes.store import CodeStore
 
     write, calls = CodeStore.write, []
 

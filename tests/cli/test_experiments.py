@@ -7,7 +7,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from saev.experiment.comparison.members import CompareSettings
+from saev.comparison.members import CompareSettings
 from tests.cli.commands import Run
 
 CONF = Path(__file__).parents[2] / "conf"

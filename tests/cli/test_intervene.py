@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from saev.editing.hypothesis import ARMS
+from saev.intervention.hypothesis import ARMS
 from tests.cli.commands import Run
 from tests.cli.test_bad_input import assert_sentence
 from tests.cli.test_describe import make_sae

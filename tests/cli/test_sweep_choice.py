@@ -40,7 +40,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def client(folder: Path):
-    from saev.tracking.store import client
+    from saev.tracking.mlflow_store import client
 
     return client(f"sqlite:///{folder / 'mlflow.db'}")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from datamodules.activations.format import Manifest, ShardInfo
-from datamodules.activations.statistics import measure, median_of, norm_histogram, token_norms
+from datamodules.activations.norms import measure, median_of, norm_histogram, token_norms
 from datamodules.activations.tar import ShardWriter
 from datamodules.images.base import Found, ImageItem, ImageSource
 from datamodules.images.decode import BrokenImage

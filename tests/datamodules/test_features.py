@@ -11,17 +11,12 @@ from PIL import Image
 
 from datamodules.activations.format import Manifest
 from datamodules.activations.tar import iter_samples
-from datamodules.features import (
-    FeatureDataModule,
-    class_names_of,
-    item_of,
-    labels_of,
-    patch_labels,
-    record_features,
-)
+from datamodules.features import FeatureDataModule, item_of
 from datamodules.images import FolderImages, ScenesImages, SegmentationImages
 from saev.backbones import Backbone, load_backbone
 from saev.errors import UserError
+from saev.heads.targets import class_names_of, labels_of, patch_labels
+from saev.recording.final_features import record_features
 
 IGNORE = 255
 

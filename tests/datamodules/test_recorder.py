@@ -16,13 +16,13 @@ import torch
 from filelock import FileLock
 
 from datamodules.activations.format import Manifest
-from datamodules.activations.parts import locked
-from datamodules.activations.recorder import record
-from datamodules.activations.request import RecordingRequest
 from datamodules.activations.tar import iter_samples
 from datamodules.activations.verify import verify
 from datamodules.images.decode import BrokenImage
 from saev.errors import UserError
+from saev.recording.parts import locked
+from saev.recording.recorder import record
+from saev.recording.request import RecordingRequest
 from tests.datamodules.activation_fakes import WIDTH, TinyBackbone, TinyImages, digests, to_tensor
 
 

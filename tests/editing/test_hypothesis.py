@@ -2,8 +2,8 @@
 
 import pytest
 
-from saev.editing.hypothesis import HypothesisFile, refuse_overlap
 from saev.errors import UserError
+from saev.intervention.hypothesis import HypothesisFile, refuse_overlap
 
 GOOD = {
     "concept": "Sky",

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from saev.editing.code_table import LatentStats
-from saev.editing.matching import FEATURES, MatchedPool
+from saev.intervention.arms.matched_latents import FEATURES, MatchedPool
+from saev.intervention.choose.code_table import LatentStats
 
 S = 400
 

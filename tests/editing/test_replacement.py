@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from saev.backbones import Backbone, load_backbone, make_head
-from saev.editing import ARMS, Fidelity, control_arms, on_chosen_tokens
+from saev.backbones import Backbone, load_backbone
+from saev.editing import ARMS, control_arms, on_chosen_tokens
+from saev.evaluation.fidelity import Fidelity
+from saev.heads.own import make_head
 from saev.sae import SAEConfig, SparseAutoencoder
 
 

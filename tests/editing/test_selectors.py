@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from saev.editing.code_table import CodeTable, StatsBuilder
-from saev.editing.selectors import (
+from saev.errors import UserError
+from saev.intervention.choose.code_table import CodeTable, StatsBuilder
+from saev.intervention.choose.selectors import (
     auroc_scores,
     average_precision_scores,
     f1_scores,
@@ -16,7 +17,6 @@ from saev.editing.selectors import (
     score_latents,
     select_latents,
 )
-from saev.errors import UserError
 
 N, S, C = 90, 7, 3
 

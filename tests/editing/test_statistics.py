@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saev.editing.statistics import (
+from saev.stats.tests import (
     benjamini_hochberg,
     bootstrap_interval,
     cliffs_delta,

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saev.backbones import load_backbone, make_head
+from saev.backbones import load_backbone
 from saev.editing.directions import (
     MatchedDirection,
     RawUnit,
@@ -17,7 +17,8 @@ from saev.editing.directions import (
 )
 from saev.editing.edits import Add, Scale, SetTo, Where
 from saev.editing.steering import Steering, Tokens, encode
-from saev.modules.heads import Reading, TrainedHead, backbone_identity
+from saev.heads import Reading, TrainedHead, backbone_identity
+from saev.heads.own import make_head
 from saev.sae import SparseAutoencoder
 from saev.sae.config import SAEConfig
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from saev.editing.tally import (
+from saev.intervention.judge.tally import (
     Clean,
     Groups,
     Predictions,

@@ -5,8 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from saev.editing.tally import Clean, Groups, Question, Tally
-from saev.editing.verdict import NO_POWER, NOT_SUPPORTED, SUPPORTED, Evidence, decide, judge
+from saev.intervention.judge.tally import Clean, Groups, Question, Tally
+from saev.intervention.judge.verdict import (
+    NO_POWER,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    Evidence,
+    decide,
+    judge,
+)
 
 GROUPS = Groups(((0, 3),))
 N_IMAGES, N_UNITS = 20, 30

@@ -8,8 +8,8 @@ from PIL import Image
 
 from datamodules.images import FolderImages, ImageItem, ScenesImages, SegmentationImages
 from saev.backbones import load_backbone
+from saev.concepts.annotations import assign_splits, concepts_of, patch_shares, read_table
 from saev.errors import UserError
-from saev.experiment.atlas.annotations import assign_splits, concepts_of, patch_shares, read_table
 
 
 @pytest.fixture(scope="module")

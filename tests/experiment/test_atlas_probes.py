@@ -8,11 +8,11 @@ import torch
 from scipy import sparse
 
 from datamodules.images import ScenesImages
+from saev.atlas.probes import foreign_table, probe_table, stability
+from saev.codes.code_pass import ImageList
+from saev.codes.store import CodeStore
+from saev.concepts.best_latents import Concepts, score_concepts
 from saev.errors import UserError
-from saev.experiment.atlas.code_pass import ImageList
-from saev.experiment.atlas.probes import foreign_table, probe_table, stability
-from saev.latents.concepts import Concepts, score_concepts
-from saev.latents.store import CodeStore
 from saev.metrics.ood import code_surprise, separation
 from saev.sae import SAEConfig, SparseAutoencoder
 from tests.latents.test_codes import build

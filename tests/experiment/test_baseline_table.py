@@ -6,9 +6,11 @@ import torch
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
-from saev.experiment.baselines.concept_auroc import best_latent_auroc, weighted_auroc
-from saev.experiment.baselines.contenders import BaselineSettings
-from saev.experiment.baselines.sums import (
+from saev.concepts.best_latents import Concepts
+from saev.evaluation.baselines.cells import Cell, cell, verdict, weights
+from saev.evaluation.baselines.concept_auroc import best_latent_auroc, weighted_auroc
+from saev.evaluation.baselines.methods import BaselineSettings
+from saev.evaluation.baselines.sums import (
     ImageSums,
     agreement,
     dead,
@@ -19,8 +21,6 @@ from saev.experiment.baselines.sums import (
     monosemanticity,
     nmse,
 )
-from saev.experiment.baselines.table import Cell, cell, verdict, weights
-from saev.latents.concepts import Concepts
 from saev.metrics import ReconstructionMetrics
 from saev.metrics.monosemanticity import MonosemanticityScore
 

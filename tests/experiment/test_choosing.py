@@ -8,10 +8,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from saev.errors import UserError
-from saev.experiment.choosing.choice import choose, show
-from saev.experiment.choosing.front import pick_log_spaced
-from saev.experiment.choosing.members import check_comparable, find_sweep, labels, select
-from saev.experiment.choosing.outcome import ChoiceSettings, aliases
+from saev.evaluation.choice.choice import choose, show
+from saev.evaluation.choice.front import pick_log_spaced
+from saev.evaluation.choice.outcome import ChoiceSettings, aliases
+from saev.evaluation.choice.runs import check_comparable, find_sweep, labels, select
 from saev.tracking import NoTracking
 
 BACKBONE = {

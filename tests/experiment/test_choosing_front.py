@@ -6,13 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saev.experiment.choosing.front import (
-    Point,
-    dominates,
-    eligible,
-    pareto_front,
-    pick_log_spaced,
-)
+from saev.evaluation.choice.front import Point, dominates, eligible, pareto_front, pick_log_spaced
 
 SWEEP = [
     Point(16, 0.70), Point(8, 0.55), Point(32, 0.69), Point(64, 0.90), Point(4, 0.40), Point(64, 0.85)

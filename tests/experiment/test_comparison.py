@@ -10,20 +10,20 @@ from scipy import sparse
 
 from datamodules.images import ScenesImages
 from saev.backbones import load_backbone
-from saev.errors import UserError
-from saev.experiment.atlas.code_pass import ImageList
-from saev.experiment.comparison.concepts import (
+from saev.codes.code_pass import ImageList
+from saev.codes.store import CodeStore
+from saev.comparison.drives import drive_metrics, drive_table, read_late
+from saev.comparison.lacking import (
     Reading,
     concept_metrics,
     concept_table,
     power_table,
     read_source,
 )
-from saev.experiment.comparison.drives import drive_metrics, drive_table, read_late
-from saev.experiment.comparison.matches import match_metrics, match_table
-from saev.experiment.comparison.members import CompareSettings, Member, check_same_patches
-from saev.latents.concepts import Concepts
-from saev.latents.store import CodeStore
+from saev.comparison.matches import match_metrics, match_table
+from saev.comparison.members import CompareSettings, Member, check_same_patches
+from saev.concepts.best_latents import Concepts
+from saev.errors import UserError
 from saev.sae import SAEConfig, SparseAutoencoder
 from tests.latents.test_codes import build
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from saev.experiment.atlas.concept_pages import _scorable
+from saev.atlas.pages.concepts import _scorable
 
 
 def test_concepts_without_examples_are_named_and_left_out() -> None:
@@ -21,6 +21,6 @@ def test_concepts_without_examples_are_named_and_left_out() -> None:
 
 
 def test_no_concepts_at_all() -> None:
-    columns = ["latent", "concept", "source", "kind", "split"]  # as saev.latents.tables leaves it
+    columns = ["latent", "concept", "source", "kind", "split"]  # as saev.atlas.tables leaves it
     tests, unseen = _scorable(pd.DataFrame(columns=columns))
     assert tests.empty and unseen == {}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saev.backbones import load_backbone
-from saev.experiment.atlas.effects import prepare, push_effects, random_shifts, shifts_of
+from saev.editing.steering_effects import prepare, push_effects, random_shifts, shifts_of
 from saev.sae import SAEConfig, SparseAutoencoder
 
 

@@ -6,8 +6,9 @@ import torch
 from datamodules.images import ScenesImages
 from saev.backbones import Backbone, load_backbone
 from saev.errors import UserError
-from saev.experiment import evaluate_images, save_figures
-from saev.experiment.recording import identity
+from saev.evaluation.figures import save_figures
+from saev.evaluation.held_out import evaluate_images
+from saev.recording.record_activations import identity
 from saev.sae import SAEConfig, SparseAutoencoder
 
 

@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from datamodules.images import FolderImages, ScenesImages
 from saev.backbones import Backbone, load_backbone
 from saev.errors import UserError
-from saev.experiment.head_evaluation import evaluate_head, evaluate_recorded, head_fidelity
-from saev.modules.heads import load_head
+from saev.evaluation.heads import evaluate_head, evaluate_recorded, head_fidelity
+from saev.heads import load_head
 from saev.sae import SAEConfig, SparseAutoencoder
 from saev.train import train
 

@@ -21,20 +21,20 @@ from datamodules.images.base import Found, ImageSource
 from saev.backbones import Backbone
 from saev.backbones.base import BackboneOutput, Trunk
 from saev.backbones.transform import ImageTransform
-from saev.editing.hypothesis import ARMS, HypothesisFile
-from saev.editing.statistics import uniformity_p
-from saev.editing.verdict import judge
 from saev.errors import UserError
-from saev.experiment.control.calibration import random_p_values
-from saev.experiment.control.controlled import evidence_of, run_experiment
-from saev.experiment.control.outcome_files import SUMMARY_COLUMNS, write_files
-from saev.experiment.control.outcome_page import write_page
-from saev.experiment.control.readout import make_readout
-from saev.experiment.control.report import HYPOTHESES_DIR, read_hypothesis
-from saev.experiment.control.setting import Setting
-from saev.modules.heads import Reading, TrainedHead, backbone_identity
+from saev.heads import Reading, TrainedHead, backbone_identity
+from saev.intervention.experiment import evidence_of, run_experiment
+from saev.intervention.hypothesis import ARMS, HypothesisFile
+from saev.intervention.judge.calibration import random_p_values
+from saev.intervention.judge.verdict import judge
+from saev.intervention.readout import make_readout
+from saev.intervention.report.files import SUMMARY_COLUMNS, write_files
+from saev.intervention.report.from_config import HYPOTHESES_DIR, read_hypothesis
+from saev.intervention.report.page import write_page
+from saev.intervention.setting import Setting
 from saev.sae import SparseAutoencoder
 from saev.sae.config import SAEConfig
+from saev.stats.tests import uniformity_p
 
 WIDTH, SIDE, CELL, N_CLASSES, N_LATENTS = 48, 4, 4, 6, 260
 CLASSES = ["circle", "square", "star", "heart", "cross", "ring"]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from saev.codes.sparse_codes import CodePart, PartBuilder, per_image
+from saev.codes.store import CodeStore
 from saev.errors import UserError
-from saev.latents.codes import CodePart, PartBuilder, per_image
-from saev.latents.store import CodeStore
 
 N_IMAGES, N_TOKENS, N_LATENTS = 11, 6, 9
 IDS = [f"image-{n}" for n in range(N_IMAGES)]

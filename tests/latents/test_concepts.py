@@ -8,8 +8,8 @@ import torch
 from scipy import sparse
 from sklearn.metrics import f1_score, roc_auc_score
 
-from saev.latents.concepts import Concepts, score_concepts
-from saev.latents.store import CodeStore
+from saev.codes.store import CodeStore
+from saev.concepts.best_latents import Concepts, score_concepts
 from tests.latents.test_codes import build
 
 N, P, S = 120, 4, 20

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saev.latents import Exemplars
+from saev.codes.exemplars import Exemplars
 
 
 def random_codes(n_images: int, n_patches: int, n_latents: int, seed: int) -> torch.Tensor:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from saev.latents import matching
-from saev.latents.matching import jaccard, match, match_exemplars
-from saev.metrics.concept_scores import Codes
+from saev.comparison import matching
+from saev.comparison.matching import jaccard, match, match_exemplars
+from saev.concepts.pair_scores import Codes
 
 
 def sparse_codes(dense: np.ndarray) -> Codes:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from saev.latents.naming import (
+from saev.atlas.names.naming import (
     Proposal,
     choose_names,
     proposals_of,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from saev.latents.presence import (
+from saev.comparison.presence import (
     Evidence,
     bootstrap_auroc,
     planted_power,
@@ -12,7 +12,7 @@ from saev.latents.presence import (
     rejection_level,
     thinned_auroc,
 )
-from saev.metrics.significance import benjamini_hochberg, permutation_p
+from saev.concepts.max_null import benjamini_hochberg, permutation_p
 
 
 def test_bootstrap_surrounds_the_score() -> None:

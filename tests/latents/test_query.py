@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
+from saev.atlas.atlas import TABLES, Atlas
+from saev.atlas.query import ask
+from saev.codes.store import CodeStore
 from saev.errors import UserError
-from saev.latents import Atlas, CodeStore
-from saev.latents.atlas import TABLES
-from saev.latents.query import ask
 from tests.latents.test_codes import build
 
 N_IMAGES, N_TOKENS, N_LATENTS = 6, 4, 5

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from saev.latents.codes import per_image
-from saev.latents.samples import centred, collect_samples
+from saev.atlas.samples import centred, collect_samples
+from saev.codes.sparse_codes import per_image
 
 
 def samples_of(peaks: np.ndarray, n_top: int = 4, **kwargs):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, roc_auc_score
 
-from saev.metrics.concept_scores import Codes, at_thresholds, coverage_at, purity_at, score_pairs
+from saev.concepts.pair_scores import Codes, at_thresholds, coverage_at, purity_at, score_pairs
 
 
 def random_codes(n_rows: int, n_latents: int, seed: int, levels: int = 4) -> np.ndarray:

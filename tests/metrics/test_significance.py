@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from saev.metrics.concept_scores import Codes, score_pairs
-from saev.metrics.significance import (
+from saev.concepts.max_null import (
     auroc_max_null,
     auroc_max_null_of_maps,
     benjamini_hochberg,
     family_q,
     permutation_p,
 )
+from saev.concepts.pair_scores import Codes, score_pairs
 from tests.metrics.test_concept_scores import random_codes, sparse_codes
 
 
@@ -71,7 +71,7 @@ def test_maps_that_move_keep_their_layout() -> None:
 @pytest.mark.parametrize("per_label", [0, 10**6])
 def test_maps_without_a_table_score_as_with_one(monkeypatch: pytest.MonkeyPatch, per_label) -> None:
     """Both ways of adding ranks up equal recomputing every score on the moved labels."""
-    monkeypatch.setattr("saev.metrics.significance.CONCEPTS_PER_LABEL", per_label)
+    monkeypatch.setattr("saev.concepts.max_null.CONCEPTS_PER_LABEL", per_label)
     rng = np.random.default_rng(5)
     images, places = np.repeat(np.arange(6), 5), np.tile(np.arange(5), 6)
     kept = rng.random(30) < 0.8  # some patches are not usable

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from saev.modules import SAETraining
+from saev.training.sae_module import SAETraining
 
 LIGHTNING_WARNINGS = [
     pytest.mark.filterwarnings(rule)

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saev.modules.aux_plan import HORIZON_STEPS, AuxPlan, candidates, make_plan
+from saev.training.aux_plan import HORIZON_STEPS, AuxPlan, candidates, make_plan
 
 
 @settings(max_examples=50, deadline=None)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from saev.backbones import load_backbone
-from saev.modules.heads import Reading, TrainedHead, backbone_identity
-from saev.modules.heads.scores import ClassificationScores, SegmentationScores, shares_of
+from saev.heads import Reading, TrainedHead, backbone_identity
+from saev.heads.scores import ClassificationScores, SegmentationScores, shares_of
 
 
 def confusion_of(labels: list[int], predicted: list[int], n_classes: int) -> torch.Tensor:

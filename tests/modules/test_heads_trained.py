@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from saev.backbones import Backbone, load_backbone
 from saev.errors import UserError
-from saev.modules.heads import FEATURES, Reading, TrainedHead, backbone_identity, load_head
-from saev.modules.heads.rows import ClassRows
+from saev.heads import FEATURES, Reading, TrainedHead, backbone_identity, load_head
+from saev.heads.class_rows import ClassRows
 
 
 @pytest.fixture(scope="module")

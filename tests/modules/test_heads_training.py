@@ -13,7 +13,7 @@ from datamodules.features import FeatureBatch
 from datamodules.features.module import LabelledRows, _loader, _Rounds
 from saev.backbones import load_backbone
 from saev.errors import UserError
-from saev.modules.heads.training import Member, ProbeTraining, SegmentationTraining
+from saev.training.head_module import Member, ProbeTraining, SegmentationTraining
 
 
 class Rows(L.LightningDataModule):

@@ -4,8 +4,8 @@ from copy import deepcopy
 import pytest
 import torch
 
-from saev.modules import SAETraining
-from saev.modules.muon import Muon, orthogonalize
+from saev.training.muon import Muon, orthogonalize
+from saev.training.sae_module import SAETraining
 from tests.modules.planted import LIGHTNING_WARNINGS, activations, fit
 
 pytestmark = LIGHTNING_WARNINGS

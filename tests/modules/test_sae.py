@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from saev.metrics import ReconstructionMetrics
-from saev.modules import SAETraining
 from saev.sae import SparseAutoencoder
 from saev.sae.losses import auxk
+from saev.training.sae_module import SAETraining
 from tests.modules.planted import (
     LIGHTNING_WARNINGS,
     Batch,
@@ -370,10 +370,10 @@ def test_auxk_left_out_by_plan_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
         module = make_module(data, aux_coefficient=1 / 32, dead_after_tokens=2500)
         sink_a_quarter(module)
         if always:
-            from saev.modules.aux_plan import AuxPlan
+            from saev.training.aux_plan import AuxPlan
 
             plan = lambda *_: AuxPlan(10**9, 10**9, 64)  # noqa: E731
-            monkeypatch.setattr("saev.modules.sae.make_plan", plan)
+            monkeypatch.setattr("saev.training.sae_module.make_plan", plan)
         fit(module, data)
         runs.append(weights(module))
     for name, value in runs[0].items():
@@ -395,7 +395,7 @@ def test_auxk_brings_sunk_latents_back() -> None:
 
 
 def test_validation_reports_normal_and_all_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saev.modules.sae.CODES_AT_ONCE", 64 * 10)  # several pieces a batch
+    monkeypatch.setattr("saev.training.sae_module.CODES_AT_ONCE", 64 * 10)  # several pieces a batch
     data = activations(320)
     data[::10] *= 30
     module = make_module(data)

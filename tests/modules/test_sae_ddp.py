@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.ema import EMAWeights
 from callbacks.resample import ResampleDeadLatents
-from saev.modules import SAETraining
-from saev.modules.distributed import gather_rows, rank, world_size
 from saev.sae.gated import GatedL1
 from saev.sae.nested import Matryoshka
 from saev.sae.objectives import PAnneal, TargetL0
+from saev.training.distributed import gather_rows, rank, world_size
+from saev.training.sae_module import SAETraining
 from tests.modules.planted import LIGHTNING_WARNINGS, Batch, Recorder, activations, fit, make_module
 
 pytestmark = [pytest.mark.slow, *LIGHTNING_WARNINGS]

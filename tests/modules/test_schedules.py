@@ -1,6 +1,6 @@
 import pytest
 
-from saev.modules.schedules import decay, warmup
+from saev.training.schedules import decay, warmup
 
 
 def test_warmup_by_hand() -> None:

@@ -12,13 +12,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from saev.modules import SAETraining
 from saev.sae import SparseAutoencoder
 from saev.sae.decoders import ArchetypalAtoms, FreeAtoms, FrozenAtoms
 from saev.sae.gated import GatedL1
 from saev.sae.nested import Matryoshka, MultiTopK
 from saev.sae.objectives import L1, L0Penalty, PAnneal, TanhPenalty, TargetL0
 from saev.sae.threshold import calibrate_threshold_
+from saev.training.sae_module import SAETraining
 from tests.modules.planted import LIGHTNING_WARNINGS, activations, fit, make_module
 
 pytestmark = LIGHTNING_WARNINGS

@@ -10,8 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from datamodules.images import FolderImages
 from saev.backbones import load_backbone
-from saev.modules.heads import load_head
-from saev.modules.heads.rows import ClassRows
+from saev.heads import load_head
+from saev.heads.class_rows import ClassRows
 from saev.train import train
 
 DATA = Path(os.environ.get("SAEV_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))

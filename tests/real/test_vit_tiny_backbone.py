@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from saev.backbones import Backbone, load_backbone, make_head
+from saev.backbones import Backbone, load_backbone
+from saev.heads.own import make_head
 
 DATA = Path(os.environ.get("SAEV_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 VIT, PHOTOS = DATA / "vit_tiny", DATA / "imagenet1000"

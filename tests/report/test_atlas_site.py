@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from saev.report.atlas import LARGEST_ALPHA, Site, heat_uri, histogram_svg, plain, save_thumbnail
+from saev.atlas.pages import overview
+from saev.pages.site import LARGEST_ALPHA, Site, heat_uri, histogram_svg, plain, save_thumbnail
 
 
 def test_heat_map_is_clear_at_zero_and_brightest_at_the_scales_end() -> None:
@@ -46,7 +47,7 @@ def test_weakest_code_stays_visible() -> None:
 
 
 def test_names_cannot_break_out_of_a_page(tmp_path: Path) -> None:
-    site = Site(tmp_path, "a <b> subject")
+    site = Site(tmp_path, "a <b> subject", Path(overview.__file__).parent)
     concepts = {"concept": "<script>alert(1)</script>", "note": "x & y", "latents": []}
     site.page("atlas_concept.html.j2", "concept/0.html", c=concepts)
     html = (tmp_path / "concept/0.html").read_text()
@@ -55,7 +56,7 @@ def test_names_cannot_break_out_of_a_page(tmp_path: Path) -> None:
 
 
 def test_overview_data_is_a_script_that_closing_tags_do_not_end(tmp_path: Path) -> None:
-    site = Site(tmp_path, "s")
+    site = Site(tmp_path, "s", Path(overview.__file__).parent)
     site.overview_data(["latent", "name"], [[1, "</script>"], [2, float("nan")]], [1])
     text = (tmp_path / "assets/overview.data.js").read_text()
     value = json.loads(text.removeprefix("window.ATLAS=").rstrip(";\n"))
@@ -67,7 +68,7 @@ def test_overview_data_is_a_script_that_closing_tags_do_not_end(tmp_path: Path) 
 
 
 def test_assets_come_with_their_licences(tmp_path: Path) -> None:
-    Site(tmp_path, "s")
+    Site(tmp_path, "s", Path(overview.__file__).parent)
     names = {path.name for path in (tmp_path / "assets").iterdir()}
     assert {"tabulator.min.js", "uPlot.iife.min.js", "LICENSE.tabulator", "LICENSE.uplot"} <= names
 

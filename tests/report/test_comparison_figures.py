@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from saev.report.comparison_figures import concept_figure, match_figure, power_figure
-from saev.report.figures import latent_scatter
+from saev.comparison.figures import concept_figure, match_figure, power_figure
+from saev.pages.figures import latent_scatter
 
 
 def test_match_curve_is_the_share_at_or_above() -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from saev.report import LatentRow, Tile, exemplar_figure, firing_histogram
+from saev.pages.figures import LatentRow, Tile, exemplar_figure, firing_histogram
 
 
 def tile(hot: tuple[int, int], value: float) -> Tile:

@@ -2,7 +2,7 @@
 
 from matplotlib.text import Text
 
-from saev.report.pareto_figure import Dot, pareto_figure
+from saev.evaluation.choice.figure import Dot, pareto_figure
 
 
 def dots(*points: tuple[float, float]) -> list[Dot]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from saev.tracking import override, print_next, print_table
+from saev.cli.console import override, print_next, print_table
 
 
 def test_a_table_keeps_every_cell_whole_away_from_a_terminal(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from saev.tracking.entry import folder_name, refuse_multirun_ddp
+from saev.cli.command import folder_name, refuse_multirun_ddp
 
 APP = Path(__file__).parent / "app"
 

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from saev.errors import UserError
 from saev.tracking import PARENT_ENV, MLflowTracking, NoTracking, status_of
+from saev.tracking.mlflow_store import client
 from saev.tracking.run import flatten_params
-from saev.tracking.store import client
 
 
 @pytest.fixture

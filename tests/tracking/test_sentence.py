@@ -8,8 +8,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from saev.cli.sentence import sentence
 from saev.errors import UserError
-from saev.tracking.sentence import sentence
 
 
 def refuse(k: int, kind: str = "value") -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from saev.errors import UserError
-from saev.tracking import store
+from saev.tracking import mlflow_store as store
 
 
 @pytest.mark.parametrize(

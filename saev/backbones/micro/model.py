@@ -113,7 +113,7 @@ def load_micro(
         if not (micro_dir / file_name).is_file():
             raise UserError(
                 f"{micro_dir / file_name} is missing; restore it or train it anew with "
-                f"`python -m saev.backbones.micro.train --out {micro_dir}`."
+                f"`python -m benchmarks.micro_vit.train --out {micro_dir}`."
             )
     config = json.loads((micro_dir / CONFIG).read_text())
     vit = build_vit(config)

@@ -9,8 +9,9 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from saev.cli.command import command, refuse_multirun_ddp
 from saev.errors import UserError
-from saev.tracking import command, provenance_tags, refuse_multirun_ddp, status_of
+from saev.tracking import provenance_tags, status_of
 
 
 class Part:

@@ -1,0 +1,1 @@
+"""Names for latents: candidates, proposers, and which are kept."""

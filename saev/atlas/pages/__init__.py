@@ -1,0 +1,1 @@
+"""The atlas as a site that opens from disk."""

@@ -1,0 +1,145 @@
+"""What stands around every command: Hydra, one-sentence errors, exit statuses."""
+
+import functools
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from saev.cli.sentence import sentence
+from saev.errors import UserError
+from saev.tracking.rank import is_main_process
+from saev.tracking.run import status_of
+
+log = logging.getLogger(__name__)
+
+CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+INTERRUPTED = 130  # the shell's exit status for Ctrl-C
+
+_SHORT_ERRORS = "SAEV_SHORT_ERRORS"
+"""Set by a command for itself and its child processes when the user asked for no traceback."""
+
+Task = Callable[[DictConfig], Any]
+
+
+def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
+    """Makes a Hydra command of a function, configured by ``conf/<config_name>.yaml``.
+
+    ``@command("train")`` above ``def main(cfg)`` takes the place of ``@hydra.main``. What the user
+    can act on ends as one line on stderr and exit status 1; a mistake of ours keeps its traceback,
+    and ``HYDRA_FULL_ERROR=1`` shows one for everything. In a sweep the other members go on, the
+    failing ones are reported as they fail, and the exit status is 1. Ctrl-C and SIGTERM raise
+    ``KeyboardInterrupt`` in the function and end with status 130.
+    """
+
+    def decorate(task: Task) -> Callable[[], None]:
+        decorate_hydra = hydra.main(
+            version_base="1.3", config_path=str(CONF_DIR), config_name=config_name
+        )
+        run = decorate_hydra(_guard(task))
+
+        @functools.wraps(task)
+        def main() -> None:
+            _run(run)
+
+        return main
+
+    return decorate
+
+
+def refuse_multirun_ddp(cfg: DictConfig) -> None:
+    """Raises ``UserError`` for a sweep whose members would use several devices each.
+
+    Lightning starts the other ranks by running the command line again, and in a sweep that line
+    is the whole sweep.
+    """
+    if not _in_multirun():
+        return
+    devices = OmegaConf.select(cfg, "trainer.devices", default=1)
+    nodes = OmegaConf.select(cfg, "trainer.num_nodes", default=1)
+    on_cpu = OmegaConf.select(cfg, "trainer.accelerator", default="auto") == "cpu"
+    if isinstance(devices, ListConfig):
+        single = len(devices) == 1
+    else:
+        single = str(devices) == "1" or (str(devices) == "auto" and on_cpu)
+    if not single or nodes != 1:
+        raise UserError(
+            f"a sweep runs each member on one device, and trainer.devices is {devices} "
+            f"(num_nodes {nodes}): add trainer.devices=1, or run the members one by one without -m"
+        )
+
+
+def folder_name(text: str) -> str:
+    """Overrides as part of a folder name: no slashes or quotes, at most 80 characters."""
+    return re.sub(r"[^\w.,=+-]+", "-", text).strip("-")[:80]
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)  # conf/hydra/default.yaml
+
+
+def _guard(task: Task) -> Task:
+    """Inside Hydra: turns what the user can act on into one sentence before Hydra reports it."""
+
+    @functools.wraps(task)
+    def guarded(cfg: DictConfig) -> Any:
+        try:
+            return task(cfg)
+        except Exception as error:
+            text = sentence(error)
+            if text is None or _full_errors():
+                raise
+            if not _in_multirun():
+                raise SystemExit(text) from error
+            log.error("%s", text)
+            raise UserError(text) from error  # plain, so that it survives the way from a worker
+
+    guarded.__module__ = _module_name(task)
+    return guarded
+
+
+def _module_name(task: Task) -> str:
+    """The importable name behind ``__main__``: Hydra names the job after it, and looks for the
+    caller's file by counting stack frames otherwise."""
+    if task.__module__ != "__main__":
+        return task.__module__
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec is not None else Path(task.__code__.co_filename).stem
+
+
+def _run(run: Callable[[], Any]) -> None:
+    if os.environ.get("HYDRA_FULL_ERROR") != "1":
+        os.environ[_SHORT_ERRORS] = "1"
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print; printed below
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        run()
+    except BaseException as error:
+        if status_of(error) == "KILLED":
+            if is_main_process():
+                sys.stderr.write("stopped before the end\n")
+            raise SystemExit(INTERRUPTED) from error
+        text = None if _full_errors() or isinstance(error, SystemExit) else sentence(error)
+        if text is None:
+            raise
+        raise SystemExit(text) from error
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _full_errors() -> bool:
+    return os.environ.get("HYDRA_FULL_ERROR") == "1" and os.environ.get(_SHORT_ERRORS) != "1"
+
+
+def _in_multirun() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN

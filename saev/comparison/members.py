@@ -1,0 +1,113 @@
+"""The dictionaries of a comparison, and their codes on the common images."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from saev.backbones import Backbone
+from saev.codes.code_pass import CodePass, ImageList, identity_of, open_store
+from saev.codes.store import CodeStore
+from saev.errors import UserError
+from saev.sae import SparseAutoencoder
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """What ``comparison`` in conf/compare.yaml holds."""
+
+    n_images: int | None = None
+    batch_size: int = 32
+    num_workers: int = 2
+    images_per_part: int = 256
+    rows: str = "image"
+    n_draws: int = 20
+    tables: Mapping[str, str] = field(default_factory=dict)
+    n_permutations: int = 1000
+    n_map_permutations: int = 200
+    n_bootstrap: int = 500
+    fdr: float = 0.05
+    min_power: float = 0.8
+    n_drives: int = 32
+    drive_images: int = 8
+    drive_strength: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rows not in ("image", "patch"):
+            raise UserError(f"comparison.rows={self.rows!r}; choose image or patch")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the dictionaries compared."""
+
+    name: str
+    sae: SparseAutoencoder
+    backbone: Backbone
+    store: CodeStore
+
+    @property
+    def layer(self) -> int:
+        """Block after which the dictionary reads."""
+        assert self.sae.cfg.layer is not None
+        return self.sae.cfg.layer
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """Positions on the token axis of the tokens it was trained on."""
+        assert self.sae.cfg.tokens is not None
+        return self.backbone.token_indices(self.sae.cfg.tokens["which"])
+
+    def same_model(self, other: "Member") -> bool:
+        """Whether both read one and the same network."""
+        return self._network() == other._network()
+
+    def _network(self) -> tuple:
+        spec, weights = self.backbone.spec, self.backbone.weights
+        drawn = spec.get("seed") if weights["kind"] == "random" else None
+        return self.backbone.name, weights["kind"], weights["sha256"], drawn
+
+
+def encode_member(
+    name: str,
+    sae: SparseAutoencoder,
+    backbone: Backbone,
+    images: ImageList,
+    codes_dir: Path,
+    settings: CompareSettings,
+    device: str | torch.device,
+) -> Member:
+    """Codes of one dictionary on the common images, taken from ``codes_dir`` where they are.
+
+    A folder there is named by a hash of the dictionary, its model and the images, so comparisons
+    share what they have in common.
+    """
+    identity = identity_of(sae, backbone, images, "sae")
+    described = json.dumps([identity, images.ids, settings.images_per_part], sort_keys=True)
+    digest = hashlib.sha256(described.encode()).hexdigest()[:12]
+    folder = codes_dir / f"{backbone.name}-layer{sae.cfg.layer}-{digest}"
+    store = open_store(folder, sae, backbone, images, "sae", sae.cfg.d_sae,
+                       settings.images_per_part)  # fmt: skip
+    CodePass(backbone, sae, images, sae.encode, store, batch_size=settings.batch_size,
+             num_workers=settings.num_workers, device=device).run()  # fmt: skip
+    return Member(name, sae, backbone, store)
+
+
+def check_same_patches(dictionaries: Mapping[str, tuple[SparseAutoencoder, Backbone]]) -> None:
+    """Raises UserError where a row of one dictionary's codes is not the same patch for another's."""
+    views = {
+        name: (backbone.grid, backbone.transform_spec, sae.cfg.tokens)
+        for name, (sae, backbone) in dictionaries.items()
+    }
+    first = next(iter(views))
+    for name, view in views.items():
+        if view != views[first]:
+            raise UserError(
+                f"comparison.rows=patch needs dictionaries that see the same patches, and {first} "
+                f"(grid {views[first][0]}) and {name} (grid {view[0]}) see others; use "
+                "comparison.rows=image"
+            )

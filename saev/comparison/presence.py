@@ -1,0 +1,143 @@
+"""Whether a dictionary has a latent for a concept, and when it may be said to lack one.
+
+Suffixes: r rows (images or patches), n bootstrap draws, c concepts.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from saev.concepts.max_null import ROUNDING
+
+
+def bootstrap_auroc(
+    value: Float[np.ndarray, " r"],
+    label: Bool[np.ndarray, " r"],
+    cluster: Int[np.ndarray, " r"],
+    n_clusters: int,
+    n_draws: int = 500,
+    seed: int = 0,
+) -> Float[np.ndarray, " n"]:
+    """AUROC of one latent on resampled images (all rows of a cluster together).
+
+    Draws of one seed and number of clusters are of the same images, so those of two latents can be
+    paired. nan where a draw holds no positive or no negative row.
+    """
+    order = value.argsort(kind="stable")
+    value, label, cluster = value[order], label[order].astype(float), cluster[order]
+    new = np.r_[True, value[1:] != value[:-1]] if len(value) else np.zeros(0, bool)
+    group = new.cumsum() - 1
+    n_groups = int(new.sum())
+    rng = np.random.default_rng(seed)
+    found = np.full(n_draws, np.nan)
+    for draw in range(n_draws):
+        times = np.bincount(rng.integers(0, n_clusters, n_clusters), minlength=n_clusters)
+        weight = times[cluster]
+        positive = np.bincount(group, weight * label, n_groups)
+        negative = np.bincount(group, weight * (1 - label), n_groups)
+        total = positive.sum() * negative.sum()
+        if total > 0:
+            below = negative.cumsum() - negative / 2
+            found[draw] = (positive * below).sum() / total
+    return found
+
+
+def rejection_level(
+    null: Float[np.ndarray, " p"], n_rejected: int, n_tests: int, fdr: float
+) -> float:
+    """The AUROC from which on one more concept would be significant beside ``n_rejected`` others.
+
+    Benjamini–Hochberg rejects its (n_rejected + 1)-th p-value up to fdr · (n_rejected + 1) / n_tests;
+    ∞ where the permutations are too few to give a p-value that small.
+    """
+    wanted = fdr * min(n_rejected + 1, n_tests) / n_tests
+    allowed = int(np.floor(wanted * (1 + len(null)) + 1e-9)) - 1  # null draws at or above
+    if allowed < 0 or np.isnan(null).any():
+        return float("inf")
+    ordered = np.sort(null)[::-1]
+    return float(ordered[allowed]) + 1.001 * ROUNDING if allowed < len(ordered) else 0.0
+
+
+def planted_power(
+    discovery: Float[np.ndarray, " n"],
+    test: Float[np.ndarray, " n"],
+    rival: float,
+    level: float,
+) -> float:
+    """Chance that a latent would have been found, had the other dictionary held it.
+
+    The latent of the dictionary that has the concept is planted among the latents of the one that
+    may lack it. It is found when, on resampled images, it wins the choice on the discovery split
+    against their best (``rival``) and passes their test.
+
+    Args:
+        discovery: its AUROC on resampled discovery images.
+        test: on resampled test images.
+        rival: best AUROC on discovery images among the other's latents.
+        level: AUROC from which on the other's test would have rejected.
+    """
+    known = ~(np.isnan(discovery) | np.isnan(test))
+    if not known.any():
+        return float("nan")
+    return float(((discovery > rival) & (test >= level))[known].mean())
+
+
+class Evidence(NamedTuple):
+    """What one dictionary shows of one concept."""
+
+    q: float
+    """Of its best latent on the test split."""
+    test: Float[np.ndarray, " n"]
+    """Bootstrap draws of that latent's AUROC."""
+    power_of_other: float
+    """Chance that the other dictionary's latent would have been found here."""
+
+
+class Presence(NamedTuple):
+    """Whether two dictionaries have a concept."""
+
+    verdict: str
+    """both, only_a, only_b, neither or undecided."""
+    power: float
+    """Of noticing it in the dictionary without; nan where both or neither have it."""
+    difference: tuple[float, float]
+    """95 % interval of AUROC a − AUROC b, on the same resampled images."""
+
+
+def presence(a: Evidence, b: Evidence, *, fdr: float = 0.05, min_power: float = 0.8) -> Presence:
+    """Absence is claimed only where it could have been refuted.
+
+    A concept that one dictionary has (q ≤ fdr) is missing from the other when the other has no
+    significant latent, the first's latent would have been found there with ``min_power``, and the
+    95 % interval of the difference of their AUROCs lies off 0. Anything less is undecided.
+    """
+    both = ~(np.isnan(a.test) | np.isnan(b.test))
+    differences = (a.test - b.test)[both]
+    low, high = np.quantile(differences, [0.025, 0.975]) if both.any() else (np.nan, np.nan)
+    interval = float(low), float(high)
+    has_a, has_b = a.q <= fdr, b.q <= fdr
+    if has_a == has_b:
+        return Presence("both" if has_a else "neither", float("nan"), interval)
+    power = b.power_of_other if has_a else a.power_of_other
+    apart = low > 0 if has_a else high < 0
+    if apart and power >= min_power:
+        return Presence("only_a" if has_a else "only_b", power, interval)
+    return Presence("undecided", power, interval)
+
+
+def thinned_auroc(
+    value: Float[np.ndarray, " r"],
+    label: Bool[np.ndarray, " r"],
+    n_positive: int,
+    n_draws: int = 50,
+    seed: int = 0,
+) -> Float[np.ndarray, " n"]:
+    """AUROC of one latent when only ``n_positive`` of the positive rows are kept, drawn at random."""
+    negative, own = np.sort(value[~label]), value[label]
+    below = np.searchsorted(negative, own, "left") + np.searchsorted(negative, own, "right")
+    share = below / 2 / max(len(negative), 1)
+    rng = np.random.default_rng(seed)
+    return np.array(
+        [share[rng.choice(len(own), n_positive, replace=False)].mean() for _ in range(n_draws)]
+    )

@@ -1,0 +1,1 @@
+"""What images show, and which latent predicts it."""

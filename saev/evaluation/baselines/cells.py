@@ -1,0 +1,128 @@
+"""Metric × {dictionary, baselines}, each with an interval over images, and what tells them apart."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from saev.evaluation.baselines import sums as measures
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Measure = Callable[[measures.ImageSums, Float[np.ndarray, " b"]], float]
+
+
+class Metric(NamedTuple):
+    """A row of the table."""
+
+    key: str
+    title: str
+    sign: int
+    """1: more is better; −1: less is better; 0: set by the user and no quality."""
+
+
+METRICS = (
+    Metric("explained_variance", "explained variance", 1),
+    Metric("nmse", "NMSE", -1),
+    Metric("l0", "L0", 0),
+    Metric("dead_fraction", "dead latents", -1),
+    Metric("dense_fraction", "dense latents", -1),
+    Metric("kl_recovered", "KL recovered", 1),
+    Metric("agreement", "agreement with the clean model", 1),
+    Metric("monosemanticity", "monosemanticity, corrected", 1),
+    Metric("concept_auroc", "concept AUROC, best single latent", 1),
+)
+
+PLAIN: Mapping[str, Measure] = {
+    "explained_variance": measures.explained_variance,
+    "nmse": measures.nmse,
+    "l0": measures.l0,
+    "dead_fraction": measures.dead,
+    "dense_fraction": measures.dense,
+    "kl_recovered": measures.kl_recovered,
+    "agreement": measures.agreement,
+}
+"""Metrics of the sums alone."""
+
+
+class Cell(NamedTuple):
+    """One metric of one dictionary."""
+
+    value: float
+    drawn_r: Float[np.ndarray, " r"]
+    """The same on every bootstrap sample of the images, the same samples for every dictionary."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %, percentiles."""
+        return interval(self.drawn_r)
+
+
+def interval(drawn_r: Float[np.ndarray, " r"]) -> tuple[float, float]:
+    """The 2.5th and the 97.5th percentile, nan where nothing was drawn."""
+    known = drawn_r[~np.isnan(drawn_r)]
+    if not len(known):
+        return (float("nan"), float("nan"))
+    low, high = np.percentile(known, [2.5, 97.5])
+    return (float(low), float(high))
+
+
+def weights(n_images: int, n_samples: int, seed: int) -> Float[np.ndarray, "r b"]:
+    """Row 0 counts every image once; each other row, how often a bootstrap sample holds it."""
+    rng = np.random.default_rng([seed, n_images])
+    share = np.full(n_images, 1 / n_images)
+    drawn = rng.multinomial(n_images, share, size=n_samples).astype(float)
+    return np.concatenate([np.ones((1, n_images)), drawn])
+
+
+def cell(values_r: Float[np.ndarray, " r"]) -> Cell:
+    """From the values of all rows of ``weights``."""
+    return Cell(float(values_r[0]), values_r[1:])
+
+
+class Verdict(NamedTuple):
+    """Whether a metric tells the dictionary from the random controls."""
+
+    separates: bool | None
+    """None: the metric is no quality, was not measured, or there is no random control."""
+    against: dict[str, bool]
+    """Name of a random control → whether the dictionary is better than it beyond chance."""
+
+
+def verdict(sae: Cell, controls: Mapping[str, Cell], sign: int) -> Verdict:
+    """Yes when the dictionary is better than every random control beyond the chance of images.
+
+    Better: the 95 % bootstrap interval of the difference, dictionary minus control on the same
+    samples of images, lies above 0 in the metric's good direction. A metric on which a random
+    control does as well, or better, does not tell that training found anything.
+    """
+    if sign == 0 or np.isnan(sae.value):
+        return Verdict(None, {})
+    against = {
+        name: interval(sign * (sae.drawn_r - control.drawn_r))[0] > 0
+        for name, control in controls.items() if not np.isnan(control.value)
+    }  # fmt: skip
+    return Verdict(all(against.values()) if against else None, against)
+
+
+def frame(
+    cells: Mapping[str, Mapping[str, Cell]], verdicts: Mapping[str, Verdict], names: Sequence[str]
+) -> "pd.DataFrame":
+    """One row per metric and dictionary, in the order of the table."""
+    import pandas as pd
+
+    rows = []
+    for metric in METRICS:
+        if metric.key not in cells:
+            continue
+        for name in names:
+            one = cells[metric.key][name]
+            low, high = one.interval
+            rows.append({
+                "metric": metric.key, "dictionary": name, "value": one.value, "low": low,
+                "high": high, "separates": verdicts[metric.key].separates,
+                "sae_is_better": verdicts[metric.key].against.get(name),
+            })  # fmt: skip
+    return pd.DataFrame(rows)

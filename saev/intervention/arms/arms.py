@@ -1,0 +1,297 @@
+"""What is run for each hypothesis: the selected latents and every control beside them.
+
+Suffixes: b images, p chosen tokens, d width.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from saev.editing.directions import (
+    MatchedDirection,
+    RawUnit,
+    covariance_directions,
+    diffmean_direction,
+    isotropic_directions,
+    pca_direction,
+    probe_directions,
+)
+from saev.editing.edits import Scale, Where, parse_edit
+from saev.editing.steering import Steering, Tokens
+from saev.intervention.arms.matched_latents import Matched, MatchedPool
+from saev.intervention.arms.runner import Batch, Job
+from saev.intervention.choose.discovery import Discovery
+from saev.intervention.choose.proposals import Latents, Proposal
+from saev.intervention.hypothesis import HypothesisFile
+from saev.intervention.readout import Readout
+from saev.sae import SparseAutoencoder
+
+
+@dataclass(frozen=True)
+class Use:
+    """One draw of one arm of one hypothesis, and the job that answers for it."""
+
+    concept: str
+    arm: str
+    draw: int
+    n_latents: int
+    scale: float
+    key: Hashable
+    tested: bool
+    """Whether it is of the tested setting, or only of the table or the dose–response curve."""
+
+
+class ArmPlan:
+    """Collects jobs and who uses them; equal edits become one job.
+
+    Args:
+        n_draws: matched random sets per hypothesis.
+    """
+
+    def __init__(
+        self,
+        file: HypothesisFile,
+        proposals: Sequence[Proposal],
+        discovery: Discovery,
+        readout: Readout,
+        saes: dict[str, SparseAutoencoder],
+        tokens: Tokens,
+        n_draws: int,
+        also_selected: Sequence[Latents] = (),
+    ) -> None:
+        self.file, self.proposals, self.readout = file, list(proposals), readout
+        self.discovery, self.saes, self.tokens = discovery, saes, tokens
+        self.jobs: dict[Hashable, Job] = {}
+        self.uses: list[Use] = []
+        self.n_draws = n_draws
+        self.n = len(proposals[0].tried[0])
+        device = saes["sae"].W_dec.device
+        self.largest = {
+            which: torch.from_numpy(units.stats.largest).float().to(device)
+            for which, units in discovery.units.items()
+        }
+        generator = torch.Generator().manual_seed(file.seed)
+        width = saes["sae"].cfg.d_model
+        self.directions = {
+            "random_direction": isotropic_directions(file.directions, width, generator),
+            "covariance_direction": covariance_directions(
+                file.directions, discovery.covariance, generator
+            ),
+        }
+        self._probe: Tensor | None = None
+        rng = np.random.default_rng([file.seed, 2])
+        selected = [latents for p in self.proposals for latents in p.tried]
+        stats = discovery.units["sae"].stats
+        self.pool = MatchedPool(
+            stats, selected, n_draws, file.spare, rng, also_selected, file.match
+        )
+        self.table_pools = {
+            n: MatchedPool(
+                stats, [p.latents[n] for p in self.proposals if n in p.latents],
+                file.table.draws, float(len(self.proposals)), rng, features=file.match,
+            )
+            for n in file.table.n_latents if n != self.n
+        }  # fmt: skip
+        self.matched: dict[str, Matched] = {}
+
+    def build(self) -> None:
+        """Plans every arm of every hypothesis, then the table and the doses."""
+        for proposal in self.proposals:
+            self._tested(proposal)
+            for n in self.file.table.n_latents or (self.n,):
+                for scale in self.file.table.scales:
+                    if n in proposal.latents and (n, scale) != (self.n, self.file.scale):
+                        self._described(proposal, n, scale)
+            for dose in self.file.doses:
+                self._dose(proposal, dose)
+
+    # --- keys: one per different edit -------------------------------------------------------
+
+    def steering(
+        self, latents: Latents, scale: float, which: str = "sae", where: Where | None = None
+    ) -> Steering:
+        """The file's edit on these latents, at another amount and place where asked."""
+        edit = parse_edit(self.file.at(scale), latents)
+        if where is not None:
+            edit = replace(edit, where=where)
+        return Steering(self.saes[which], [edit], self.largest[which], self.tokens, self.file.mode)
+
+    def owner(self, p: Proposal) -> str | None:
+        """Whose images an edit runs on: heads that answer per patch see all images every time, so
+        that equal edits of different hypotheses are one job."""
+        return p.concept if self.readout.per == "image" else None
+
+    def latents_key(
+        self, latents: Latents, scale: float, owner: str | None, which: str = "sae"
+    ) -> Hashable:
+        """The job of editing some latents."""
+        key = (which, tuple(sorted(latents)), scale, owner)
+        if key not in self.jobs:
+            steering = self.steering(latents, scale, which)
+            self.jobs[key] = Job(lambda batch: steering.steer(batch.encoded[which]), owner)
+        return key
+
+    def _direction_key(
+        self, name: Hashable, direction: Tensor, latents: Latents, scale: float, owner: str
+    ) -> Hashable:
+        key = ("direction", name, latents, scale, owner)
+        if key not in self.jobs:
+            device = self.saes["sae"].W_dec.device
+            matched = MatchedDirection(direction.to(device), self._reference(latents, scale))
+            self.jobs[key] = Job(lambda batch: matched.steer(batch.encoded["sae"]), owner)
+        return key
+
+    def _reference(self, latents: Latents, scale: float) -> Steering:
+        """The selected edit as a difference, whose length directions take."""
+        edit = parse_edit(self.file.at(scale), latents)
+        return Steering(self.saes["sae"], [edit], self.largest["sae"], self.tokens)
+
+    # --- arms -------------------------------------------------------------------------------
+
+    def use(
+        self, p: Proposal, arm: str, draw: int, n: int, scale: float, key: Hashable, tested: bool
+    ) -> None:
+        self.uses.append(Use(p.concept, arm, draw, n, scale, key, tested))
+
+    def _tested(self, p: Proposal) -> None:
+        file, n, scale = self.file, self.n, self.file.scale
+        for number, latents in enumerate(p.tried):
+            key = self.latents_key(latents, scale, self.owner(p))
+            self.use(p, "selected", number, n, scale, key, True)
+        self.matched[p.concept] = self.pool.match(p.tried[0])
+        for draw, r in enumerate(self.matched[p.concept].draws):
+            key = self.latents_key(self.pool.sets[r], scale, None)
+            self.use(p, "random_latents", draw, n, scale, key, True)
+        self._controls(p, n, scale, file.directions, file.shuffles, True)
+        self._identity(p)
+        for name in file.baselines:
+            self._baseline(p, name)
+        if file.mode == "replace":
+            key = self._reconstruction_key(p)
+            self.use(p, "reconstruction", 0, 0, 0.0, key, True)
+
+    def _described(self, p: Proposal, n: int, scale: float) -> None:
+        self.use(
+            p, "selected", 0, n, scale, self.latents_key(p.latents[n], scale, self.owner(p)), False
+        )
+        pool = self.pool if n == self.n else self.table_pools[n]
+        for draw, r in enumerate(pool.match(p.latents[n], self.file.table.draws).draws):
+            key = self.latents_key(pool.sets[r], scale, None)
+            self.use(p, "random_latents", draw, n, scale, key, False)
+        self._controls(p, n, scale, self.file.table.draws, self.file.table.draws, False)
+
+    def _dose(self, p: Proposal, dose: float) -> None:
+        if not any(u.concept == p.concept and u.arm == "selected" and u.n_latents == self.n
+                   and u.scale == dose for u in self.uses):  # fmt: skip
+            key = self.latents_key(p.latents[self.n], dose, self.owner(p))
+            self.use(p, "selected", 0, self.n, dose, key, False)
+
+    def _controls(
+        self, p: Proposal, n: int, scale: float, n_directions: int, n_shuffles: int, tested: bool
+    ) -> None:
+        latents = p.latents[n]
+        for arm, directions in self.directions.items():
+            for draw, direction in enumerate(directions[:n_directions]):
+                key = self._direction_key((arm, draw), direction, latents, scale, p.concept)
+                self.use(p, arm, draw, n, scale, key, tested)
+        for draw, chosen in enumerate(p.shuffled[:n_shuffles]):
+            key = self.latents_key(chosen[n], scale, self.owner(p))
+            self.use(p, "shuffled_selection", draw, n, scale, key, tested)
+        self.use(p, "wrong_tokens", 0, n, scale, self._wrong_key(p, n, scale), tested)
+        difference = diffmean_direction(
+            self.discovery.class_mean[p.column], self.discovery.rest_mean[p.column]
+        )
+        key = self._direction_key(
+            "diffmean", self._sign(scale) * difference, latents, scale, p.concept
+        )
+        self.use(p, "diffmean", 0, n, scale, key, tested)
+        key = self.latents_key(p.untrained[n], scale, self.owner(p), "untrained")
+        self.use(p, "untrained_sae", 0, n, scale, key, tested)
+
+    def _sign(self, scale: float) -> float:
+        """Directions point away from the class where the edit lowers its latents."""
+        kind = self.file.edit.get("kind", "set")
+        lowers = scale < 1 if kind == "scale" else scale <= 0
+        return -1.0 if lowers else 1.0
+
+    def _identity(self, p: Proposal) -> None:
+        key = ("identity", p.concept)
+        same = Scale(p.tried[0], factor=1.0)
+        steering = Steering(self.saes["sae"], [same], self.largest["sae"], self.tokens)
+        self.jobs[key] = Job(
+            lambda batch: steering.steer(batch.encoded["sae"]), p.concept, alone=True
+        )
+        self.use(p, "identity", 0, self.n, self.file.scale, key, True)
+
+    def _wrong_key(self, p: Proposal, n: int, scale: float) -> Hashable:
+        """The same edit off the concept: outside its patches, or, for heads that answer per image,
+        where none of the latents fires."""
+        key = ("wrong", p.column, p.latents[n], scale)
+        if key not in self.jobs:
+            steering = self.steering(p.latents[n], scale, where=Where("off_mask"))
+            column, group = p.column, self.readout.groups.of(p.column)
+            latents, per = list(p.latents[n]), self.readout.per
+
+            def steer(batch: Batch) -> Tensor:
+                encoded = batch.encoded["sae"]
+                mask: Bool[Tensor, "b p"] = (
+                    batch.labels[..., group] == column
+                    if per == "patch"
+                    else (encoded.z[..., latents] > 0).any(-1)
+                )
+                return steering.steer(encoded, mask)
+
+            self.jobs[key] = Job(steer, p.concept)
+        return key
+
+    def _reconstruction_key(self, p: Proposal) -> Hashable:
+        key = ("reconstruction", p.concept)
+        same = Scale(p.tried[0], factor=1.0)
+        steering = Steering(self.saes["sae"], [same], self.largest["sae"], self.tokens, "replace")
+        self.jobs[key] = Job(lambda batch: steering.steer(batch.encoded["sae"]), p.concept)
+        return key
+
+    def _baseline(self, p: Proposal, name: str) -> None:
+        scale, latents = self.file.scale, p.tried[0]
+        towards = diffmean_direction(
+            self.discovery.class_mean[p.column], self.discovery.rest_mean[p.column]
+        )
+        if name == "linear_probe":
+            direction = self._sign(scale) * self._probe_rows()[p.column]
+            key = self._direction_key(name, direction, latents, scale, p.concept)
+        elif name == "pca_direction":
+            direction = self._sign(scale) * pca_direction(self.discovery.covariance, towards)
+            key = self._direction_key(name, direction, latents, scale, p.concept)
+        elif name == "raw_unit":
+            key = self._raw_unit_key(p, towards)
+        else:
+            return  # pixels are masked before the tap: saev.intervention.arms.gradcam adds that job
+        self.use(p, name, 0, self.n, scale, key, True)
+
+    def _raw_unit_key(self, p: Proposal, towards: Tensor) -> Hashable:
+        """The coordinate that differs most, in standard deviations, set to its mean elsewhere plus
+        ``scale`` × that difference."""
+        spread = self.discovery.covariance.diagonal().clamp(min=1e-12).sqrt()
+        unit = int((towards / spread).abs().argmax())
+        value = float(self.discovery.rest_mean[p.column][unit] + self.file.scale * towards[unit])
+        key = ("raw_unit", p.column, self.file.scale)
+        edit = RawUnit(unit, value, self.tokens)
+        self.jobs[key] = Job(lambda batch: edit.steer(batch.encoded["sae"]), p.concept)
+        return key
+
+    def _probe_rows(self) -> Tensor:
+        """A row per column, fitted within each group."""
+        if self._probe is None:
+            self._probe = torch.zeros(len(self.readout.concepts), self.discovery.rows.shape[1])
+            for g, (first, last) in enumerate(self.readout.groups.spans):
+                labels = torch.from_numpy(self.discovery.labels[:, g])
+                keep = labels >= 0
+                rows = probe_directions(
+                    self.discovery.rows[keep], labels[keep] - first, last - first
+                )
+                self._probe[first:last] = rows
+        return self._probe

@@ -1,0 +1,240 @@
+"""The pass over the test images: tapped once, then every edit of every arm from there on.
+
+Suffixes: b images of a batch, n test images, t tokens, p chosen tokens, d width, u units, g groups,
+c columns.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from rich.progress import Progress
+from torch import Tensor
+
+from datamodules.images import ImageItem, ImageSource
+from saev.backbones import Backbone
+from saev.editing.steering import Encoded, Tokens, encode
+from saev.intervention.choose.discovery import image_batches
+from saev.intervention.judge.tally import Clean, Predictions, Scorer, Tally, predict
+from saev.intervention.readout import Readout
+from saev.sae import SparseAutoencoder
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some test images as edits see them."""
+
+    encoded: Mapping[str, Encoded]
+    """Per dictionary, "sae" and "untrained"."""
+    labels: Int[Tensor, "b p g"]
+    """Column of each chosen token's patch per group, −1 where there is none; of the image for heads
+    that answer per image."""
+    images: Int[np.ndarray, " b"]
+    """Numbers of the test images."""
+
+    def take(self, rows: Int[Tensor, " k"]) -> "Batch":
+        encoded = {
+            which: Encoded(e.acts[rows], e.x[rows], e.z[rows], e.normal[rows])
+            for which, e in self.encoded.items()
+        }
+        return Batch(encoded, self.labels[rows], self.images[rows.cpu().numpy()])
+
+
+@dataclass(frozen=True)
+class Job:
+    """One edit to run; jobs with equal keys run once, whatever arms they serve."""
+
+    steer: Callable[[Batch], Float[Tensor, "b t d"]]
+    owner: str | None = None
+    """Hypothesis whose test images it runs on; None: those of any hypothesis."""
+    alone: bool = False
+    """In batches of exactly the clean pass's shape, so that no change is no change to the bit."""
+
+
+@dataclass
+class TestSet:
+    """The test images at the tap, and what the untouched model says of them."""
+
+    __test__ = False  # no test class, whatever pytest thinks of the name
+
+    items: list[ImageItem]
+    acts: Float[Tensor, "n t d"]
+    labels: Int[Tensor, "n u g"]
+    base: Int[Tensor, "n u g"]
+    clean: Clean
+    batch_size: int
+
+    @property
+    def n_images(self) -> int:
+        return len(self.items)
+
+
+@torch.no_grad()
+def read_test_images(
+    backbone: Backbone,
+    layer: int,
+    readout: Readout,
+    source: ImageSource,
+    items: list[ImageItem],
+    *,
+    batch_size: int,
+    num_workers: int,
+    device: torch.device,
+) -> TestSet:
+    """Taps every test image once and runs the clean model; the stream at the tap stays in memory."""
+    acts, labels, bases, kept = [], [], [], []
+    tallies, units = [], []
+    batches = image_batches(source, items, backbone, batch_size, num_workers, "test images")
+    for batch in batches:
+        acts_btd = backbone.tap(batch.images.to(device), [layer])[layer]
+        clean = predict(readout.of_acts(backbone, acts_btd, layer), readout.groups)
+        label_bug = torch.stack([readout.labels(item).label for item in batch.items]).to(device)
+        base_bug = clean.classes if readout.per == "patch" else label_bug
+        scorer = Scorer(clean, base_bug, label_bug, readout.groups)
+        tallies.append(scorer.score(clean))
+        units.append(scorer.units())
+        acts.append(acts_btd.cpu())
+        labels.append(label_bug.cpu())
+        bases.append(base_bug.cpu())
+        kept += batch.items
+    tally = Tally(*(np.concatenate(part) for part in zip(*tallies, strict=True)))
+    counts = [np.concatenate(part) for part in zip(*units, strict=True)]
+    return TestSet(
+        kept,
+        torch.cat(acts),
+        torch.cat(labels),
+        torch.cat(bases),
+        Clean(tally, *counts),
+        batch_size,
+    )
+
+
+class Runner:
+    """Runs jobs on the test images: codes once per image, edits stacked on the batch axis.
+
+    Args:
+        max_rows: images, edited or not, in one forward pass.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        layer: int,
+        readout: Readout,
+        saes: Mapping[str, SparseAutoencoder],
+        tokens: Tokens,
+        test: TestSet,
+        *,
+        max_rows: int,
+        device: torch.device,
+    ) -> None:
+        self.backbone, self.layer, self.readout, self.saes = backbone, layer, readout, saes
+        self.tokens, self.test, self.max_rows, self.device = tokens, test, max_rows, device
+
+    def batch(self, images: Int[np.ndarray, " b"]) -> Batch:
+        """Some test images, encoded by every dictionary."""
+        acts = self.test.acts[images].to(self.device)
+        encoded = {which: encode(sae, self.tokens, acts) for which, sae in self.saes.items()}
+        return Batch(encoded, self._token_labels(images), images)
+
+    def _token_labels(self, images: Int[np.ndarray, " b"]) -> Int[Tensor, "b p g"]:
+        labels_bug = self.test.labels[images].to(self.device)
+        if self.readout.per == "image":
+            return labels_bug.expand(-1, len(self.tokens.positions), -1)
+        patches_p = self.tokens.patches.to(self.device)
+        labels_bpg = labels_bug[:, patches_p.clamp(min=0)]
+        return torch.where((patches_p >= 0)[None, :, None], labels_bpg, -1)
+
+    @torch.no_grad()
+    def run(
+        self, jobs: Mapping[Hashable, Job], images_of: Mapping[str, Bool[np.ndarray, " n"]]
+    ) -> dict[Hashable, Tally]:
+        """The tally of every job; images that a job did not run on stay NaN.
+
+        ``images_of`` says which test images belong to each owner.
+        """
+        n_columns = len(self.readout.concepts)
+        anyone_n = np.any(list(images_of.values()), axis=0)
+        tallies = {key: Tally.empty(self.test.n_images, n_columns) for key in jobs}
+        order = sorted(jobs.items(), key=lambda item: str(item[1].owner))
+        with Progress(transient=True) as progress:
+            task = progress.add_task("interventions", total=self.test.n_images * len(jobs))
+            for first in range(0, self.test.n_images, self.test.batch_size):
+                last = min(first + self.test.batch_size, self.test.n_images)
+                images = np.arange(first, last)
+                stack = _Stack(self, self.batch(images), tallies)
+                for owner, group in groupby(order, key=lambda item: item[1].owner):
+                    wanted_n = anyone_n if owner is None else images_of[owner]
+                    chosen = images[wanted_n[images]]
+                    self._run_group(stack, group, images, chosen)
+                stack.flush()
+                progress.advance(task, len(images) * len(jobs))
+        return tallies
+
+    def _run_group(
+        self,
+        stack: "_Stack",
+        group: Iterable[tuple[Hashable, Job]],
+        images: Int[np.ndarray, " b"],
+        chosen: Int[np.ndarray, " k"],
+    ) -> None:
+        if not len(chosen):
+            return
+        rows = torch.from_numpy(chosen - images[0])
+        whole = len(chosen) == len(images)
+        part = stack.batch if whole else stack.batch.take(rows.to(self.device))
+        for key, job in group:
+            if job.alone:
+                stack.alone(key, job.steer(stack.batch), rows)
+            else:
+                stack.add(key, job.steer(part), rows)
+
+
+class _Stack:
+    """Edited streams waiting for one forward pass."""
+
+    def __init__(self, runner: Runner, batch: Batch, tallies: dict[Hashable, Tally]) -> None:
+        self.runner, self.batch, self.tallies = runner, batch, tallies
+        self.waiting: list[tuple[Hashable, Tensor, Tensor]] = []
+        self.n_rows = 0
+        acts = batch.encoded["sae"].acts
+        test, images = runner.test, batch.images
+        self.scorer = Scorer(
+            self._predict(acts),
+            test.base[images].to(acts.device),
+            test.labels[images].to(acts.device),
+            runner.readout.groups,
+        )
+
+    def _predict(self, acts: Float[Tensor, "b t d"]) -> Predictions:
+        run = self.runner
+        return predict(run.readout.of_acts(run.backbone, acts, run.layer), run.readout.groups)
+
+    def add(self, key: Hashable, acts: Float[Tensor, "k t d"], rows: Int[Tensor, " k"]) -> None:
+        self.waiting.append((key, acts, rows))
+        self.n_rows += len(rows)
+        if self.n_rows >= self.runner.max_rows:
+            self.flush()
+
+    def alone(self, key: Hashable, acts: Float[Tensor, "b t d"], rows: Int[Tensor, " k"]) -> None:
+        found = self._predict(acts)
+        self._keep(key, Predictions(*(part[rows.to(acts.device)] for part in found)), rows)
+
+    def flush(self) -> None:
+        if not self.waiting:
+            return
+        found = self._predict(torch.cat([acts for _, acts, _ in self.waiting]))
+        first = 0
+        for key, _, rows in self.waiting:
+            span = slice(first, first + len(rows))
+            self._keep(key, Predictions(found.classes[span], found.probabilities[span]), rows)
+            first += len(rows)
+        self.waiting, self.n_rows = [], 0
+
+    def _keep(self, key: Hashable, found: Predictions, rows: Int[Tensor, " k"]) -> None:
+        images = self.batch.images[rows.numpy()]
+        for target, values in zip(self.tallies[key], self.scorer.score(found, rows), strict=True):
+            target[images] = values

@@ -1,0 +1,1 @@
+"""Which latents a hypothesis edits, chosen on the discovery images alone."""

@@ -1,0 +1,229 @@
+"""One pass over the discovery images: all that is known before a test image is read.
+
+Suffixes: b images, t tokens, p chosen tokens, d width, s latents, u units, n units kept, c columns.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from rich.progress import track
+from scipy.sparse import csr_matrix
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.images import ImageBatch, ImageDataset, ImageItem, ImageSource
+from saev.backbones import Backbone
+from saev.editing.steering import Encoded, Tokens, encode
+from saev.intervention.choose.code_table import CodeTable, LatentStats, StatsBuilder
+from saev.intervention.choose.selectors import Scores, score_latents
+from saev.intervention.readout import Readout
+from saev.sae import SparseAutoencoder
+
+MAX_CODES = 2**25
+"""Dense codes held at once: 128 MB."""
+
+
+@dataclass
+class Units:
+    """The units of the discovery images that have a clear label, with the codes of one dictionary."""
+
+    stats: LatentStats
+    codes: csr_matrix
+    """Units × latents: of a patch, or the mean over an image's normal patches."""
+
+
+@dataclass
+class Discovery:
+    """What the discovery images say."""
+
+    items: list[ImageItem]
+    units: dict[str, Units]
+    """Per dictionary, "sae" and "untrained"."""
+    labels: Int[np.ndarray, "n g"]
+    image: Int[np.ndarray, " n"]
+    """Which image each unit is of."""
+    class_mean: Float[Tensor, "c d"]
+    """Mean activation of each column's units; NaN without any."""
+    rest_mean: Float[Tensor, "c d"]
+    """Mean activation of all labelled units of other columns of the group."""
+    covariance: Float[Tensor, "d d"]
+    """Of the chosen tokens of normal norm."""
+    norm_99: float
+    """99th percentile of their norms."""
+    rows: Float[Tensor, "n d"]
+    """Activation of each unit, for baselines that need them."""
+    attribution: Scores | None = None
+    _scores: dict[tuple[str, str, int], Scores] = field(default_factory=dict)
+    _tables: dict[tuple[str, int], CodeTable] = field(default_factory=dict)
+
+    def table(
+        self, which: str, group: int, labels: Int[np.ndarray, "n g"] | None = None
+    ) -> CodeTable:
+        """Codes of a dictionary with the labels of one group, the true ones or others."""
+        key = (which, group)
+        if key not in self._tables:
+            self._tables[key] = CodeTable(self.units[which].codes, self.labels[:, group])
+        table = self._tables[key]
+        return table if labels is None else table.relabelled(labels[:, group])
+
+    def scores(
+        self,
+        which: str,
+        method: str,
+        group: int,
+        n_columns: int,
+        labels: Int[np.ndarray, "n g"] | None = None,
+    ) -> Scores:
+        """Scores of a selector; kept for the true labels."""
+        key = (which, method, group)
+        if labels is not None:
+            return score_latents(method, self.table(which, group, labels), n_columns, None)
+        if key not in self._scores:
+            attribution = self.attribution if which == "sae" else None
+            table = self.table(which, group)
+            self._scores[key] = score_latents(method, table, n_columns, attribution)
+        return self._scores[key]
+
+
+def image_batches(
+    source: ImageSource,
+    items: Sequence[ImageItem],
+    backbone: Backbone,
+    batch_size: int,
+    num_workers: int,
+    description: str,
+) -> Iterator[ImageBatch]:
+    """Transformed images in order; broken ones are reported and left out."""
+    loader = DataLoader(
+        ImageDataset(source, items, backbone.transform),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=ImageDataset.collate,
+    )
+    for batch in track(loader, description=description, total=len(loader)):
+        for item, error in batch.broken:
+            source.report_broken(item, error)
+        if batch.items:
+            yield batch
+
+
+class _Collector:
+    """Adds up one pass."""
+
+    def __init__(self, saes: dict[str, SparseAutoencoder], readout: Readout, purity: float) -> None:
+        self.saes, self.readout, self.purity = saes, readout, purity
+        self.stats = {which: StatsBuilder(sae.cfg.d_sae) for which, sae in saes.items()}
+        self.codes: dict[str, list[csr_matrix]] = {which: [] for which in saes}
+        self.labels: list[np.ndarray] = []
+        self.images: list[np.ndarray] = []
+        self.rows: list[Tensor] = []
+        self.norms: list[np.ndarray] = []
+        self.n, self.total, self.square = 0, torch.zeros(0), torch.zeros(0)
+
+    def update(self, encoded: dict[str, Encoded], items: list[ImageItem], first: int) -> None:
+        one = encoded["sae"]
+        x_nd = one.x[one.normal].double().cpu()
+        self.total = x_nd.sum(0) + (self.total if self.n else 0)
+        self.square = x_nd.T @ x_nd + (self.square if self.n else 0)
+        self.n += len(x_nd)
+        self.norms.append(x_nd.norm(dim=-1).float().numpy())
+        for which, batch in encoded.items():
+            self.stats[which].update(batch.z[batch.normal].cpu().numpy())
+        for row, item in enumerate(items):
+            self._image(encoded, row, item, first + row)
+
+    def _image(self, encoded: dict[str, Encoded], row: int, item: ImageItem, number: int) -> None:
+        truth = self.readout.labels(item)
+        label, purity = truth.label.numpy(), truth.purity.numpy()
+        label = np.where(purity >= self.purity, label, -1)
+        normal = encoded["sae"].normal[row].cpu()
+        if self.readout.per == "patch":
+            keep = torch.from_numpy((label >= 0).any(1)) & normal
+            pick = keep.nonzero()[:, 0]
+            label = label[pick.numpy()]
+            rows = encoded["sae"].x[row].cpu()[pick]
+        else:
+            rows = encoded["sae"].x[row].cpu()[normal].mean(0, keepdim=True)
+        for which, batch in encoded.items():
+            z_ps = batch.z[row].cpu()
+            z = z_ps[pick] if self.readout.per == "patch" else z_ps[normal].mean(0, keepdim=True)
+            self.codes[which].append(csr_matrix(z.numpy().astype(np.float32)))
+        self.labels.append(label)
+        self.rows.append(rows.float())
+        self.images.append(np.full(len(label), number))
+
+
+@torch.no_grad()
+def discover(
+    sae: SparseAutoencoder,
+    untrained: SparseAutoencoder,
+    backbone: Backbone,
+    tokens: Tokens,
+    readout: Readout,
+    source: ImageSource,
+    items: list[ImageItem],
+    *,
+    purity: float,
+    batch_size: int,
+    num_workers: int,
+    device: torch.device,
+) -> Discovery:
+    """Reads the discovery images once.
+
+    For heads that answer per patch, patch tokens must be what the dictionary reads, as unit u is
+    then token u; the caller sees to that.
+    """
+    saes = {"sae": sae, "untrained": untrained}
+    collector = _Collector(saes, readout, purity)
+    layer, done = _layer(sae), 0
+    batches = image_batches(source, items, backbone, batch_size, num_workers, "discovery images")
+    for batch in batches:
+        acts = backbone.tap(batch.images.to(device), [layer])[layer].float()
+        step = max(1, MAX_CODES // (len(tokens.positions) * sae.cfg.d_sae))
+        for first in range(0, len(acts), step):
+            part = acts[first : first + step]
+            encoded = {which: encode(one, tokens, part) for which, one in saes.items()}
+            collector.update(encoded, batch.items[first : first + step], done + first)
+        done += len(acts)
+    return _finish(collector, items, readout)
+
+
+def _layer(sae: SparseAutoencoder) -> int:
+    assert sae.cfg.layer is not None
+    return sae.cfg.layer
+
+
+def _finish(c: _Collector, items: list[ImageItem], readout: Readout) -> Discovery:
+    from scipy.sparse import vstack
+
+    labels, image = np.concatenate(c.labels), np.concatenate(c.images)
+    rows = torch.cat(c.rows)
+    mean = c.total / c.n
+    covariance = c.square / c.n - torch.outer(mean, mean)
+    class_mean, rest_mean = _means(rows, labels, readout)
+    return Discovery(
+        items=items,
+        units={
+            which: Units(c.stats[which].compute(), csr_matrix(vstack(c.codes[which])))
+            for which in c.saes
+        },
+        labels=labels,
+        image=image,
+        class_mean=class_mean,
+        rest_mean=rest_mean,
+        covariance=covariance.float(),
+        norm_99=float(np.quantile(np.concatenate(c.norms), 0.99)),
+        rows=rows,
+    )
+
+
+def _means(rows: Tensor, labels: np.ndarray, readout: Readout) -> tuple[Tensor, Tensor]:
+    inside, outside = [], []
+    for column in range(len(readout.concepts)):
+        own = torch.from_numpy(labels[:, readout.groups.of(column)])
+        inside.append(rows[own == column].mean(0))
+        outside.append(rows[(own >= 0) & (own != column)].mean(0))
+    return torch.stack(inside), torch.stack(outside)

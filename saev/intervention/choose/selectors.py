@@ -1,0 +1,187 @@
+"""Which latents stand for a class, judged on the discovery images alone.
+
+Every selector gives one score per latent and class; the largest come first.
+Suffixes: n units, s latents, c classes, e codes above zero, r runs of them.
+"""
+
+# scipy types the shape of a sparse array as optional:
+# pyright: reportOptionalSubscript=false
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saev.errors import UserError
+from saev.intervention.choose.code_table import CodeTable
+
+Scores = Float[np.ndarray, "s c"]
+
+SELECTORS = ("f1", "auroc", "average_precision", "logistic", "attribution", "greedy")
+MIN_UNITS = 3
+"""A latent that fires on fewer units is not scored: it would be perfect by chance."""
+
+
+class Hits(NamedTuple):
+    """The codes above zero of each class's own units, in runs of one class and latent."""
+
+    rank: Int[np.ndarray, " e"]
+    """Place among all of the latent's codes, from 1."""
+    found: Int[np.ndarray, " e"]
+    """Units of the class among those, this one included: true positives at its threshold."""
+    first: Int[np.ndarray, " r"]
+    """Where each run begins."""
+    latent: Int[np.ndarray, " r"]
+    label: Int[np.ndarray, " r"]
+    n: Int[np.ndarray, " r"]
+    """Length of each run."""
+
+
+def _hits(table: CodeTable) -> Hits:
+    """No score needs more than these: it changes only where a unit of the class comes in."""
+    ranked, n_latents = table.ranked, table.codes.shape[1]
+    label_e = table.labels.astype(np.uint16)[ranked.unit]  # 16 bits: sorted in linear time
+    order = np.argsort(label_e, kind="stable")
+    cell_e = label_e[order].astype(np.int64) * n_latents + ranked.latent[order]
+    first = np.flatnonzero(np.diff(cell_e, prepend=-1))
+    n = np.diff(first, append=len(cell_e))
+    found = np.arange(1, len(cell_e) + 1) - np.repeat(first, n)
+    label, latent = np.divmod(cell_e[first], n_latents)
+    return Hits(ranked.rank[order], found, first, latent, label, n)
+
+
+def f1_scores(table: CodeTable, n_classes: int) -> Scores:
+    """Best F1 = 2·TP/(2·TP + FP + FN) over all thresholds on the code; 0 for silent latents."""
+    hits, n_c = _hits(table), np.bincount(table.labels, minlength=n_classes)
+    scores = np.zeros((table.codes.shape[1], n_classes))
+    if len(hits.first):
+        f1 = 2 * hits.found / (hits.rank + np.repeat(n_c[hits.label], hits.n))
+        scores[hits.latent, hits.label] = np.maximum.reduceat(f1, hits.first)
+    return _with_silent(scores, table, n_c, 0.0)
+
+
+def average_precision_scores(table: CodeTable, n_classes: int) -> Scores:
+    """Mean over the class's units of the precision at their rank, the silent units as one tie.
+
+    The null value is the class's share of units.
+    """
+    hits, n_c = _hits(table), np.bincount(table.labels, minlength=n_classes)
+    total, n_hits = np.zeros((2, table.codes.shape[1], n_classes))
+    if len(hits.first):
+        precision = np.add.reduceat(hits.found / hits.rank, hits.first)
+        total[hits.latent, hits.label], n_hits[hits.latent, hits.label] = precision, hits.n
+    share_c = n_c / max(table.n_units, 1)
+    scores = (total + (n_c - n_hits) * share_c) / np.maximum(n_c, 1)
+    return _with_silent(scores, table, n_c, share_c)
+
+
+def auroc_scores(table: CodeTable, n_classes: int) -> Scores:
+    """P(code on a unit of the class > code on another) + ½·P(equal); null value ½."""
+    hits, n_c = _hits(table), np.bincount(table.labels, minlength=n_classes)
+    n, n_fired_s = table.n_units, table.n_fired
+    total, n_hits = np.zeros((2, table.codes.shape[1], n_classes))
+    if len(hits.first):
+        # of the units below, those that are not of the class
+        below = (n - hits.rank) - (np.repeat(n_c[hits.label], hits.n) - hits.found)
+        total[hits.latent, hits.label] = np.add.reduceat(below, hits.first)
+        n_hits[hits.latent, hits.label] = hits.n
+    silent_sc = n_c - n_hits
+    ties_sc = 0.5 * silent_sc * ((n - n_fired_s)[:, None] - silent_sc)
+    scores = (total + ties_sc) / np.maximum(n_c * (n - n_c), 1)
+    return _with_silent(scores, table, n_c, 0.5)
+
+
+def _with_silent(
+    scores: Scores, table: CodeTable, n_c: np.ndarray, silent: float | np.ndarray
+) -> Scores:
+    """The null value for latents with too few units, and no score for a class without any."""
+    scores[table.n_fired < MIN_UNITS] = silent
+    scores[:, n_c == 0] = -np.inf
+    return scores
+
+
+def logistic_scores(
+    table: CodeTable, n_classes: int, n_steps: int = 60, ridge: float = 1e-3
+) -> Scores:
+    """Weight × largest code in a multinomial logistic regression on all codes, with a ridge."""
+    spread = np.sqrt(np.asarray(table.codes.multiply(table.codes).mean(0))).ravel() + 1e-12
+    scaled = table.codes.tocsr().multiply(1 / spread).tocoo()
+    index = torch.tensor(np.stack([scaled.row, scaled.col]), dtype=torch.long)
+    values = torch.tensor(scaled.data, dtype=torch.float32)
+    x_ns = torch.sparse_coo_tensor(index, values, scaled.shape, check_invariants=False).coalesce()
+    labels_n = torch.tensor(table.labels)
+    weight_sc = torch.zeros(scaled.shape[1], n_classes, requires_grad=True)
+    bias_c = torch.zeros(n_classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight_sc, bias_c], max_iter=n_steps, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits_nc = torch.sparse.mm(x_ns, weight_sc) + bias_c
+        loss = (
+            torch.nn.functional.cross_entropy(logits_nc, labels_n)
+            + ridge * weight_sc.square().sum()
+        )
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    largest_s = torch.tensor(table.codes.max(0).toarray().ravel() / spread)
+    return (weight_sc.detach() * largest_s[:, None]).numpy().astype(np.float64)
+
+
+def greedy_set(
+    table: CodeTable, label: int, scores: Float[np.ndarray, " s"], n: int, n_candidates: int = 50
+) -> list[int]:
+    """A set of ``n`` latents, grown one by one so that "one of them fires" has the best F1.
+
+    The first is the best by ``scores``; the others come from its ``n_candidates`` best.
+    """
+    candidates = np.argsort(-scores, kind="stable")[: max(n_candidates, n)].tolist()
+    fires_nk = table.dense(np.asarray(candidates)) > 0
+    is_class_n = table.labels == label
+    chosen = [0]
+    while len(chosen) < n:
+        union_n = np.asarray(fires_nk[:, chosen].any(1))
+        joint_nk = union_n[:, None] | fires_nk
+        hits_k = (joint_nk & is_class_n[:, None]).sum(0)
+        f1_k = 2 * hits_k / (joint_nk.sum(0) + is_class_n.sum())
+        f1_k[chosen] = -1.0
+        chosen.append(int(f1_k.argmax()))
+    return [candidates[k] for k in chosen]
+
+
+def score_latents(
+    method: str, table: CodeTable, n_classes: int, attribution: Scores | None = None
+) -> Scores:
+    """The scores of a selector by its name; ``attribution`` comes from a pass with gradients.
+
+    Raises:
+        UserError: there is no such selector.
+    """
+    if method == "attribution" and attribution is not None:
+        return attribution
+    methods = {
+        "f1": f1_scores,
+        "greedy": f1_scores,
+        "auroc": auroc_scores,
+        "average_precision": average_precision_scores,
+        "logistic": logistic_scores,
+    }
+    if method not in methods:
+        raise UserError(f"selector.by is {method!r}: choose one of {', '.join(SELECTORS)}")
+    return methods[method](table, n_classes)
+
+
+def select_latents(
+    method: str, table: CodeTable, scores: Scores, label: int, n: int, alive: Int[np.ndarray, " a"]
+) -> tuple[int, ...]:
+    """The ``n`` alive latents for a class: the best by score, or a set grown from the best."""
+    of_class = np.full(len(scores), -np.inf)
+    of_class[alive] = scores[alive, label]
+    if method == "greedy" and n > 1:
+        return tuple(greedy_set(table, label, of_class, n))
+    return tuple(int(k) for k in np.argsort(-of_class, kind="stable")[:n])

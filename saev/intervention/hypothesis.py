@@ -1,0 +1,248 @@
+"""A hypothesis as a file says it: written, hashed and logged before a test image is read."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from saev.editing.edits import KINDS, parse_where
+from saev.errors import UserError
+from saev.intervention.arms.matched_latents import FEATURES
+from saev.intervention.choose.selectors import SELECTORS
+from saev.intervention.judge.tally import DIRECTIONS, METRICS
+
+ARMS = (
+    "selected",
+    "identity",
+    "random_latents",
+    "random_direction",
+    "covariance_direction",
+    "wrong_tokens",
+    "shuffled_selection",
+    "diffmean",
+    "untrained_sae",
+)
+"""Always there. ``reconstruction`` joins them when the edit replaces."""
+BASELINES = ("linear_probe", "raw_unit", "pca_direction", "gradcam_pixels")
+"""Further edits through the same door, run where ``baselines`` names them."""
+
+
+@dataclass(frozen=True)
+class Selector:
+    """How latents are found on the discovery images."""
+
+    by: str = "f1"
+    """One of ``SELECTORS``."""
+    n: int = 1
+    """Latents edited together."""
+    best_of: int = 1
+    """Sets tried on the test images, of which the best counts; p then uses the max-statistic."""
+
+    def __post_init__(self) -> None:
+        _check("selector.by", self.by in SELECTORS, self.by, f"one of {', '.join(SELECTORS)}")
+        _check("selector.n", self.n >= 1, self.n, "1 or more")
+        _check("selector.best_of", self.best_of >= 1, self.best_of, "1 or more")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Which images are for choosing and which for testing; they must not share one."""
+
+    discovery: str | tuple[str, ...] = "train"
+    """A split (train, val, test, heldout), or image ids."""
+    test: str | tuple[str, ...] = "heldout"
+    n_discovery: int | None = None
+    """At most so many, the first of the source's order; spread over classes where images have one."""
+    n_test: int | None = None
+    n_other: int | None = None
+    """For heads that answer per image: images of other classes that each hypothesis looks at."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Settings beside the tested one, described but not tested."""
+
+    n_latents: tuple[int, ...] = ()
+    scales: tuple[float, ...] = ()
+    draws: int = 3
+    """Of each random arm, per setting and concept."""
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a concept must have for anything to be said about it."""
+
+    purity: float = 0.9
+    """Share of a patch that one class must fill for the patch to count in discovery."""
+    n_discovery_units: int = 30
+    n_test_units: int = 50
+
+
+@dataclass(frozen=True)
+class HypothesisFile:
+    """Everything that was fixed in advance. One file may speak of many concepts.
+
+    Raises:
+        UserError: a value outside what is allowed, an unknown key, image lists that overlap.
+    """
+
+    concept: str | tuple[str, ...] = "all"
+    """A class of the head, several, or "all" that have support."""
+    latents: Any = None
+    """By hand: a list for a single concept, or a mapping from concept to list."""
+    selector: Selector = field(default_factory=Selector)
+    layer: int | None = None
+    """Block that the hypothesis is about; null: that of whatever SAE is given."""
+    edit: Mapping[str, Any] = field(default_factory=lambda: {"kind": "set", "scale": -1.0})
+    """See :func:`saev.editing.edits.parse_edit`."""
+    tokens: str | tuple[str, ...] = "patch"
+    """Tokens that may be touched: patch, class, registers or all; artefact tokens never are."""
+    mode: str = "add"
+    metric: str = "selective_change"
+    direction: str = "decrease"
+    doses: tuple[float, ...] = ()
+    """Amounts for the dose–response curve of the selected latents."""
+    images: Images = field(default_factory=Images)
+    alpha: float = 0.05
+    draws: int | None = None
+    """Random sets of latents; null: as many as α needs after correction."""
+    match: tuple[str, ...] = ("rate", "mean")
+    """What random latents have in common with the selected ones: some of ``FEATURES``."""
+    spare: float = 2.0
+    """Sets in the pool over ``draws``: more match closer."""
+    directions: int = 20
+    shuffles: int = 5
+    """Times the selection is repeated on shuffled labels."""
+    baselines: tuple[str, ...] = ()
+    smallest_effect: float = 0.25
+    """Of interest: without the power to see it, the outcome is ``no_power``."""
+    table: Table = field(default_factory=Table)
+    calibration: int = 0
+    """Times that all hypotheses are tested again with latents chosen on shuffled labels."""
+    support: Support = field(default_factory=Support)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check("metric", self.metric in METRICS, self.metric, f"one of {', '.join(METRICS)}")
+        _check("direction", self.direction in DIRECTIONS, self.direction, " or ".join(DIRECTIONS))
+        _check("mode", self.mode in ("add", "replace"), self.mode, "add or replace")
+        _check("alpha", 0 < self.alpha < 1, self.alpha, "between 0 and 1")
+        for name in self.match or (None,):
+            _check("match", name in FEATURES, name, f"some of {', '.join(FEATURES)}")
+        _check("spare", self.spare >= 1, self.spare, "1 or more")
+        for name in ("directions", "shuffles"):
+            _check(name, getattr(self, name) >= 1, getattr(self, name), "1 or more")
+        _check("calibration", self.calibration >= 0, self.calibration, "0 or more")
+        if self.metric == "accuracy" and self.direction == "increase":
+            raise UserError(
+                "metric=accuracy measures a fall: use direction=decrease or another metric"
+            )
+        for name in self.baselines:
+            _check("baselines", name in BASELINES, name, f"some of {', '.join(BASELINES)}")
+        kind = self.edit.get("kind", "set")
+        _check("edit.kind", kind in KINDS and kind != "swap", kind, _kinds())
+        parse_where(self.edit.get("where", "all"))
+        dosed = "scale" in self.edit or "factor" in self.edit
+        if (self.doses or self.table.scales) and not dosed:
+            raise UserError(
+                f"doses and table.scales need an edit with an amount to vary; edit.kind={kind} has none"
+            )
+        discovery, test = self.images.discovery, self.images.test
+        if isinstance(discovery, tuple) and isinstance(test, tuple):
+            refuse_overlap(discovery, test)
+
+    @property
+    def scale(self) -> float:
+        """The tested amount: 0 for an ablation."""
+        return float(self.edit.get("scale", self.edit.get("factor", 0.0)))
+
+    def at(self, scale: float) -> dict[str, Any]:
+        """The edit with another amount."""
+        key = "factor" if "factor" in self.edit else "scale"
+        return {**self.edit, key: scale} if key in self.edit else dict(self.edit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, every field."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def sha256(self) -> str:
+        """Of the content, whatever the order of keys in the file; every change makes another."""
+        return digest(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], where: str) -> "HypothesisFile":
+        """From parsed YAML; ``where`` names the file in messages."""
+        parts = {"selector": Selector, "images": Images, "table": Table, "support": Support}
+        try:
+            given = {
+                key: _build(parts[key], value, f"{where}: {key}")
+                if key in parts
+                else _frozen(value)
+                for key, value in content.items()
+            }
+            return _build(cls, given, where)
+        except UserError as error:
+            text = str(error)
+            raise UserError(text if text.startswith(where) else f"{where}: {text}") from error
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_overlap(
+    discovery: tuple[str, ...] | list[str], test: tuple[str, ...] | list[str]
+) -> None:
+    """Raises ``UserError`` when an image is in both lists."""
+    shared = sorted(set(discovery) & set(test))
+    if shared:
+        raise UserError(
+            f"{len(shared)} images are for discovery and for test, {shared[0]!r} among them: what "
+            "was chosen on an image cannot be tested on it, so give each image to one of the two"
+        )
+
+
+def _build(cls: Any, content: Any, where: str) -> Any:
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where} is {content!r}: give key: value pairs")
+    known = {f.name for f in fields(cls)}
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise UserError(
+            f"{where} has the unknown key {unknown[0]!r}: it may have {', '.join(sorted(known))}"
+        )
+    try:
+        return cls(**{key: _typed(key, value) for key, value in content.items()})
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where} has a value of the wrong type ({error})") from error
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_NUMBERS = ("alpha", "spare", "smallest_effect", "purity", "doses", "scales")
+"""Keys whose values may be written without a decimal point."""
+
+
+def _typed(key: str, value: Any) -> Any:
+    value = _frozen(value)
+    if key not in _NUMBERS:
+        return value
+    try:
+        return tuple(float(v) for v in value) if isinstance(value, tuple) else float(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key} is {value!r}: it must be a number, or numbers") from error
+
+
+def _check(name: str, good: bool, value: Any, allowed: str) -> None:
+    if not good:
+        raise UserError(f"{name} is {value!r}: it must be {allowed}")
+
+
+def _kinds() -> str:
+    return f"one of {', '.join(kind for kind in KINDS if kind != 'swap')} (swap is for Python)"

@@ -1,0 +1,1 @@
+"""From counted predictions to verdicts, and how often the tests are wrong."""

@@ -1,0 +1,209 @@
+"""Any head as a controlled experiment sees it: units, columns in groups, and the units' labels.
+
+Suffixes: b images, u units, g groups of columns, c columns, h w pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from datamodules.images import ImageItem, ImageSource, ScenesImages
+from datamodules.images.decode import IGNORE
+from datamodules.scenes import ATTRIBUTES, PATCH_ATTRIBUTES, draw_scene
+from saev.backbones import Backbone, BackboneOutput
+from saev.errors import UserError
+from saev.heads import TrainedHead, load_head
+from saev.heads.own import make_head
+from saev.heads.targets import class_names_of, image_mask
+from saev.intervention.judge.tally import Groups
+
+OWN_HEADS = ("classifier", "zero_shot", "attributes")
+"""Heads that come with a model, by the name that stands in place of a folder."""
+
+
+class UnitLabels(NamedTuple):
+    """Ground truth of one image."""
+
+    label: Int64[Tensor, "u g"]
+    """Column of each unit per group, −1 where there is none."""
+    purity: Float[Tensor, "u g"]
+    """Share of the unit's pixels that have this label; 1 for whole images."""
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A head with what is needed to ask questions of it."""
+
+    name: str
+    per: str
+    """What a unit is: "image" or "patch"."""
+    concepts: tuple[str, ...]
+    """Name of every column; of a head with several groups "group/value"."""
+    groups: Groups
+    logits: Callable[[BackboneOutput], Float[Tensor, "b u c"]]
+    labels: Callable[[ImageItem], UnitLabels]
+    module: nn.Module | None = None
+    rows: tuple[int, ...] | None = None
+    """Positions of the only tokens that the head looks at; None: it may look at anything."""
+
+    def of_acts(
+        self, backbone: Backbone, acts: Float[Tensor, "b t d"], layer: int
+    ) -> Float[Tensor, "b u c"]:
+        """What the head says when the model runs on from these activations at a tap."""
+        return self.logits(backbone.resume(acts, layer, self.rows))
+
+    def column(self, concept: str) -> int:
+        """Of a concept; raises ``UserError`` for one that the head does not know."""
+        known = [c for i, c in enumerate(self.concepts) if i not in self.groups.backgrounds]
+        if concept not in known:
+            some = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
+            raise UserError(f"the head {self.name} has no class {concept!r}: it knows {some}")
+        return self.concepts.index(concept)
+
+    def to(self, device: torch.device) -> Readout:
+        if self.module is not None:
+            self.module.to(device)
+        return self
+
+
+def make_readout(head: str, backbone: Backbone, source: ImageSource) -> Readout:
+    """The readout that ``head=…`` names: a folder with a trained head, or one of ``OWN_HEADS``.
+
+    Raises:
+        UserError: no such head; a head trained on another backbone; images without its labels.
+    """
+    if head == "attributes":
+        return _attributes(backbone, source)
+    if head in OWN_HEADS:
+        return _of_model(head, backbone, source)
+    if not Path(head).is_dir():
+        raise UserError(
+            f"head={head} is no folder: give the head/ folder of a run of saev.train, or one of "
+            f"{', '.join(OWN_HEADS)}"
+        )
+    trained = load_head(head)
+    trained.check_backbone(backbone)
+    return _trained(trained, backbone, source)
+
+
+def _trained(head: TrainedHead, backbone: Backbone, source: ImageSource) -> Readout:
+    names = class_names_of(source, head.kind)
+    columns = head.columns_for(names, source.name)
+    backgrounds = frozenset(i for i, name in enumerate(head.class_names) if name == "background")
+    groups = Groups(((0, len(head.class_names)),), backgrounds)
+    if head.kind != "segmentation":
+        rows = head.reading.positions if head.features == "class" else None
+        return Readout(
+            head.name, "image", tuple(head.class_names), groups,
+            lambda output: head(output)[:, None], _image_labels(columns), head, rows,
+        )  # fmt: skip
+
+    def labels(item: ImageItem) -> UnitLabels:
+        mask = image_mask(source, item, backbone)
+        label, purity = patch_purity(mask, backbone.grid, len(names))
+        known = torch.where(label >= 0, columns[label.clamp(min=0)], -1)
+        return UnitLabels(known[:, None], purity[:, None])
+
+    return Readout(
+        head.name, "patch", tuple(head.class_names), groups,
+        lambda output: head(output).flatten(2).transpose(1, 2), labels, head,
+    )  # fmt: skip
+
+
+def _of_model(name: str, backbone: Backbone, source: ImageSource) -> Readout:
+    names = class_names_of(source, "classification")
+    head = make_head(backbone, names, prefer=name)
+    columns = names if name == "zero_shot" else list(backbone.class_names or [])
+    if head.label_map is None or not columns:
+        raise UserError(
+            f"the classes of {source.name!r} are not among those of {backbone.name}'s {name}: "
+            "train a head on these images"
+        )
+    return Readout(
+        name, "image", tuple(columns), Groups(((0, len(columns)),)),
+        lambda output: head(output)[:, None], _image_labels(head.label_map), head,
+    )  # fmt: skip
+
+
+def _attributes(backbone: Backbone, source: ImageSource) -> Readout:
+    """Shape, colour and texture of every patch, by the heads the micro ViT was trained with."""
+    if backbone.name != "micro" or not isinstance(source, ScenesImages):
+        raise UserError("head=attributes belongs to backbone=micro and images=scenes")
+    from saev.backbones.micro.model import load_micro
+
+    heads = load_micro()[2].requires_grad_(False)
+    names, spans, backgrounds = [], [], set()
+    for attribute in PATCH_ATTRIBUTES:
+        first = len(names)
+        backgrounds.add(first)
+        names += [f"{attribute}/{value}" for value in ("none", *ATTRIBUTES[attribute])]
+        spans.append((first, len(names)))
+
+    def logits(output: BackboneOutput) -> Tensor:
+        per_patch = heads(output.tokens)[1]
+        return torch.cat([per_patch[attribute] for attribute in PATCH_ATTRIBUTES], -1)
+
+    def labels(item: ImageItem) -> UnitLabels:
+        scene = draw_scene(source.seed, int(item.image_id.rpartition("/")[2]), source.size)
+        found = []
+        for attribute, (first, last) in zip(PATCH_ATTRIBUTES, spans, strict=True):
+            mask = backbone.mask_transform(getattr(scene, f"{attribute}_mask"))
+            label, purity = patch_purity(mask, backbone.grid, last - first)
+            found.append((torch.where(label >= 0, label + first, -1), purity))
+        return UnitLabels(*(torch.stack(part, -1) for part in zip(*found, strict=True)))
+
+    return Readout(
+        "attributes", "patch", tuple(names), Groups(tuple(spans), frozenset(backgrounds)),
+        logits, labels, heads,
+    )  # fmt: skip
+
+
+def _image_labels(columns: Int64[Tensor, " n"]) -> Callable[[ImageItem], UnitLabels]:
+    def labels(item: ImageItem) -> UnitLabels:
+        column = -1 if item.label is None else int(columns[item.label])
+        return UnitLabels(torch.tensor([[column]]), torch.ones(1, 1))
+
+    return labels
+
+
+def patch_purity(
+    mask: Int64[Tensor, "h w"], grid: tuple[int, int], n_classes: int
+) -> tuple[Int64[Tensor, " u"], Float[Tensor, " u"]]:
+    """The class that fills most of each patch (−1: most of it has none) and its share of pixels."""
+    (h, w), (gh, gw) = mask.shape, grid
+    patch_hw = (torch.arange(h) * gh // h)[:, None] * gw + torch.arange(w) * gw // w
+    labels_hw = torch.where(mask == IGNORE, n_classes, mask)
+    index = (patch_hw * (n_classes + 1) + labels_hw).flatten()
+    counts = torch.bincount(index, minlength=gh * gw * (n_classes + 1)).view(-1, n_classes + 1)
+    share, label = (counts / counts.sum(-1, keepdim=True)).max(-1)
+    return torch.where(label == n_classes, -1, label), share
+
+
+def shuffled(labels: np.ndarray, image: np.ndarray, groups: Groups, per: str, rng) -> np.ndarray:
+    """Labels (n units, g) without their meaning.
+
+    Of whole images: permuted among them. Of patches: in every image the classes of a group change
+    places at random, so that regions stay regions and only what they are called is lost; permuting
+    masks among images would keep it where all images have one layout.
+    """
+    renamed = labels.copy()
+    if per == "image":
+        known = np.flatnonzero((labels >= 0).all(1))
+        renamed[known] = labels[rng.permutation(known)]
+        return renamed
+    for g, (first, last) in enumerate(groups.spans):
+        classes = np.array([c for c in range(first, last) if c not in groups.backgrounds])
+        for one in np.unique(image):
+            table = np.arange(last)
+            table[classes] = rng.permutation(classes)
+            rows = (image == one) & (labels[:, g] >= 0)
+            renamed[rows, g] = table[labels[rows, g]]
+    return renamed

@@ -1,0 +1,1 @@
+"""What a controlled experiment leaves: files, figures, the page."""

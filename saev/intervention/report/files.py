@@ -1,0 +1,113 @@
+"""What a controlled experiment leaves on disk for scripts: verdicts, every effect, a table."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saev.intervention.arms.arms import Use
+from saev.intervention.experiment import Outcome
+from saev.intervention.hypothesis import ARMS
+from saev.intervention.judge.tally import other_change
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUMMARY_COLUMNS = ("concept", "arm", "n_latents", "scale", "target_change", "other_change")
+
+
+def write_files(outcome: Outcome, folder: Path) -> "pd.DataFrame":
+    """Writes ``verdict.json``, ``effects.parquet``, ``summary.csv`` and, where it was asked for,
+    ``calibration.json``; returns the summary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    verdicts = [verdict.to_dict() for verdict in outcome.verdicts]
+    (folder / "verdict.json").write_text(json.dumps(verdicts, indent=2, ensure_ascii=False) + "\n")
+    effects_table(outcome).to_parquet(folder / "effects.parquet", index=False)
+    summary = summary_table(outcome)
+    summary.round(4).to_csv(folder / "summary.csv", index=False)
+    if outcome.calibration is not None:
+        text = json.dumps(outcome.calibration.to_dict(), indent=2)
+        (folder / "calibration.json").write_text(text + "\n")
+    return summary
+
+
+def effects_table(outcome: Outcome) -> "pd.DataFrame":
+    """One row per hypothesis, arm, draw and image.
+
+    ``target_units`` of the image are of the concept, ``other_units`` of its group's other classes;
+    ``*_changed`` counts those whose prediction changes; ``effect`` is the metric on this image alone,
+    NaN where it does not show the concept; ``probability_drop`` is the mean over target units.
+    """
+    import pandas as pd
+
+    parts = [_effects(outcome, use) for use in outcome.plan.uses]
+    return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def _effects(outcome: Outcome, use: Use) -> dict[str, np.ndarray]:
+    images = np.flatnonzero(outcome.images_of[use.concept])
+    clean, tally = outcome.test.clean.take(images), outcome.tallies[use.key].take(images)
+    ask = outcome.question(use.concept)
+    c = ask.label
+    first, last = ask.groups.spans[ask.groups.of(c)]
+    others = [k for k in range(first, last) if k != c]
+    n = clean.n_base[:, c]
+    fall = clean.tally.probability[:, c] - tally.probability[:, c]
+    same = {
+        "hypothesis": np.array(use.concept, object),
+        "arm": np.array(use.arm, object),
+        "draw": np.int32(use.draw),
+        "n_latents": np.int32(use.n_latents),
+        "scale": np.float32(use.scale),
+        "tested": np.bool_(use.tested),
+    }
+    ids = np.array([outcome.test.items[i].image_id for i in images], object)
+    return {
+        **{name: np.full(len(images), value) for name, value in same.items()},
+        "image": ids,
+        "target_units": n.astype(np.int32),
+        "target_changed": tally.changed[:, c].astype(np.int32),
+        "other_units": clean.n_base[:, others].sum(1).astype(np.int32),
+        "other_changed": tally.changed[:, others].sum(1).astype(np.int32),
+        "probability_drop": np.divide(fall, n, out=np.full(len(n), np.nan), where=n > 0),
+        "effect": ask.per_image(tally, clean).astype(np.float32),
+    }
+
+
+def summary_table(outcome: Outcome) -> "pd.DataFrame":
+    """Per concept, arm and setting the change of the target and of everything else, in per cent,
+    mean over draws; over all of the hypothesis's test images."""
+    import pandas as pd
+
+    rows = []
+    groups: dict[tuple[str, str, int, float], list[Use]] = {}
+    for use in outcome.plan.uses:
+        groups.setdefault((use.concept, use.arm, use.n_latents, use.scale), []).append(use)
+    for (concept, arm, n_latents, scale), uses in groups.items():
+        values = np.array([_changes(outcome, use) for use in uses])
+        mean = values.mean(0)
+        rows.append((concept, arm, n_latents, scale, *mean, len(uses)))
+    columns = [*SUMMARY_COLUMNS, "probability_drop", "accuracy_drop", "n_draws"]
+    table = pd.DataFrame(rows, columns=columns)
+    order = {arm: number for number, arm in enumerate(ARMS)}
+    ranks = table["arm"].map(lambda arm: order.get(str(arm), len(order)))
+    table = table.assign(rank=ranks).sort_values(
+        ["concept", "n_latents", "scale", "rank", "arm"], kind="stable"
+    )
+    return table.drop(columns="rank").reset_index(drop=True)
+
+
+def _changes(outcome: Outcome, use: Use) -> tuple[float, float, float, float]:
+    images = np.flatnonzero(outcome.images_of[use.concept])
+    clean, tally = outcome.test.clean.take(images), outcome.tallies[use.key].take(images)
+    c, groups = outcome.setting.readout.column(use.concept), outcome.setting.readout.groups
+    n, labelled = clean.n_base[:, c].sum(), clean.n_labelled[:, c].sum()
+    fall = (clean.tally.probability[:, c] - tally.probability[:, c]).sum()
+    lost = (clean.tally.correct[:, c] - tally.correct[:, c]).sum()
+    return (
+        100 * float(tally.changed[:, c].sum() / n),
+        100 * other_change(tally, clean, c, groups),
+        100 * float(fall / n),
+        100 * float(lost / labelled) if labelled else float("nan"),
+    )

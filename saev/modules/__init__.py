@@ -1,5 +1,0 @@
-"""LightningModules."""
-
-from saev.modules.sae import SAETraining
-
-__all__ = ["SAETraining"]

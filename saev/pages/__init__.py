@@ -1,0 +1,1 @@
+"""Static pages and figures: the site, templates, vendored scripts."""

@@ -1,0 +1,1 @@
+"""Images → frozen backbone → activation tars."""

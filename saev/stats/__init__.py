@@ -1,0 +1,1 @@
+"""Tests, corrections for many tests, bootstrap intervals."""

@@ -1,0 +1,1 @@
+"""Training dictionaries and heads with Lightning."""

@@ -1,0 +1,389 @@
+"""Training of one sparse autoencoder.
+
+Shapes: `b` tokens, `d` d_model, `s` d_sae, `n` tokens of the starting pool.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from saev.metrics import ReconstructionMetrics
+from saev.sae import SparseAutoencoder
+from saev.sae.dead import advance_since_fired, dead_latents
+from saev.sae.decoders import UnitAtoms, fold_norms_
+from saev.sae.forward import Encoding, Pass
+from saev.sae.initialize import (
+    initialize_,
+    normalize_atoms_,
+    point_atoms_at_data_,
+    pool_center,
+)
+from saev.sae.losses import auxk, default_k_aux, l1
+from saev.sae.objectives import L1, Objective, Step
+from saev.sae.threshold import threshold_for
+from saev.training.arguments import (
+    check_arguments,
+    check_end,
+    check_optimizer,
+    check_together,
+    count_latents,
+    make_config,
+)
+from saev.training.aux_plan import AuxPlan, candidates, make_plan
+from saev.training.distributed import (
+    gather_rows,
+    max_over_ranks,
+    mean_over_ranks,
+    rank,
+    variation_of_all,
+    world_size,
+)
+from saev.training.log_interval import is_logged
+from saev.training.schedules import learning_rate
+
+CODES_AT_ONCE = 2**26
+"""Codes held at once in validation: 256 MB."""
+
+THRESHOLD_SHARE = 0.1
+"""Weight of each batch in the threshold that BatchTopK validates with while it is trained: it lags
+some ten steps behind. The one that is exported is measured afterwards."""
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """What a batch must have: raw activations."""
+
+    @property
+    def acts(self) -> Float[Tensor, "b d"]: ...
+
+
+class StepOutput(NamedTuple):
+    """What callbacks get of a training step besides the loss; on the device, without gradient."""
+
+    error_b: Float[Tensor, " b"]
+    """Squared error of each token, normalised units."""
+    firing_counts: Int[Tensor, " s"]
+    """On how many tokens of this rank's batch each latent fired."""
+
+
+class SAETraining(L.LightningModule):
+    """Trains ``.sae`` on batches of raw activations; ``.export()`` gives what is kept.
+
+    Four choices that do not know of each other: the activation, the objective, the decoder's
+    parameterisation, and what is done for dead latents (AuxK here, resampling as a callback). What
+    makes no sense together is refused here, before any data is read.
+
+    Loss in normalised units: the objective's terms + aux_coefficient·d·AuxK. AuxK is a ratio around
+    1 and E‖x̄‖² = d, so the factor d puts the two in the proportion of Gao et al., who divide the
+    first by the variance; without it AuxK revives next to nothing.
+
+    Before training, ``set_data_statistics`` fixes the input normalisation and ``initialize_from``
+    what starts at the data: decoder bias, threshold, atoms.
+
+    Args:
+        d_model: width of the activations.
+        optimizer: builds the optimiser from parameters, e.g. a partial of ``torch.optim.Adam``.
+        activation: one of ``saev.sae.config.ACTIVATIONS``.
+        dead_after_tokens: a latent silent for so many tokens, over all ranks, is dead.
+        k: latents per token, see ``SAEConfig.k``.
+        d_sae: number of latents.
+        expansion: d_sae as a multiple of d_model, where ``d_sae`` is not given.
+        objective: what is minimised, see ``saev.sae.objectives``; None: L1 as the next two say.
+        l1_coefficient: weight of Σ z; only without an ``objective``.
+        l1_warmup_steps: the weight rises linearly from 0 over so many steps.
+        decoder: how atoms are parameterised, see ``saev.sae.decoders``; None: free directions.
+        encoder_init: "transpose", "unit_gain" or "kaiming", see ``saev.sae.initialize``.
+        atom_init: "random", or "data": directions of inputs; encoder rows follow.
+        bias_init: "mean", "geometric_median" or "zero": where b_dec starts.
+        subtract_b_dec: whether the encoder sees x̄ − b_dec or x̄.
+        start_threshold: where JumpReLU's thresholds start, normalised units; None: all where the
+            L0 is k on the starting pool, or at 0.001·√d (the source's, in our units) without a k.
+        bandwidth: width of the ramp that gives thresholds a gradient, normalised units.
+        jump_to_input: whether the jump has a gradient towards the pre-activation, too.
+        threshold_lr_factor: JumpReLU's thresholds learn so many times faster than the rest: a step of
+            Adam moves every number by about the learning rate, and thresholds are large numbers.
+        aux_coefficient: weight of AuxK; 0 leaves it out.
+        k_aux: dead latents that explain each token's error; None: power of two nearest d_model / 2.
+        lr_warmup_steps: the learning rate rises linearly from 0 over so many steps.
+        lr_decay_fraction: the learning rate falls to 0 over this last part of the run.
+        lr_decay_shape: "linear" or "cosine".
+        lr_reference_width: the optimiser's learning rate is that of a dictionary with so many
+            latents; it is multiplied by √(lr_reference_width / d_sae) (Gao et al. 2024, A.3).
+
+    Raises:
+        ValueError: an argument is out of range, or two do not go together; one sentence with the
+            config key and the value.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        optimizer: Callable[..., Optimizer],
+        activation: str,
+        dead_after_tokens: int,
+        k: int | float | None = None,
+        d_sae: int | None = None,
+        expansion: float | int | None = None,
+        objective: Objective | None = None,
+        l1_coefficient: float | int = 0.0,
+        l1_warmup_steps: int = 0,
+        decoder: UnitAtoms | None = None,
+        encoder_init: str = "transpose",
+        atom_init: str = "random",
+        bias_init: str = "mean",
+        subtract_b_dec: bool = True,
+        start_threshold: float | int | None = None,
+        bandwidth: float | int = 1.0,
+        jump_to_input: bool = False,
+        threshold_lr_factor: float | int = 1.0,
+        aux_coefficient: float | int = 0.0,
+        k_aux: int | None = None,
+        lr_warmup_steps: int = 0,
+        lr_decay_fraction: float | int = 0.0,
+        lr_decay_shape: str = "linear",
+        lr_reference_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        # A partial or a module inside a checkpoint would make it unreadable with weights_only=True.
+        self.save_hyperparameters(ignore=["optimizer", "objective", "decoder"], logger=False)
+        check_arguments(self.hparams)
+        check_optimizer(optimizer)
+        self._make_optimizer = optimizer
+        n_latents = count_latents(d_model, d_sae, expansion)
+        cfg = make_config(d_model, n_latents, activation, k, subtract_b_dec)
+        self.decoder = decoder or UnitAtoms()
+        check_together(cfg, objective, self.decoder, self.hparams)
+        self.objective = objective or L1(l1_coefficient, l1_warmup_steps)
+        self.k_aux = min(k_aux if k_aux is not None else default_k_aux(d_model), n_latents)
+
+        self.sae = SparseAutoencoder(cfg)
+        initialize_(self.sae.W_enc, self.sae.W_dec, encoder_init)
+        self.decoder.attach(self.sae)
+        if activation == "jump_relu":
+            paper = 0.001 * d_model**0.5
+            self.sae.threshold.data.fill_(paper if start_threshold is None else start_threshold)
+        self.encoding = Encoding(bandwidth, jump_to_input, gather_rows)
+        self.averaged: dict[str, Tensor] | None = None
+        self.val_metrics = ReconstructionMetrics(d_model, n_latents)
+        self.val_all_metrics = ReconstructionMetrics(d_model, n_latents)
+        self.tokens_since_fired: Tensor
+        self.register_buffer("tokens_since_fired", torch.zeros(n_latents, dtype=torch.long))
+        self._aux_plan = AuxPlan(0, 0, 0)
+        self._total_steps = float("inf")
+
+    # --- before training ---------------------------------------------------------------------
+
+    def set_data_statistics(
+        self, mean: Float[Tensor, " d"], scale: float | int, max_norm: float | int | None
+    ) -> None:
+        """Fix the input normalisation and the norm above which a token is left out of ``val/``.
+
+        Raises:
+            ValueError: a mean of another width, a scale that is not positive.
+        """
+        self.sae.set_statistics(mean, scale, max_norm)
+        cfg = self.sae.cfg
+        self.val_metrics = ReconstructionMetrics(cfg.d_model, cfg.d_sae, shift=self.sae.mean)
+        self.val_all_metrics = ReconstructionMetrics(cfg.d_model, cfg.d_sae, shift=self.sae.mean)
+
+    @torch.no_grad()
+    def initialize_from(self, pool: Float[Tensor, "n d"]) -> None:
+        """Start b_dec, the threshold and the atoms at the normal tokens among raw activations.
+
+        Raises:
+            ValueError: no token of the pool is normal, or too few for the decoder.
+        """
+        normal = pool[self.sae.is_normal(pool)]
+        if len(normal) == 0:
+            raise ValueError(
+                f"None of the {len(pool)} pool tokens has a norm of at most "
+                f"{self.sae.cfg.max_norm}; raise tokens.max_norm."
+            )
+        pool_bar = self.sae.normalize(normal)
+        self.sae.b_dec.copy_(pool_center(pool_bar, self.hparams["bias_init"]))
+        if self.hparams["atom_init"] == "data":
+            centred = pool_bar - self.sae.b_dec
+            point_atoms_at_data_(self.sae.W_enc, self.sae.W_dec, centred)
+        self.decoder.start_from(self.sae, pool_bar)
+        k, threshold = self.sae.cfg.k, getattr(self.sae, "threshold", None)
+        if threshold is not None and k is not None and self.hparams["start_threshold"] is None:
+            threshold.fill_(threshold_for(self.sae, [normal], k))
+
+    def check_length(self, n_steps: float | int) -> None:
+        """Raises ValueError where a schedule needs to know the end of a run that has none."""
+        check_end(self.hparams, self.objective, n_steps)
+
+    def configure_optimizers(self) -> Any:
+        total = self.trainer.estimated_stepping_batches
+        self.check_length(total)
+        if total > 0:
+            self._total_steps = float(total)
+        rate = learning_rate(total, self.sae.cfg.d_sae, self.hparams)
+        threshold = [p for name, p in self.named_parameters() if name == "sae.threshold"]
+        trained = [p for p in self.parameters() if p.requires_grad and p not in set(threshold)]
+        groups, rates = [{"params": trained}], [rate]
+        if threshold:
+            groups.append({"params": threshold})
+            rates.append(lambda step: self.hparams["threshold_lr_factor"] * rate(step))
+        optimizer = self._make_optimizer(groups)  # pyright: ignore[reportArgumentType]
+        scheduler = {"scheduler": LambdaLR(optimizer, rates), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    # --- training ----------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        x_bar = self.sae.normalize(batch.acts)
+        step = Step(
+            x_bar,
+            target=x_bar,
+            W_dec=self.decoder.atoms(self.sae),
+            how=self.encoding,
+            number=self.global_step,
+            total=self._total_steps,
+            seed=torch.initial_seed(),
+            mean_over_ranks=mean_over_ranks,
+        )
+        out, terms, error_b, codes = self.objective(self.sae, step)
+        if self.hparams["aux_coefficient"] > 0:
+            weight = self.hparams["aux_coefficient"] * self.sae.cfg.d_model
+            terms["aux"] = weight * self._aux_loss(step, out)
+        loss = torch.stack(list(terms.values())).sum()
+        if codes.threshold is not None:
+            self.sae.threshold.lerp_(codes.threshold.to(self.sae.threshold), THRESHOLD_SHARE)
+        self._count_firing(out, len(x_bar))
+        # What only serves the log is computed in the steps that are logged.
+        if is_logged(self.trainer, self.global_step + 1):
+            self._log_step(loss, terms, step, out)
+        return {"loss": loss, "step": StepOutput(error_b.detach(), out.firing_counts())}
+
+    def _aux_loss(self, step: Step, out: Pass) -> Float[Tensor, ""]:
+        n_tokens = len(step.x_bar) * world_size()
+        dead_after = self.hparams["dead_after_tokens"]
+        if not self._aux_plan.covers(self.global_step, n_tokens):
+            self._aux_plan = make_plan(
+                self.tokens_since_fired, dead_after, self.global_step, n_tokens
+            )
+        if self._aux_plan.n_candidates == 0:
+            return step.x_bar.new_zeros(())
+        ids = candidates(self.tokens_since_fired, self._aux_plan.n_candidates)
+        sae = self.sae
+        error = step.target - out.x_hat
+        return auxk(
+            step.x_bar,
+            error,
+            sae.W_enc[ids],
+            sae.b_enc[ids],
+            step.W_dec[ids],
+            sae.input_shift,
+            dead_latents(self.tokens_since_fired[ids], dead_after),
+            self.k_aux,
+            variation_of_all(error.detach()) if world_size() > 1 else None,
+        )
+
+    @torch.no_grad()
+    def _count_firing(self, out: Pass, n_tokens: int) -> None:
+        last = out.last_firing()
+        # Ranks' batches count as one after the other.
+        last = max_over_ranks(torch.where(last >= 0, last + rank() * n_tokens, -1))
+        since = advance_since_fired(self.tokens_since_fired, last, n_tokens * world_size())
+        self.tokens_since_fired.copy_(since)
+
+    @torch.no_grad()
+    def _log_step(self, loss: Tensor, terms: dict[str, Tensor], step: Step, out: Pass) -> None:
+        error = (step.target - out.x_hat).square().sum()
+        of_this_rank = {
+            "loss": loss,
+            **terms,
+            "l0": (out.codes > 0).sum(-1).float().mean(),
+            "l1": l1(out.codes).mean(),
+        }
+        values = {
+            **{name: mean_over_ranks(value.detach()) for name, value in of_this_rank.items()},
+            "explained_variance": 1 - mean_over_ranks(error) / variation_of_all(step.target),
+            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            **self.objective.scalars(step),
+        }
+        self.log_dict({f"train/{name}": value for name, value in values.items()})
+
+    def on_after_backward(self) -> None:
+        # Here rather than before the step: whoever looks at gradients there sees what is left.
+        self.decoder.after_backward(self.sae)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the Trainer asks.
+
+        Lightning refuses to clip for a fused optimiser under any mixed precision; only a gradient
+        scaler (float16) is a reason to, so its own check is left to that case.
+        """
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val and gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        elif gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.decoder.after_step(self.sae)
+
+    # --- validation --------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        for x in batch.acts.split(max(1, CODES_AT_ONCE // self.sae.cfg.d_sae)):
+            x = x.to(self.sae.W_enc.dtype)
+            z = self.sae.encode(x)
+            x_hat = self.sae.decode(z)
+            self.val_all_metrics.update(x, x_hat, z)
+            normal = self.sae.is_normal(x)
+            self.val_metrics.update(x[normal], x_hat[normal], z[normal])
+
+    def on_validation_epoch_end(self) -> None:
+        for stage, metrics in (("val", self.val_metrics), ("val_all", self.val_all_metrics)):
+            values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
+            # The metrics are already summed over ranks; equal values stay what they are.
+            self.log_dict(values, sync_dist=True)
+            metrics.reset()
+
+    # --- what is kept ------------------------------------------------------------------------
+
+    def export(self, **provenance: Any) -> SparseAutoencoder:
+        """The trained dictionary, apart from this module, in eval mode and without gradients.
+
+        Args:
+            provenance: fields of ``SAEConfig`` to fill in: backbone, layer, tokens, manifest_id.
+
+        The weights are the averaged ones where a callback keeps an average.
+        """
+        recipe = {
+            **dict(self.hparams.items()),
+            "objective": self.objective.describe(),
+            "decoder": self.decoder.describe(),
+        }
+        sae = SparseAutoencoder(replace(self.sae.cfg, recipe=recipe, **provenance))
+        weights = {**self.sae.state_dict(), **(self.averaged or {})}
+        sae.to(self.sae.W_enc.dtype).load_state_dict(weights)
+        if self.averaged is not None and self.decoder.unit:
+            normalize_atoms_(sae.W_dec)
+        if not self.decoder.unit:
+            fold_norms_(sae)
+        return sae.to(self.sae.W_enc.device).eval().requires_grad_(False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["sae"] = {"max_norm": self.sae.cfg.max_norm, "aux_plan": tuple(self._aux_plan)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept = checkpoint["sae"]
+        self.sae.cfg = replace(self.sae.cfg, max_norm=kept["max_norm"])
+        self._aux_plan = AuxPlan(*kept["aux_plan"])
