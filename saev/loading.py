@@ -8,7 +8,6 @@ from hydra.utils import instantiate
 from datamodules.images import ImageSource
 from saev.backbones import Backbone, load_backbone
 from saev.errors import UserError
-from saev.evaluation.held_out import check_belongs
 from saev.sae import SparseAutoencoder
 
 
@@ -51,3 +50,19 @@ def sources_for(
             raise UserError(f"more_images.{key} has the name of another source; choose another")
         sources[key] = instantiate(node)
     return sources
+
+
+def check_belongs(sae: SparseAutoencoder, backbone: Backbone) -> None:
+    """Raises UserError unless the SAE was trained on this backbone's activations."""
+    trained = sae.cfg.backbone or {}
+    if sae.cfg.d_model != backbone.width:
+        raise UserError(
+            f"the SAE reads {sae.cfg.d_model} dimensions and {backbone.name} has {backbone.width}; "
+            f"it was trained on {trained.get('name')}"
+        )
+    expected, found = trained.get("weights", {}).get("sha256"), backbone.weights["sha256"]
+    if expected is not None and expected != found:
+        raise UserError(
+            f"the SAE was trained on {trained.get('name')} with weights {expected[:12]}…, these are "
+            f"{found[:12]}…; set backbone.weights to the file it was trained on"
+        )

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 import torch
@@ -18,7 +18,17 @@ from datamodules.activations.norms import check_multiple, compute_statistics
 from datamodules.activations.stream import TokenStream
 from datamodules.activations.verify import require_intact
 from saev.errors import UserError
-from saev.sae.config import SAEConfig
+
+
+class BelongsTo(Protocol):
+    """What the config of a dictionary says of the activations it is for."""
+
+    @property
+    def d_model(self) -> int: ...
+    @property
+    def layer(self) -> int | None: ...
+    @property
+    def backbone(self) -> dict[str, Any] | None: ...
 
 
 class ActivationDataModule(L.LightningDataModule):
@@ -76,7 +86,7 @@ class ActivationDataModule(L.LightningDataModule):
         """For ``max_norm``: the manifest's, or computed anew if it was recorded with another."""
         return compute_statistics(self.dir, self.max_norm, self.manifest)
 
-    def check_backbone(self, cfg: SAEConfig) -> None:
+    def check_backbone(self, cfg: BelongsTo) -> None:
         """Raises UserError unless these are activations of the layer and model the SAE is for.
 
         What the SAE's config leaves open (the hash of the weights, say) is not compared.

@@ -18,7 +18,7 @@ from datamodules.images import ImageSource
 from saev.atlas.best_concepts import annotations, best_concepts, concept_metrics, score_all
 from saev.atlas.names.candidate_names import Columns, columns_of, vocabulary_concepts
 from saev.atlas.names.naming import choose_names
-from saev.atlas.names.proposers import Proposals, effects_of, propose, top_images
+from saev.atlas.names.proposers import Proposals, effects_of, propose
 from saev.atlas.names.tree_places import add_tree_places, class_of
 from saev.atlas.probes import foreign_table, probe_table, stability
 from saev.atlas.settings import AtlasSettings, NamingSettings, read_tree, read_vocabulary
@@ -39,6 +39,7 @@ from saev.atlas.tables import (
 )
 from saev.backbones import Backbone
 from saev.codes.code_pass import CodePass, ImageList, open_store
+from saev.codes.exemplars import top_images
 from saev.codes.running_sums import LatentStatistics
 from saev.codes.store import CodeStore
 from saev.concepts.annotations import assign_splits

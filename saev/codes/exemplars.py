@@ -3,11 +3,16 @@
 Suffixes: b images, p patches, s latents, n exemplars kept per latent.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from saev.codes.store import CodeStore
 
 
 class Exemplar(NamedTuple):
@@ -60,3 +65,34 @@ class Exemplars:
         """The latents whose code is largest on their ``n_images``-th best image, so that one odd
         image does not make a latent strong."""
         return self.value_ns[n_images - 1].topk(count).indices.tolist()
+
+
+class TopImages(NamedTuple):
+    """Strongest images of every latent on two disjoint sets of images."""
+
+    seen: list[list[int]]
+    """Discovery and calibration images, positions in the store."""
+    test: list[list[int]]
+    """Test images, positions among the test images."""
+    is_test: Bool[np.ndarray, " b"]
+
+
+def top_images(store: CodeStore, splits: Sequence[str], n: int = 32) -> TopImages:
+    """By the largest code; equal codes keep the order of images."""
+    is_test = np.array([split == "test" for split in splits])
+    place = is_test.cumsum() - 1
+    seen: list[list[int]] = []
+    test: list[list[int]] = []
+    for first, last in store.chunks():
+        codes = store.image_codes(first, last)
+        order = np.lexsort((-codes.max, codes.latent))
+        latent, image = codes.latent[order], codes.image[order]
+        for found, wanted, number in (
+            (seen, ~is_test, np.arange(len(is_test))),
+            (test, is_test, place),
+        ):
+            mine = wanted[image]
+            bounds = np.searchsorted(latent[mine], np.arange(first, last + 1))
+            numbers = number[image[mine]]
+            found += [numbers[a : min(b, a + n)].tolist() for a, b in pairwise(bounds)]
+    return TopImages(seen, test, is_test)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from saev.atlas.names.proposers import top_images
+from saev.codes.exemplars import top_images
 from saev.codes.store import CodeStore
 from saev.comparison.matching import Matches, jaccard, match, match_exemplars
 from saev.comparison.members import CompareSettings, Member

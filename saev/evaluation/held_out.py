@@ -19,6 +19,7 @@ from saev.editing import control_arms
 from saev.errors import UserError
 from saev.evaluation.fidelity import Fidelity
 from saev.heads.own import make_head
+from saev.loading import check_belongs
 from saev.metrics import ReconstructionMetrics
 from saev.sae import SparseAutoencoder
 
@@ -98,22 +99,6 @@ def evaluate_images(
         items=items,
         head=run.fidelity.head.name if run.fidelity is not None else None,
     )
-
-
-def check_belongs(sae: SparseAutoencoder, backbone: Backbone) -> None:
-    """Raises UserError unless the SAE was trained on this backbone's activations."""
-    trained = sae.cfg.backbone or {}
-    if sae.cfg.d_model != backbone.width:
-        raise UserError(
-            f"the SAE reads {sae.cfg.d_model} dimensions and {backbone.name} has {backbone.width}; "
-            f"it was trained on {trained.get('name')}"
-        )
-    expected, found = trained.get("weights", {}).get("sha256"), backbone.weights["sha256"]
-    if expected is not None and expected != found:
-        raise UserError(
-            f"the SAE was trained on {trained.get('name')} with weights {expected[:12]}…, these are "
-            f"{found[:12]}…; set backbone.weights to the file it was trained on"
-        )
 
 
 def _loader(source, items, backbone, batch_size, num_workers) -> DataLoader:

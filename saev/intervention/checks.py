@@ -3,12 +3,12 @@
 import math
 
 from saev.errors import UserError
-from saev.evaluation.held_out import check_belongs
 from saev.intervention.arms.arms import ArmPlan
 from saev.intervention.arms.runner import TestSet
 from saev.intervention.choose.proposals import Proposal
 from saev.intervention.hypothesis import HypothesisFile
 from saev.intervention.setting import Setting
+from saev.loading import check_belongs
 from saev.stats.tests import draws_needed, images_needed
 
 

@@ -4,7 +4,6 @@ Suffixes: s latents, b images, v columns, c concepts.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ from saev.atlas.names.naming import (
 )
 from saev.backbones import Backbone
 from saev.codes.code_pass import ImageList
+from saev.codes.exemplars import TopImages
 from saev.codes.store import CodeStore
 from saev.concepts.best_latents import ConceptScores
 from saev.editing.steering_effects import prepare, push_effects, random_shifts, shifts_of
@@ -32,37 +32,6 @@ from saev.metrics.class_mass import Tree, back_off
 from saev.sae import SparseAutoencoder
 
 PROPOSERS = ("concept", "vote", "effect", "text", "wpmi", "tree")
-
-
-class TopImages(NamedTuple):
-    """Strongest images of every latent on two disjoint sets of images."""
-
-    seen: list[list[int]]
-    """Discovery and calibration images, positions in the store."""
-    test: list[list[int]]
-    """Test images, positions among the test images."""
-    is_test: Bool[np.ndarray, " b"]
-
-
-def top_images(store: CodeStore, splits: Sequence[str], n: int = 32) -> TopImages:
-    """By the largest code; equal codes keep the order of images."""
-    is_test = np.array([split == "test" for split in splits])
-    place = is_test.cumsum() - 1
-    seen: list[list[int]] = []
-    test: list[list[int]] = []
-    for first, last in store.chunks():
-        codes = store.image_codes(first, last)
-        order = np.lexsort((-codes.max, codes.latent))
-        latent, image = codes.latent[order], codes.image[order]
-        for found, wanted, number in (
-            (seen, ~is_test, np.arange(len(is_test))),
-            (test, is_test, place),
-        ):
-            mine = wanted[image]
-            bounds = np.searchsorted(latent[mine], np.arange(first, last + 1))
-            numbers = number[image[mine]]
-            found += [numbers[a : min(b, a + n)].tolist() for a, b in pairwise(bounds)]
-    return TopImages(seen, test, is_test)
 
 
 class Effects(NamedTuple):
