@@ -16,13 +16,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from saev.cli.sentence import sentence
+from saev.defaults import CONF_DIR
 from saev.errors import UserError
 from saev.tracking.rank import is_main_process
 from saev.tracking.run import status_of
 
 log = logging.getLogger(__name__)
 
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 INTERRUPTED = 130  # the shell's exit status for Ctrl-C
 
 _SHORT_ERRORS = "SAEV_SHORT_ERRORS"

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.images import ImageSource
 from saev.backbones import Backbone, load_backbone
 from saev.cli.console import print_table
+from saev.defaults import CONF_DIR
 from saev.errors import UserError
 from saev.heads import load_head
 from saev.intervention.experiment import Outcome, run_experiment
@@ -23,7 +24,7 @@ from saev.intervention.setting import setting_of
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking
 
-HYPOTHESES_DIR = Path(__file__).resolve().parents[3] / "conf" / "hypotheses"
+HYPOTHESES_DIR = CONF_DIR / "hypotheses"
 
 
 def intervene_and_report(
