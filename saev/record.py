@@ -11,10 +11,13 @@ from omegaconf import DictConfig
 
 from datamodules.activations.format import Manifest
 from datamodules.activations.verify import require_intact
+from datamodules.images import ImageSource
+from saev.backbones import Backbone
 from saev.cli.command import command, refuse_multirun_ddp
 from saev.cli.console import print_next, print_table
 from saev.cli.tracked_run import tracked_run
-from saev.recording.record_activations import record_all
+from saev.recording.recorder import record as record_layers
+from saev.recording.request import RecordingRequest
 
 
 def record(cfg: DictConfig) -> dict[int, Path]:
@@ -34,13 +37,37 @@ def record(cfg: DictConfig) -> dict[int, Path]:
     fabric.launch()
     with tracked_run(cfg, out_dir, verb="record") as tracking:
         backbone, source = instantiate(cfg.backbone), instantiate(cfg.images)
-        folders = record_all(cfg, backbone, source, fabric)
+        folders = record_layers(
+            request_of(cfg, backbone, source),
+            backbone.to(fabric.device),
+            source,
+            cfg.record.root,
+            batch_size=cfg.record.batch_size,
+            num_workers=cfg.record.num_workers,
+            precision=str(cfg.record.precision),
+            max_norm=cfg.tokens.max_norm,
+            fabric=fabric,
+        )
         manifests = {layer: Manifest.read(folder) for layer, folder in folders.items()}
         for layer, manifest in manifests.items():
             tracking.log_artifact(folders[layer] / "manifest.json", f"layer{layer}")
             tracking.set_tags({f"saev.sha256.manifest.layer{layer}": manifest.sha256})
     _show(folders, manifests)
     return folders
+
+
+def request_of(cfg: DictConfig, backbone: Backbone, source: ImageSource) -> RecordingRequest:
+    """What ``tokens`` and ``record`` ask for. ``backbone.layer`` is always among the layers."""
+    return RecordingRequest.of(
+        backbone,
+        source,
+        [backbone.layer, *(cfg.record.layers or [])],
+        tokens=cfg.tokens.which,
+        n_per_image=cfg.tokens.n_per_image,
+        dtype=cfg.record.dtype,
+        images_per_shard=cfg.record.images_per_shard,
+        seed=cfg.record.seed,
+    )
 
 
 def _show(folders: dict[int, Path], manifests: dict[int, Manifest]) -> None:

@@ -4,3 +4,7 @@ from saev.backbones.base import Backbone, BackboneOutput
 from saev.backbones.load import load_backbone
 
 __all__ = ["Backbone", "BackboneOutput", "load_backbone"]
+
+
+def as_backbone(x):  # temporary
+    return x
