@@ -144,7 +144,9 @@ class SAETraining(L.LightningModule):
         check_optimizer(optimizer)
         self._make_optimizer = optimizer
         self.init = node(Initialization, "init", init)
-        self.rate = node(LearningRate, "learning_rate", CONSTANT if learning_rate is None else learning_rate)
+        self.rate = node(
+            LearningRate, "learning_rate", CONSTANT if learning_rate is None else learning_rate
+        )
         self.jump = None if jump_relu is None else node(JumpReLUTraining, "jump_relu", jump_relu)
         n_latents = count_latents(d_model, d_sae, expansion)
         cfg = make_config(d_model, n_latents, activation, k, subtract_b_dec)
