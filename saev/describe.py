@@ -21,7 +21,7 @@ from saev.atlas.settings import AtlasSettings, NamingSettings
 from saev.cli.command import command
 from saev.cli.console import print_next, print_table
 from saev.cli.tracked_run import tracked_run
-from saev.codes.code_pass import ImageList
+from saev.codes.images import ImageList
 from saev.errors import UserError
 from saev.loading import open_dictionary, sources_for
 

@@ -1,6 +1,7 @@
 """Image sources behind one contract."""
 
 from datamodules.images.base import ImageItem, ImageSource
+from datamodules.images.batches import image_batches
 from datamodules.images.dataset import ImageBatch, ImageDataset, LoadedImage
 from datamodules.images.decode import BrokenImage
 from datamodules.images.folder import FolderImages
@@ -19,4 +20,5 @@ __all__ = [
     "ScenesImages",
     "SegmentationImages",
     "WebDatasetImages",
+    "image_batches",
 ]

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from rich.progress import track
 from torch import Tensor
 
+from datamodules.progress import progress_bar, progress_bars
 from saev.backbones import Backbone
 from saev.backbones.base import BackboneOutput
 from saev.sae import SparseAutoencoder
@@ -62,16 +62,16 @@ def push_effects(
     n_images = len(pushed.acts_btd)
     per_pass = max(1, batch_size // n_images)
     rows = []
-    for block in track(
-        shifts_sd.split(per_pass),
-        description=description,
-        transient=True,
-        disable=len(shifts_sd) < 64,
+    with (
+        progress_bars(len(shifts_sd) >= 64),
+        progress_bar(description, len(shifts_sd), unit="latents") as advance,
     ):
-        moved = pushed.acts_btd[None] + pushed.normal_bt[None, ..., None] * block[:, None, None]
-        values = readout(backbone.resume(moved.flatten(0, 1), layer)).float()
-        change = values.view(len(block), n_images, -1) - pushed.clean_bv[None]
-        rows.append(change.mean(1).cpu())
+        for block in shifts_sd.split(per_pass):
+            moved = pushed.acts_btd[None] + pushed.normal_bt[None, ..., None] * block[:, None, None]
+            values = readout(backbone.resume(moved.flatten(0, 1), layer)).float()
+            change = values.view(len(block), n_images, -1) - pushed.clean_bv[None]
+            rows.append(change.mean(1).cpu())
+            advance(len(block))
     return torch.cat(rows)
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
-from saev.codes.code_pass import ImageList, tokens_of
+from saev.codes.code_pass import tokens_of
+from saev.codes.images import ImageList
 from saev.errors import UserError
 from saev.loading import open_dictionary
 from saev.sae import SparseAutoencoder
