@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.images import ImageBatch, ImageDataset, ImageItem, ImageSource
 from saev.backbones import Backbone
-from saev.editing.replacement import on_chosen_tokens
+from saev.editing.tokens import on_chosen_tokens
 from saev.evaluation.baselines.methods import Contender
 from saev.evaluation.baselines.sums import ImageSums
 from saev.evaluation.held_out import MAX_CODES

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from datamodules.images import ImageItem, ImageSource
 from saev.backbones import Backbone
-from saev.editing.steering import Encoded, Tokens, encode
+from saev.editing.tokens import Encoded, Tokens, encode
 from saev.intervention.choose.discovery import image_batches
 from saev.intervention.judge.tally import Clean, Predictions, Scorer, Tally, predict
 from saev.intervention.readout import Readout
