@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saev.backbones import Backbone, BackboneOutput
-from saev.editing.replacement import Edit
+from saev.backbones.taps import Edit
 from saev.heads.own import Head
 from saev.metrics import PredictionFidelity
 

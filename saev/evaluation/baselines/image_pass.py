@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datamodules.images import ImageBatch, ImageItem, ImageSource, image_batches
 from saev.backbones import Backbone
-from saev.editing.replacement import on_chosen_tokens
+from saev.editing.tokens import on_chosen_tokens
 from saev.evaluation.baselines.methods import Contender
 from saev.evaluation.baselines.sums import ImageSums
 from saev.evaluation.held_out import MAX_CODES
