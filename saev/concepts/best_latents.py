@@ -17,8 +17,6 @@ from saev.codes.store import CodeStore
 from saev.concepts.max_null import (
     auroc_max_null,
     auroc_max_null_of_maps,
-    benjamini_hochberg,
-    family_q,
     permutation_p,
 )
 from saev.concepts.pair_scores import (
@@ -29,6 +27,7 @@ from saev.concepts.pair_scores import (
     purity_at,
     score_pairs,
 )
+from saev.stats.correction import benjamini_hochberg, family_q
 
 SPLITS = ("discovery", "calibration", "test")
 POOLS = ("max", "sum")

@@ -7,11 +7,10 @@ from scipy import sparse, stats
 from saev.concepts.max_null import (
     auroc_max_null,
     auroc_max_null_of_maps,
-    benjamini_hochberg,
-    family_q,
     permutation_p,
 )
 from saev.concepts.pair_scores import Codes, score_pairs
+from saev.stats.correction import benjamini_hochberg, family_q
 from tests.metrics.test_concept_scores import random_codes, sparse_codes
 
 

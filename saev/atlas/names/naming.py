@@ -15,10 +15,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy import sparse
 
-from saev.concepts.max_null import benjamini_hochberg
+from saev.stats.correction import benjamini_hochberg
+from saev.stats.tests import rank_p
 
 N_TOP = 8
 """Strongest images that vote."""
+ROUNDING = 1e-12
+"""Means of the same numbers in another order differ by less."""
 
 
 class Captioner(Protocol):
@@ -143,9 +146,8 @@ def verify(
         confidence[latent] = presence_bv[images[:m], column].mean()
         key = (int(column), m)
         if key not in null:
-            null[key] = np.sort(presence_bv[draws[:, :m], column].mean(1))
-        below = np.searchsorted(null[key], confidence[latent] - 1e-12)
-        p[latent] = (1 + n_draws - below) / (1 + n_draws)
+            null[key] = presence_bv[draws[:, :m], column].mean(1)
+        p[latent] = rank_p(confidence[latent], null[key], ROUNDING)
     return Evidence(confidence, p)
 
 
