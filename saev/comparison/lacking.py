@@ -25,7 +25,7 @@ from saev.comparison.presence import (
 from saev.concepts.annotations import concepts_of, restrict
 from saev.concepts.best_latents import Concepts, concept_codes, score_concepts
 from saev.concepts.max_null import auroc_max_null, auroc_max_null_of_maps, permutation_p
-from saev.concepts.pair_scores import Codes
+from saev.concepts.ranked_codes import CodeEntries
 from saev.stats.bootstrap import interval
 from saev.stats.correction import benjamini_hochberg
 
@@ -126,7 +126,11 @@ def read_source(store: CodeStore, concepts: Concepts, settings: CompareSettings)
 
 
 def _null(
-    codes: Codes, concepts: Concepts, rows: np.ndarray, store: CodeStore, settings: CompareSettings
+    codes: CodeEntries,
+    concepts: Concepts,
+    rows: np.ndarray,
+    store: CodeStore,
+    settings: CompareSettings,
 ) -> Float[np.ndarray, "c p"]:
     labels = concepts.labels[rows]
     if not len(rows):

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from saev.concepts.pair_scores import Codes
+from saev.concepts.ranked_codes import CodeEntries
 from saev.stats.correction import benjamini_hochberg
 from saev.stats.tests import rank_p
 
@@ -44,8 +44,8 @@ class Matches(NamedTuple):
 
 
 def match(
-    first: Codes,
-    second: Codes,
+    first: CodeEntries,
+    second: CodeEntries,
     *,
     n_draws: int = 20,
     block_rows: int = 1,
@@ -164,7 +164,7 @@ class _Standard(NamedTuple):
     spread: Float[np.ndarray, " a"]
 
 
-def _standardized(codes: Codes) -> _Standard:
+def _standardized(codes: CodeEntries) -> _Standard:
     shape = (codes.n_latents, codes.n_rows)
     matrix = sparse.csr_matrix((codes.value.astype(float), (codes.latent, codes.row)), shape=shape)
     mean = np.asarray(matrix.mean(1)).ravel()
@@ -176,7 +176,7 @@ def _standardized(codes: Codes) -> _Standard:
     return _Standard(sparse.csr_matrix(scaled), mean * factor, spread)
 
 
-def _count(codes: Codes) -> Int[np.ndarray, " a"]:
+def _count(codes: CodeEntries) -> Int[np.ndarray, " a"]:
     return np.bincount(codes.latent, minlength=codes.n_latents)
 
 

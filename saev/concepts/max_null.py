@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from saev.concepts.pair_scores import Codes, _by_strength, _tie_groups
+from saev.concepts.ranked_codes import CodeEntries, rank_entries
 from saev.stats.tests import rank_p
 
 GRID_RATIO = 1.1
@@ -31,7 +31,7 @@ label, which takes as long as about so many multiplications."""
 
 
 def auroc_max_null(
-    codes: Codes, n_positives: Int[np.ndarray, " c"], n_permutations: int, seed: int = 0
+    codes: CodeEntries, n_positives: Int[np.ndarray, " c"], n_permutations: int, seed: int = 0
 ) -> Float[np.ndarray, "c p"]:
     """Largest AUROC over all latents, for each concept's number of positives and random labelling.
 
@@ -56,7 +56,7 @@ def auroc_max_null(
 
 
 def auroc_max_null_of_maps(
-    codes: Codes,
+    codes: CodeEntries,
     labels: sparse.csr_matrix,
     images: Int[np.ndarray, " r"],
     places: Int[np.ndarray, " r"],
@@ -102,12 +102,10 @@ def permutation_p(
     return p
 
 
-def _ranks(codes: Codes) -> tuple[sparse.csr_matrix, Float[np.ndarray, " s"]]:
+def _ranks(codes: CodeEntries) -> tuple[sparse.csr_matrix, Float[np.ndarray, " s"]]:
     """Midranks above the midrank of silent rows, latents × rows, and that midrank per latent."""
-    ordered = _by_strength(codes)
-    first, last = _tie_groups(ordered.latent, ordered.value)
+    ordered, _, midrank = rank_entries(codes)
     bounds = np.searchsorted(ordered.latent, np.arange(codes.n_latents + 1))
-    midrank = codes.n_rows - ((first + last) / 2 - bounds[:-1][ordered.latent])
     silent_rank = (codes.n_rows - np.diff(bounds) + 1) / 2
     above = midrank - silent_rank[ordered.latent]
     shape = (codes.n_latents, codes.n_rows)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, roc_auc_score
 
-from saev.concepts.pair_scores import Codes, at_thresholds, coverage_at, purity_at, score_pairs
+from saev.concepts.pair_scores import at_thresholds, coverage_at, purity_at, score_pairs
+from saev.concepts.ranked_codes import CodeEntries
 
 
 def random_codes(n_rows: int, n_latents: int, seed: int, levels: int = 4) -> np.ndarray:
@@ -17,9 +18,9 @@ def random_codes(n_rows: int, n_latents: int, seed: int, levels: int = 4) -> np.
     return (dense * (rng.random(dense.shape) < 0.5)).astype(np.float32)
 
 
-def sparse_codes(dense: np.ndarray) -> Codes:
+def sparse_codes(dense: np.ndarray) -> CodeEntries:
     latent, row = dense.T.nonzero()
-    return Codes(latent, row, dense[row, latent], dense.shape[1], dense.shape[0])
+    return CodeEntries(latent, row, dense[row, latent], dense.shape[1], dense.shape[0])
 
 
 def random_labels(n_rows: int, n_concepts: int, seed: int) -> np.ndarray:

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from scipy import sparse
 
 from saev.concepts.best_latents import Concepts
-from saev.concepts.pair_scores import Codes, score_pairs
+from saev.concepts.pair_scores import score_pairs
+from saev.concepts.ranked_codes import CodeEntries
 from saev.stats.bootstrap import weighted_auroc
 
 
@@ -41,7 +42,7 @@ def best_latent_auroc(
     return np.nanmean(np.stack(scores), axis=0)
 
 
-def _codes(strongest_bs: sparse.csr_matrix) -> Codes:
+def _codes(strongest_bs: sparse.csr_matrix) -> CodeEntries:
     n_rows, n_latents = strongest_bs.shape[0], strongest_bs.shape[1]
     entries = strongest_bs.tocoo()
-    return Codes(entries.col, entries.row, entries.data, n_latents, n_rows)
+    return CodeEntries(entries.col, entries.row, entries.data, n_latents, n_rows)
