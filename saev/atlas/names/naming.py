@@ -9,10 +9,10 @@ Suffixes: s latents, v columns (candidate names), b images, n images per latent.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from scipy import sparse
 
 from saev.stats.correction import benjamini_hochberg
@@ -22,16 +22,6 @@ N_TOP = 8
 """Strongest images that vote."""
 ROUNDING = 1e-12
 """Means of the same numbers in another order differ by less."""
-
-
-class Captioner(Protocol):
-    """Anything that says in words what some pictures have in common; none is used by default."""
-
-    def caption(
-        self, pictures: list[UInt8[np.ndarray, "h w 3"]], heat: list[Float[np.ndarray, "gh gw"]]
-    ) -> tuple[str, float] | None:
-        """A name and a confidence from 0 to 1, or None. ``heat``: the latent's code per patch."""
-        ...
 
 
 @dataclass(frozen=True)
