@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 
 from datamodules.images import ImageBatch, ImageDataset, ImageItem, ImageSource
 from saev.backbones import Backbone
-from saev.codes.sparse_codes import CodePart, PartBuilder
+from saev.codes.part_builder import PartBuilder
+from saev.codes.sparse_codes import CodePart
 from saev.codes.store import CodeStore
 from saev.errors import UserError
 from saev.sae import SparseAutoencoder

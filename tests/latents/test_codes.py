@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from saev.codes.sparse_codes import CodePart, PartBuilder, per_image
+from saev.codes.part_builder import PartBuilder
+from saev.codes.sparse_codes import CodePart, per_image
 from saev.codes.store import CodeStore
 from saev.errors import UserError
 
