@@ -9,7 +9,7 @@ from torch import Tensor
 from saev.backbones import Backbone, BackboneOutput
 from saev.backbones.taps import Edit
 from saev.heads.own import Head
-from saev.metrics import PredictionFidelity
+from saev.metrics.prediction_fidelity import PredictionFidelity
 
 
 class Fidelity:

@@ -23,7 +23,7 @@ from saev.errors import UserError
 from saev.heads import TrainedHead
 from saev.heads.scores import ClassificationScores, SegmentationScores
 from saev.heads.targets import class_names_of, image_mask, patch_labels
-from saev.metrics import PredictionFidelity
+from saev.metrics.prediction_fidelity import PredictionFidelity
 from saev.sae import SparseAutoencoder
 
 RECORDED_BATCH = 64

@@ -1,6 +1,5 @@
 """torchmetrics with their formula, source and null value."""
 
 from saev.metrics.collection import ReconstructionMetrics
-from saev.metrics.prediction_fidelity import PredictionFidelity
 
-__all__ = ["PredictionFidelity", "ReconstructionMetrics"]
+__all__ = ["ReconstructionMetrics"]

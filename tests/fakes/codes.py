@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from saev.codes.sparse_codes import CodePart, PartBuilder
+from saev.codes.part_builder import PartBuilder
+from saev.codes.sparse_codes import CodePart
 from saev.concepts.ranked_codes import CodeEntries
 
 N_IMAGES, N_TOKENS, N_LATENTS = 11, 6, 9
