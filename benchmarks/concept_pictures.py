@@ -4,8 +4,9 @@
     python -m saev.intervene +experiment=intervene_scenes sae=SAE "concepts=[texture/stripes,shape/star,colour/pink]"
     python -m benchmarks.concept_pictures --sae SAE --report RUN/report
 
-Writes docs/images/concepts_*.png. Scenes are of set 1, which the demo's dictionary has not seen:
-the first half of them chooses latents, the second half is shown.
+Writes docs/images/concepts_*.png, two of them as the report of the intervention drew them. The
+other scenes are of set 1, which the demo's dictionary has not seen: the first half of them chooses
+latents, the second half is shown.
 Suffixes: b scenes, p patches, d dimensions, s latents.
 """
 
@@ -14,17 +15,15 @@ Suffixes: b scenes, p patches, d dimensions, s latents.
 from __future__ import annotations
 
 import argparse
-import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 
 from datamodules.scenes import ATTRIBUTES, Scene, draw_scene, patch_labels
-from saev.intervention.report.figures import arms_figure
 from saev.loading import open_dictionary
 from saev.pages.figures import LatentRow, Tile, exemplar_figure
 
@@ -35,6 +34,10 @@ if TYPE_CHECKING:
 N_SCENES, SCENES_SEED = 400, 1
 CONCEPTS = (("texture", "stripes"), ("shape", "star"), ("colour", "red"))
 N_ATOMS = 3
+REPORTED = {
+    "concepts_edit.png": "texture-stripes-examples.png",
+    "concepts_arms.png": "texture-stripes-arms.png",
+}
 INK, MARK = "#31688e", "#ff2d6f"
 
 
@@ -73,7 +76,7 @@ def code_picture(seen: Seen) -> Figure:
     x_bar, x_hat = (sae.normalize(seen.acts_bpd[b, p]), sae.decode_normalized(z_s))
     top = z_s.topk(N_ATOMS).indices.tolist()
     parts = [z_s[s] * sae.W_dec[s] for s in top]
-    rest = x_hat - sum(parts) - sae.b_dec
+    rest = x_hat - sum(parts)
 
     figure = Figure(figsize=(9.2, 4.3), layout="constrained")
     rows = figure.subfigures(2, 1, height_ratios=[1.45, 1])
@@ -100,7 +103,7 @@ def code_picture(seen: Seen) -> Figure:
     axes = rows[1].subplots(1, N_ATOMS + 2)
     for axis, s, part in zip(axes, top, parts, strict=False):
         _numbers(axis, part, top_colour, f"{float(z_s[s]):.1f} × atom {s}")
-    _numbers(axes[N_ATOMS], rest, top_colour, f"the other {len(active) - N_ATOMS}")
+    _numbers(axes[N_ATOMS], rest, top_colour, f"the other {len(active) - N_ATOMS}, and the bias")
     _numbers(axes[-1], x_hat, top_colour, "reconstruction")
     for axis, sign in zip(axes[:-1], ["+", "+", "+", "="], strict=True):
         axis.text(1.09, 0.5, sign, transform=axis.transAxes, fontsize=15, ha="center", va="center")
@@ -140,21 +143,16 @@ def _f1(fires_bps: torch.Tensor, shows_bp: torch.Tensor) -> torch.Tensor:
     return 2 * both / (fires_bps.sum((0, 1)) + shows_bp.sum())
 
 
-def arms_picture(report: Path, concept: str) -> Figure:
-    """The effect of every arm of one hypothesis, under its verdict."""
-    verdict = next(
-        v for v in json.loads((report / "verdict.json").read_text()) if v["concept"] == concept
-    )
-    effects = pd.read_parquet(report / "effects.parquet")
-    raise SystemExit(f"{verdict}\n{effects.head()}\n{effects.columns}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sae", required=True, help="sae/ of a run of `python -m saev.train`")
-    parser.add_argument("--report", type=Path, help="report/ of the run of saev.intervene")
+    parser.add_argument(
+        "--report", type=Path, required=True, help="report/ of the run of saev.intervene"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     given = parser.parse_args()
+    for name, of_report in REPORTED.items():
+        shutil.copyfile(given.report / "figures" / of_report, given.out / name)
     seen = Seen(given.sae)
     code_picture(seen).savefig(given.out / "concepts_code.png", dpi=110)
     exemplar_picture(seen).savefig(given.out / "concepts_exemplars.png", dpi=90)
