@@ -1,4 +1,4 @@
-"""A progress bar that counts images."""
+"""Progress bar that counts images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments of ``SAETraining`` that are out of range, refused before any data is read."""
+"""Argument checks of ``SAETraining``, made before any data is read."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Factors on the learning rate and on the sparsity penalty, by optimiser step."""
+"""Schedules: factors on the learning rate and on the sparsity penalty, by optimiser step."""
 
 import math
 from collections.abc import Callable, Mapping
