@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_PROSE = ("#", "|", "<", "![", "---")
 ITEM = re.compile(r"([-*]|\d+\.) ")
-SENTENCE_END = re.compile(r"(?<!\bal)(?<!\be\.g)(?<!\bi\.e)([.?!][)\]\"”*_`]*)\s+(?=\S)")
+SENTENCE_END = re.compile(r"(?<!\bal)(?<!\be\.g)(?<!\bi\.e)(?<!\.)([.?!][)\]\"”*_`]*)\s+(?=\S)")
 
 
 def paragraphs(text: str) -> Iterator[list[str]]:
