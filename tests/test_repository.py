@@ -192,6 +192,60 @@ def test_nobody_imports_the_other_lightning() -> None:
             assert not wrong, f"{path}: import lightning, the two packages hold different classes"
 
 
+def imported_by(text: str) -> set[str]:
+    """Every module that a file names in an import, and ``module.name`` where it takes a name."""
+    names = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def borrowed_from_tests(text: str) -> list[str]:
+    """What a test module imports from other test modules or their conftest."""
+    private = re.compile(r"tests\.(?!fakes\.).*\b(test_\w+|conftest)")
+    return sorted(name for name in imported_by(text) if private.match(name))
+
+
+def test_no_test_module_imports_another() -> None:
+    files = [name for name in tracked_files() if re.fullmatch(r"tests/.*\.py", name)]
+    assert len(files) > 100
+    borrowed = {name: borrowed_from_tests((ROOT / name).read_text()) for name in files}
+    borrowed = {name: names for name, names in borrowed.items() if names}
+    assert not borrowed, f"what several tests use goes to tests/fakes: {borrowed}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from tests.cli.test_describe import make",
+        "from tests.cli import test_describe",
+        "import tests.cli.conftest as shared",
+        "def f():\n    from tests.test_docs import ROOT",
+    ],
+)
+def test_a_borrowed_test_is_seen(line: str) -> None:
+    assert borrowed_from_tests(f"import os\nfrom tests.fakes.codes import build\n{line}\n")
+
+
+OTHER_TESTS = {"benchmarks", "cli", "data", "fakes", "real"}
+
+
+def homeless_tests(files: list[str]) -> set[str]:
+    """Folders of ``tests/`` that are no room of the code and are not named above."""
+    rooms = {name.split("/")[1] for name in files if re.fullmatch(r"saev/\w+/__init__\.py", name)}
+    folders = {name.split("/")[1] for name in files if re.match(r"tests/\w+/", name)}
+    return folders - rooms - {"callbacks", "datamodules"} - OTHER_TESTS
+
+
+def test_tests_mirror_the_rooms() -> None:
+    assert homeless_tests(tracked_files()) == set()
+    moved = ["saev/codes/__init__.py", "tests/codes/test_store.py", "tests/latents/test_store.py"]
+    assert homeless_tests([*moved, "tests/fakes/codes.py", "tests/test_docs.py"]) == {"latents"}
+
+
 def test_import_saev_is_light() -> None:
     code = f"import sys, saev; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,30 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from saev.codes.sparse_codes import CodePart, PartBuilder, per_image
+from saev.codes.sparse_codes import per_image
 from saev.codes.store import CodeStore
 from saev.errors import UserError
+from tests.fakes.codes import N_IMAGES, N_LATENTS, N_TOKENS, build, dense_codes
 
-N_IMAGES, N_TOKENS, N_LATENTS = 11, 6, 9
 IDS = [f"image-{n}" for n in range(N_IMAGES)]
-
-
-def dense_codes(seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(N_IMAGES, N_TOKENS, N_LATENTS, generator=generator).relu()
-    z = (z * 4).round() / 4  # equal codes occur
-    z[..., 4] = 0  # a dead latent
-    return z
-
-
-def build(z: torch.Tensor, normal: torch.Tensor | None = None, batch: int = 3) -> CodePart:
-    normal = torch.ones(z.shape[:2], dtype=torch.bool) if normal is None else normal
-    builder = PartBuilder(z.shape[2], z.shape[1])
-    for first in range(0, len(z), batch):
-        span = slice(first, first + batch)
-        builder.add(z[span], normal[span])
-        builder.add_outputs(torch.randn(len(z[span]), 3), None)
-    return builder.build()
 
 
 def fill(folder: Path, z: torch.Tensor, images_per_part: int = 4) -> CodeStore:

@@ -21,36 +21,11 @@ from datamodules.activations.verify import verify
 from datamodules.images.decode import BrokenImage
 from saev.errors import UserError
 from saev.recording.parts import locked
-from saev.recording.recorder import record
 from saev.recording.request import RecordingRequest
-from tests.datamodules.activation_fakes import WIDTH, TinyBackbone, TinyImages, digests, to_tensor
-
-
-def run(
-    out: Path,
-    backbone=None,
-    source=None,
-    layers=(1,),
-    batch_size=3,
-    max_norm=3.0,
-    fabric=None,
-    **kw,
-) -> dict[int, Path]:
-    precision = kw.pop("precision", "auto")
-    backbone, source = backbone or TinyBackbone(), source or TinyImages()
-    request = RecordingRequest.of(backbone, source, layers, **{"images_per_shard": 5, **kw})
-    return record(
-        request,
-        backbone,
-        source,
-        out,
-        batch_size=batch_size,
-        num_workers=0,
-        precision=precision,
-        max_norm=max_norm,
-        fabric=fabric,
-        progress=False,
-    )
+from tests.fakes.activations import digests
+from tests.fakes.backbone import WIDTH, TinyBackbone, to_tensor
+from tests.fakes.images import TinyImages
+from tests.fakes.recording import run
 
 
 def samples_of(folder: Path, split: str = "train") -> dict:
@@ -400,8 +375,8 @@ def test_two_processes_that_want_the_same_wait_for_each_other(tmp_path: Path, ca
 
 KILLED = """
 import sys, time
-from tests.datamodules.activation_fakes import TinyBackbone
-from tests.datamodules.test_recorder import run
+from tests.fakes.backbone import TinyBackbone
+from tests.fakes.recording import run
 from pathlib import Path
 run(Path(sys.argv[1]), TinyBackbone(on_tap=lambda: time.sleep(0.05)), layers=(0, 2))
 """

@@ -25,7 +25,7 @@ from saev.comparison.members import CompareSettings, Member, check_same_patches
 from saev.concepts.best_latents import Concepts
 from saev.errors import UserError
 from saev.sae import SAEConfig, SparseAutoencoder
-from tests.latents.test_codes import build
+from tests.fakes.codes import build
 
 N, P, S = 300, 4, 16
 SPLITS = ["discovery"] * 120 + ["calibration"] * 40 + ["test"] * 140

@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from saev.codes.store import CodeStore
 from saev.concepts.best_latents import Concepts, score_concepts
-from tests.latents.test_codes import build
+from tests.fakes.codes import build
 
 N, P, S = 120, 4, 20
 SPLITS = ["discovery"] * 60 + ["calibration"] * 20 + ["test"] * 40

@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.cli.test_describe import SMALL, make_sae
+from tests.fakes.commands import SMALL
+from tests.fakes.dictionary import make_sae
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import torch
 
 from saev.training.muon import Muon, orthogonalize
 from saev.training.sae_module import SAETraining
-from tests.modules.planted import LIGHTNING_WARNINGS, activations, fit
+from tests.fakes.planted import LIGHTNING_WARNINGS, activations, fit
 
 pytestmark = LIGHTNING_WARNINGS
 

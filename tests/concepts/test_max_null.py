@@ -12,7 +12,7 @@ from saev.concepts.max_null import (
     permutation_p,
 )
 from saev.concepts.pair_scores import Codes, score_pairs
-from tests.metrics.test_concept_scores import random_codes, sparse_codes
+from tests.fakes.codes import random_codes, sparse_codes
 
 
 def noise(n_rows: int, n_latents: int, seed: int) -> Codes:

@@ -15,7 +15,7 @@ from saev.metrics import ReconstructionMetrics
 from saev.sae import SparseAutoencoder
 from saev.sae.losses import auxk
 from saev.training.sae_module import SAETraining
-from tests.modules.planted import (
+from tests.fakes.planted import (
     LIGHTNING_WARNINGS,
     Batch,
     Recorder,

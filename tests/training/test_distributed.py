@@ -19,7 +19,7 @@ from saev.sae.nested import Matryoshka
 from saev.sae.objectives import PAnneal, TargetL0
 from saev.training.distributed import gather_rows, rank, world_size
 from saev.training.sae_module import SAETraining
-from tests.modules.planted import LIGHTNING_WARNINGS, Batch, Recorder, activations, fit, make_module
+from tests.fakes.planted import LIGHTNING_WARNINGS, Batch, Recorder, activations, fit, make_module
 
 pytestmark = [pytest.mark.slow, *LIGHTNING_WARNINGS]
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from saev.cli.command import folder_name, refuse_multirun_ddp
 
-APP = Path(__file__).parent / "app"
+APP = Path(__file__).parents[1] / "fakes" / "app"
 
 
 def line(*arguments: str) -> list[str]:

@@ -19,7 +19,7 @@ from saev.sae.nested import Matryoshka, MultiTopK
 from saev.sae.objectives import L1, L0Penalty, PAnneal, TanhPenalty, TargetL0
 from saev.sae.threshold import calibrate_threshold_
 from saev.training.sae_module import SAETraining
-from tests.modules.planted import LIGHTNING_WARNINGS, activations, fit, make_module
+from tests.fakes.planted import LIGHTNING_WARNINGS, activations, fit, make_module
 
 pytestmark = LIGHTNING_WARNINGS
 

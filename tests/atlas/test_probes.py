@@ -15,7 +15,7 @@ from saev.concepts.best_latents import Concepts, score_concepts
 from saev.errors import UserError
 from saev.metrics.ood import code_surprise, separation
 from saev.sae import SAEConfig, SparseAutoencoder
-from tests.latents.test_codes import build
+from tests.fakes.codes import build
 
 N, P, S = 90, 3, 8
 

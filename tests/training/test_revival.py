@@ -10,7 +10,7 @@ from saev.sae.decoders import FrozenAtoms
 from saev.sae.gated import GatedL1
 from saev.sae.objectives import TargetL0
 from saev.training.sae_module import SAETraining
-from tests.modules.planted import LIGHTNING_WARNINGS, activations, fit, make_module
+from tests.fakes.planted import LIGHTNING_WARNINGS, activations, fit, make_module
 
 pytestmark = LIGHTNING_WARNINGS
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from saev.codes.running_sums import LatentStatistics
-from tests.latents.test_codes import N_IMAGES, N_LATENTS, N_TOKENS, build, dense_codes
+from tests.fakes.codes import N_IMAGES, N_LATENTS, N_TOKENS, build, dense_codes
 
 LABELS = np.array([0, 1, 2, 0, 1, 2, -1, 0, 1, 2, 0])
 

@@ -7,19 +7,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, roc_auc_score
 
-from saev.concepts.pair_scores import Codes, at_thresholds, coverage_at, purity_at, score_pairs
-
-
-def random_codes(n_rows: int, n_latents: int, seed: int, levels: int = 4) -> np.ndarray:
-    """Rows × latents, more than half of it zero, few distinct values: ties everywhere."""
-    rng = np.random.default_rng(seed)
-    dense = rng.integers(0, levels + 1, (n_rows, n_latents)) / levels
-    return (dense * (rng.random(dense.shape) < 0.5)).astype(np.float32)
-
-
-def sparse_codes(dense: np.ndarray) -> Codes:
-    latent, row = dense.T.nonzero()
-    return Codes(latent, row, dense[row, latent], dense.shape[1], dense.shape[0])
+from saev.concepts.pair_scores import at_thresholds, coverage_at, purity_at, score_pairs
+from tests.fakes.codes import random_codes, sparse_codes
 
 
 def random_labels(n_rows: int, n_concepts: int, seed: int) -> np.ndarray:

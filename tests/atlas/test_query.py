@@ -12,7 +12,7 @@ from saev.atlas.atlas import TABLES, Atlas
 from saev.atlas.query import ask
 from saev.codes.store import CodeStore
 from saev.errors import UserError
-from tests.latents.test_codes import build
+from tests.fakes.codes import build
 
 N_IMAGES, N_TOKENS, N_LATENTS = 6, 4, 5
 IDS = [f"{kind}/{number}" for kind in ("cat", "dog") for number in range(3)]
