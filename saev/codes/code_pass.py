@@ -1,4 +1,4 @@
-"""One pass over images: what the dictionary says of every token goes to disk, sparsely.
+"""Code pass: one pass over images that writes the sparse codes of every token to disk.
 
 Suffixes: b images, t tokens, p chosen tokens, d width, s latents.
 """

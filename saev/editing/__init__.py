@@ -1,8 +1,10 @@
-"""What one can do to a running model: replace its activations, edit codes, steer along directions.
+"""Editing: what one can do to a running model.
 
-Read in this order: ``tokens`` (where to write), ``code_edits`` (z → z'), ``edits`` (the same by
-name), ``tap_edit`` (edits inside the running model), ``directions``, ``replacement``,
-``steering_effects``.
+edits: edits on codes, z → z'
+steering: edited codes in the running model
+replacement: activations replaced by reconstruction, mean, zeros
+directions: baseline edits along directions of equal norm
+steering_effects: effect of steering a latent on the model's logits
 """
 
 from saev.editing.replacement import ARMS as ARMS

@@ -1,4 +1,4 @@
-"""How much of a model's prediction survives when its activations are replaced."""
+"""Downstream fidelity: how much of a prediction survives when activations are replaced."""
 
 from collections.abc import Mapping
 

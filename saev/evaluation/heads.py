@@ -1,4 +1,4 @@
-"""Scoring a trained head: clean, under any edit, and under the control arms of a dictionary.
+"""Evaluation of a trained head: clean, under any edit, and under the control arms of a dictionary.
 
 Shape legend: b images, t tokens, d width, c classes, n scored rows (images or patches).
 """

@@ -1,4 +1,4 @@
-"""One pass over images for all dictionaries of one model, image by image.
+"""Image pass: one for all dictionaries of one model, image by image.
 
 Suffixes: b images, p chosen tokens, d width, s latents.
 """
