@@ -4,20 +4,21 @@
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from datamodules.activations.format import Manifest
-from datamodules.activations.verify import require_intact
-from datamodules.images import ImageSource
-from saev.backbones import Backbone
 from saev.cli.command import command, refuse_multirun_ddp
 from saev.cli.console import print_next, print_table
 from saev.cli.tracked_run import tracked_run
-from saev.recording.recorder import record as record_layers
-from saev.recording.request import RecordingRequest
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from datamodules.activations import Manifest
+    from datamodules.images import ImageSource
+    from saev.backbones import Backbone
 
 
 def record(cfg: DictConfig) -> dict[int, Path]:
@@ -26,6 +27,10 @@ def record(cfg: DictConfig) -> dict[int, Path]:
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
+    import lightning as L
+
+    from datamodules.activations import Manifest
+
     refuse_multirun_ddp(cfg)
     out_dir = Path(cfg.paths.run)
     trainer = cfg.trainer
@@ -37,17 +42,7 @@ def record(cfg: DictConfig) -> dict[int, Path]:
     fabric.launch()
     with tracked_run(cfg, out_dir, verb="record") as tracking:
         backbone, source = instantiate(cfg.backbone), instantiate(cfg.images)
-        folders = record_layers(
-            request_of(cfg, backbone, source),
-            backbone.to(fabric.device),
-            source,
-            cfg.record.root,
-            batch_size=cfg.record.batch_size,
-            num_workers=cfg.record.num_workers,
-            precision=str(cfg.record.precision),
-            max_norm=cfg.tokens.max_norm,
-            fabric=fabric,
-        )
+        folders = record_all(cfg, backbone, source, fabric)
         manifests = {layer: Manifest.read(folder) for layer, folder in folders.items()}
         for layer, manifest in manifests.items():
             tracking.log_artifact(folders[layer] / "manifest.json", f"layer{layer}")
@@ -56,21 +51,38 @@ def record(cfg: DictConfig) -> dict[int, Path]:
     return folders
 
 
-def request_of(cfg: DictConfig, backbone: Backbone, source: ImageSource) -> RecordingRequest:
-    """What ``tokens`` and ``record`` ask for. ``backbone.layer`` is always among the layers."""
-    return RecordingRequest.of(
+def record_all(
+    cfg: DictConfig, backbone: "Backbone", source: "ImageSource", fabric: "L.Fabric"
+) -> dict[int, Path]:
+    """Records every layer of ``record.layers``, and ``backbone.layer``, that is not on disk yet."""
+    from saev.recording.recorder import record
+    from saev.recording.request import RecordingRequest
+
+    settings = cfg.record
+    request = RecordingRequest.of(
         backbone,
         source,
-        [backbone.layer, *(cfg.record.layers or [])],
+        [backbone.layer, *(settings.layers or [])],
         tokens=cfg.tokens.which,
         n_per_image=cfg.tokens.n_per_image,
-        dtype=cfg.record.dtype,
-        images_per_shard=cfg.record.images_per_shard,
-        seed=cfg.record.seed,
+        dtype=settings.dtype,
+        images_per_shard=settings.images_per_shard,
+        seed=settings.seed,
+    )
+    return record(
+        request,
+        backbone.to(fabric.device),
+        source,
+        settings.root,
+        batch_size=settings.batch_size,
+        num_workers=settings.num_workers,
+        precision=str(settings.precision),
+        max_norm=cfg.tokens.max_norm,
+        fabric=fabric,
     )
 
 
-def _show(folders: dict[int, Path], manifests: dict[int, Manifest]) -> None:
+def _show(folders: dict[int, Path], manifests: "dict[int, Manifest]") -> None:
     rows = []
     for layer, manifest in manifests.items():
         statistics = manifest.statistics
@@ -92,6 +104,8 @@ def _show(folders: dict[int, Path], manifests: dict[int, Manifest]) -> None:
 
 def check(folder: str) -> None:
     """Recomputes every checksum of a recording; raises UserError when a shard is damaged."""
+    from datamodules.activations.verify import require_intact
+
     require_intact(folder)
     print_table(f"{folder}: every shard is as recorded", [], [])
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,9 +13,11 @@ from datamodules.activations.format import MANIFEST_NAME, Manifest
 from datamodules.images import ImageSource
 from saev.backbones import Backbone, as_backbone
 from saev.defaults import defaults
-from saev.recording.recorder import Ranks, record
 from saev.recording.request import RecordingRequest
 from saev.sources import Images, open_images
+
+if TYPE_CHECKING:
+    from saev.recording.recorder import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ def record_activations(
     num_workers: int = RECORD["num_workers"],
     seed: int = RECORD["seed"],
     also_layers: Sequence[int] = (),
-    fabric: Ranks | None = None,
+    fabric: "Ranks | None" = None,
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> Recording:
@@ -90,6 +92,8 @@ def record_activations(
     Raises:
         UserError: a broken image, values that the dtype cannot hold, a full disk, an unknown block.
     """
+    from saev.recording.recorder import record
+
     backbone, source = as_backbone(backbone), open_images(images)
     block = backbone.resolve_layer(backbone.layer if layer is None else layer)
     request = RecordingRequest.of(

@@ -1,11 +1,11 @@
-"""Fitting a dictionary to activations: with Lightning, from tars or arrays to a `SparseAutoencoder`."""
+"""Fit of a dictionary to activations, with Lightning: from tars or arrays to a `SparseAutoencoder`."""
 
 import logging
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -23,10 +23,12 @@ from saev.defaults import defaults, names, node
 from saev.errors import UserError
 from saev.recording.record_activations import Recording
 from saev.sae import SparseAutoencoder
-from saev.sae.baselines import Baseline
 from saev.sae.threshold import calibrate_threshold_
 from saev.training.distributed import broadcast_from_first
 from saev.training.sae_module import SAETraining
+
+if TYPE_CHECKING:
+    from saev.sae.baselines import Baseline
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ CALIBRATION_TOKENS = 65_536
 """Tokens on which BatchTopK's threshold is measured when training ends."""
 
 TRAIN, TOKENS, DATA = defaults("train"), defaults("train", "tokens"), defaults("train", "data")
-TRAINER, MODELS = defaults("trainer/default"), ("SAETraining", "Baseline")
+TRAINER = defaults("trainer/default")
+KINDS = ("SAETraining", "Baseline")
 
 Data = ActivationDataModule | InMemoryActivations
 
@@ -114,7 +117,7 @@ def fit_dictionary(
             )
             width = data.width
         fitted = build_model(model, width, settings)
-        if isinstance(fitted, Baseline):
+        if not isinstance(fitted, SAETraining):
             sae = fit_baseline_to(fitted, data, source)
         else:
             with TemporaryDirectory() as scratch:
@@ -148,7 +151,7 @@ def _has_no_validation(data: Data) -> bool:
     return isinstance(data, InMemoryActivations) and len(data.heldout) == 0
 
 
-def build_model(model: str, d_model: int, settings: dict[str, Any]) -> SAETraining | Baseline:
+def build_model(model: str, d_model: int, settings: dict[str, Any]) -> "SAETraining | Baseline":
     """The module of a file of ``conf/model`` with some of its keys replaced.
 
     Raises:
@@ -173,7 +176,7 @@ def build_model(model: str, d_model: int, settings: dict[str, Any]) -> SAETraini
 
 
 def _is_dictionary(name: str) -> bool:
-    return str(node(f"model/{name}").get("_target_", "")).endswith(MODELS)
+    return str(node(f"model/{name}").get("_target_", "")).endswith(KINDS)
 
 
 def start_at_data(module: SAETraining, data: Data, seed: int, *, resumes: bool = False) -> None:
@@ -205,7 +208,7 @@ def exported(
 
 
 def fit_baseline_to(
-    baseline: Baseline, data: Data, source: ImageSource | None = None
+    baseline: "Baseline", data: Data, source: ImageSource | None = None
 ) -> SparseAutoencoder:
     """The baseline fitted to training activations, in one go."""
     data.prepare_data()

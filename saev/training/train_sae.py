@@ -1,4 +1,4 @@
-"""Training a dictionary for a command: recorded activations, fit, evaluation."""
+"""Dictionary training for a command: recorded activations, fit, evaluation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +13,8 @@ from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.cli.console import override, print_next
 from saev.errors import UserError
-from saev.evaluation.report import evaluate_and_report
 from saev.recording.record_activations import identity, record_activations, settings_of
 from saev.sae import SparseAutoencoder
-from saev.sae.baselines import Baseline
 from saev.tracking import Tracking, file_sha256, is_main_process
 from saev.training.distributed import part_ways
 from saev.training.fit import check_resumable, exported, fit_baseline_to, start_at_data
@@ -35,7 +33,7 @@ def train_sae(
         UserError: one sentence on what cannot be done and what to set.
     """
     module = instantiate(cfg.model, d_model=backbone.width)
-    if isinstance(module, Baseline):
+    if not isinstance(module, SAETraining):
         if cfg.ckpt_path is not None:
             raise UserError(
                 f"ckpt_path={cfg.ckpt_path} has no effect: {module.kind} is fitted in one go"
@@ -49,9 +47,12 @@ def train_sae(
         check_schedules(module, cfg)
         data = _data(cfg, backbone, source, module.sae.cfg)
         sae = _train(cfg, module, data, source, out_dir, tracking)
+    from saev.evaluation.report import evaluate_and_report  # not before training is over
+
     if is_main_process():
         _keep(sae, data, out_dir / "sae", tracking)
-    steps = None if isinstance(module, Baseline) else cfg.trainer.max_steps
+    trained = isinstance(module, SAETraining)
+    steps = cfg.trainer.max_steps if trained else None
     metrics = evaluate_and_report(
         sae,
         backbone,
@@ -63,7 +64,7 @@ def train_sae(
         step=steps,
     )
     commands = [f"python -m saev.evaluate {override('sae', out_dir / 'sae')}", "make ui"]
-    if not isinstance(module, Baseline):
+    if trained:
         commands.insert(1, "python -m saev.train -m model.k=16,32,64")
     print_next(commands)
     return metrics
