@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from datamodules.images import ImageSource
-from saev.backbones import Backbone, load_backbone
+from saev.backbones import Backbone
 from saev.cli.command import command
 from saev.cli.console import print_next
 from saev.cli.tracked_run import tracked_run
@@ -22,7 +22,8 @@ from saev.evaluation.baselines.table import PassSettings, baseline_table, report
 from saev.evaluation.choice.choice import choose, show
 from saev.evaluation.choice.outcome import ChoiceSettings
 from saev.evaluation.report import evaluate_and_report
-from saev.heads import TrainedHead, load_head
+from saev.heads import load_head
+from saev.loading import backbone_of
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking
 
@@ -41,7 +42,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         sae = SparseAutoencoder.from_pretrained(cfg.sae)
         tracking.set_tags({"saev.sae": str(cfg.sae), "saev.manifest_id": str(sae.cfg.manifest_id)})
         head = load_head(cfg.head) if cfg.head is not None else None
-        backbone = backbone_of(sae, cfg.sae, cfg.backbone.weights, head)
+        backbone = backbone_of(sae, str(cfg.sae), weights=cfg.backbone.weights, head=head)
         images = cfg.get("images") or (head and head.recipe.get("images")) or sae.cfg.images
         if images is None:
             raise UserError(f"{cfg.sae} does not say which images it was trained on; set images=…")
@@ -96,30 +97,6 @@ def choose_in_sweep(cfg: DictConfig) -> None:
         choice = choose(str(cfg.sweep), settings, out_dir, tracking)
     show(choice)
     print_next([f"xdg-open {out_dir / 'choice' / 'index.html'}", "make ui"])
-
-
-def backbone_of(
-    sae: SparseAutoencoder, name: str, weights: str | None, head: TrainedHead | None = None
-) -> Backbone:
-    """The backbone an SAE was trained on, from ``weights`` where they have moved.
-
-    With a ``head``, as the head was trained on it: its preprocessing may differ.
-    """
-    if sae.cfg.backbone is None or sae.cfg.layer is None:
-        raise UserError(f"{name} does not say which backbone and layer it belongs to")
-    if (
-        head is not None
-        and head.backbone["weights"]["sha256"] != sae.cfg.backbone["weights"]["sha256"]
-    ):
-        raise UserError(
-            f"the head was trained on {head.backbone['name']} and {name} on "
-            f"{sae.cfg.backbone['name']}, or on other weights of it; give a head of the same model"
-        )
-    spec = dict((sae.cfg.backbone if head is None else head.backbone)["spec"])
-    spec["layer"] = sae.cfg.layer
-    if weights is not None:
-        spec["weights"] = weights
-    return load_backbone(**spec)
 
 
 @command("evaluate")
