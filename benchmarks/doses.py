@@ -20,6 +20,7 @@ import torch
 from datamodules.images import FolderImages
 from saev.editing.tokens import Tokens
 from saev.errors import UserError
+from saev.heads import load_head
 from saev.intervention.arms.arms import ArmPlan
 from saev.intervention.arms.runner import Runner, TestSet, read_test_images
 from saev.intervention.choose.discovery import discover
@@ -27,9 +28,10 @@ from saev.intervention.choose.proposals import Proposal, Proposer, concepts_of
 from saev.intervention.hypothesis import HypothesisFile, Selector
 from saev.intervention.judge.tally import Question, Tally, other_change
 from saev.intervention.readout import Readout, make_readout
-from saev.intervention.report.from_config import backbone_for, read_hypothesis
+from saev.intervention.report.from_config import read_hypothesis
 from saev.intervention.setting import Setting
 from saev.intervention.splits import choose_images, images_for
+from saev.loading import backbone_of
 from saev.sae import SparseAutoencoder
 
 SETTINGS = ((1, -1.0), (3, -1.0), (10, -0.5), (10, -1.0))
@@ -49,7 +51,7 @@ def pilot(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sae = SparseAutoencoder.from_pretrained(folder).to(device).eval()
-    backbone = backbone_for(sae, folder, weights, head).to(device)
+    backbone = backbone_of(sae, folder, weights=weights, head=load_head(head)).to(device)
     source = FolderImages([root])
     readout = make_readout(head, backbone, source).to(device)
     if readout.per != "image":

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from datamodules.images import ImageSource
     from saev.backbones import Backbone
     from saev.evaluation.baselines.methods import BaselineSettings
-    from saev.heads import TrainedHead
     from saev.sae import SparseAutoencoder
 
 
@@ -33,6 +32,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from saev.evaluation.baselines.methods import BaselineSettings
     from saev.evaluation.report import evaluate_and_report
     from saev.heads import load_head
+    from saev.loading import backbone_of
     from saev.sae import SparseAutoencoder
 
     if cfg.sae is None:
@@ -43,7 +43,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         sae = SparseAutoencoder.from_pretrained(cfg.sae)
         tracking.set_tags({"saev.sae": str(cfg.sae), "saev.manifest_id": str(sae.cfg.manifest_id)})
         head = load_head(cfg.head) if cfg.head is not None else None
-        backbone = backbone_of(sae, cfg.sae, cfg.backbone.weights, head)
+        backbone = backbone_of(sae, str(cfg.sae), weights=cfg.backbone.weights, head=head)
         images = cfg.get("images") or (head and head.recipe.get("images")) or sae.cfg.images
         if images is None:
             raise UserError(f"{cfg.sae} does not say which images it was trained on; set images=…")
@@ -103,32 +103,6 @@ def choose_in_sweep(cfg: DictConfig) -> None:
         choice = choose(str(cfg.sweep), settings, out_dir, tracking)
     show(choice)
     print_next([f"xdg-open {out_dir / 'choice' / 'index.html'}", "make ui"])
-
-
-def backbone_of(
-    sae: "SparseAutoencoder", name: str, weights: str | None, head: "TrainedHead | None" = None
-) -> "Backbone":
-    """The backbone an SAE was trained on, from ``weights`` where they have moved.
-
-    With a ``head``, as the head was trained on it: its preprocessing may differ.
-    """
-    from saev.backbones import load_backbone
-
-    if sae.cfg.backbone is None or sae.cfg.layer is None:
-        raise UserError(f"{name} does not say which backbone and layer it belongs to")
-    if (
-        head is not None
-        and head.backbone["weights"]["sha256"] != sae.cfg.backbone["weights"]["sha256"]
-    ):
-        raise UserError(
-            f"the head was trained on {head.backbone['name']} and {name} on "
-            f"{sae.cfg.backbone['name']}, or on other weights of it; give a head of the same model"
-        )
-    spec = dict((sae.cfg.backbone if head is None else head.backbone)["spec"])
-    spec["layer"] = sae.cfg.layer
-    if weights is not None:
-        spec["weights"] = weights
-    return load_backbone(**spec)
 
 
 @command("evaluate")

@@ -1,31 +1,84 @@
 """SAE folder or hub id → the dictionary, the backbone and the images it belongs to."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
+from torch import nn
 
 from datamodules.images import ImageSource
-from saev.backbones import Backbone, load_backbone
+from saev.backbones import Backbone, as_backbone, load_backbone
 from saev.errors import UserError
+from saev.heads import TrainedHead
 from saev.sae import SparseAutoencoder
 
 
-def open_dictionary(name: str, weights: str | None = None) -> tuple[SparseAutoencoder, Backbone]:
-    """The SAE and the backbone it was trained on, from ``weights`` where they have moved.
+def open_dictionary(
+    sae: str | Path | SparseAutoencoder,
+    weights: str | None = None,
+    backbone: str | Backbone | nn.Module | None = None,
+) -> tuple[SparseAutoencoder, Backbone]:
+    """The SAE and the backbone it was trained on.
+
+    Args:
+        sae: a folder, an id of the hub, or a dictionary as it is.
+        weights: of the backbone, where they have moved.
+        backbone: the model itself, where no name rebuilds it.
 
     Raises:
         UserError: no such dictionary, it does not say what it belongs to, or the weights are others.
     """
-    sae = SparseAutoencoder.from_pretrained(name)
+    name = "the dictionary" if isinstance(sae, SparseAutoencoder) else str(sae)
+    if not isinstance(sae, SparseAutoencoder):
+        sae = SparseAutoencoder.from_pretrained(sae)
     if sae.cfg.backbone is None or sae.cfg.layer is None or sae.cfg.tokens is None:
         raise UserError(f"{name} does not say which backbone, layer and tokens it belongs to")
-    spec = dict(sae.cfg.backbone["spec"])
+    found = backbone_of(sae, name, weights=weights, backbone=backbone)
+    check_belongs(sae, found)
+    return sae, found
+
+
+def backbone_of(
+    sae: SparseAutoencoder,
+    name: str,
+    *,
+    weights: str | None = None,
+    backbone: str | Backbone | nn.Module | None = None,
+    head: TrainedHead | None = None,
+) -> Backbone:
+    """The backbone a dictionary was trained on, tapped at its layer.
+
+    ``weights`` says where its weights are now. With a ``head`` it prepares pictures as the head's
+    did: one for segmentation has seen them whole, whatever the dictionary was trained on.
+
+    Raises:
+        UserError: the dictionary does not say what it belongs to, the head belongs to another model,
+            or the model was an object and is not given.
+    """
+    trained = sae.cfg.backbone
+    if trained is None or sae.cfg.layer is None:
+        raise UserError(f"{name} does not say which backbone and layer it belongs to")
+    if head is not None and head.backbone["weights"]["sha256"] != trained["weights"]["sha256"]:
+        raise UserError(
+            f"the head was trained on {head.backbone['name']} and {name} on {trained['name']}, or on "
+            "other weights of it; give a head of the same model"
+        )
+    spec = {**(trained if head is None else head.backbone)["spec"], "layer": sae.cfg.layer}
+    if backbone is not None:
+        return rebuild_backbone(spec, backbone)
     if weights is not None:
         spec["weights"] = weights
-    backbone = load_backbone(**spec)
-    check_belongs(sae, backbone)
-    return sae, backbone
+    return load_backbone(**spec)
+
+
+def rebuild_backbone(spec: Mapping[str, Any], backbone: str | Backbone | nn.Module) -> Backbone:
+    """A backbone that is given as an object, prepared as ``spec`` says that it was."""
+    if not isinstance(backbone, nn.Module) or isinstance(backbone, Backbone):
+        return as_backbone(backbone)
+    return load_backbone(
+        backbone, spec["name"], layer=spec["layer"], transform=spec.get("transform")
+    )
 
 
 def images_for(sae: SparseAutoencoder, name: str, images: Any) -> ImageSource:
@@ -60,9 +113,18 @@ def check_belongs(sae: SparseAutoencoder, backbone: Backbone) -> None:
             f"the SAE reads {sae.cfg.d_model} dimensions and {backbone.name} has {backbone.width}; "
             f"it was trained on {trained.get('name')}"
         )
+    check_same_weights("SAE", trained, backbone)
+
+
+def check_same_weights(what: str, trained: Mapping[str, Any], backbone: Backbone) -> None:
+    """Raises UserError unless a backbone has the weights of the one that something was made for."""
     expected, found = trained.get("weights", {}).get("sha256"), backbone.weights["sha256"]
-    if expected is not None and expected != found:
-        raise UserError(
-            f"the SAE was trained on {trained.get('name')} with weights {expected[:12]}…, these are "
-            f"{found[:12]}…; set backbone.weights to the file it was trained on"
-        )
+    if expected is None or expected == found:
+        return
+    remedy = "set backbone.weights to the file it was trained on"
+    if trained["weights"].get("kind") == "object":
+        remedy = "give the model object as it was then"
+    raise UserError(
+        f"the {what} was trained on {trained.get('name')} with weights {expected[:12]}…, these are "
+        f"{found[:12]}…; {remedy}"
+    )

@@ -16,7 +16,6 @@ micro/: the embedded micro ViT
 """
 
 from saev.backbones.base import Backbone, BackboneOutput
-from saev.backbones.load import load_backbone
+from saev.backbones.load import as_backbone, load_backbone
 
-__all__ = ["Backbone", "BackboneOutput", "load_backbone"]
-
+__all__ = ["Backbone", "BackboneOutput", "as_backbone", "load_backbone"]

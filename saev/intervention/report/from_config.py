@@ -8,7 +8,6 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.images import ImageSource
-from saev.backbones import Backbone, load_backbone
 from saev.cli.console import print_table
 from saev.cli.results import device_of, keep_metrics
 from saev.defaults import CONF_DIR
@@ -21,6 +20,7 @@ from saev.intervention.readout import OWN_HEADS, make_readout
 from saev.intervention.report.files import write_files
 from saev.intervention.report.page import power_of, write_page
 from saev.intervention.setting import setting_of
+from saev.loading import backbone_of
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking
 
@@ -46,8 +46,10 @@ def intervene_and_report(
     tracking.log_artifact(report / "hypothesis.yaml", "report")
     tracking.set_tags({"saev.sha256.hypothesis_file": file.sha256()})
     device = device_of(cfg.trainer.accelerator)
-    backbone = backbone_for(sae, str(cfg.sae), cfg.backbone.weights, str(cfg.head))
-    readout = make_readout(str(cfg.head), backbone, source)
+    head = str(cfg.head)
+    trained = load_head(head) if head not in OWN_HEADS and Path(head).is_dir() else None
+    backbone = backbone_of(sae, str(cfg.sae), weights=cfg.backbone.weights, head=trained)
+    readout = make_readout(head, backbone, source)
     setting = setting_of(cfg, file, sae, backbone, readout, source, device)
 
     def register(content: dict[str, Any], sha256: str) -> None:
@@ -90,23 +92,6 @@ def read_hypothesis(where: str | None, concepts: Any) -> tuple[HypothesisFile, s
         raise UserError(f"hypothesis={where} holds no key: value pairs")
     file = HypothesisFile.from_dict(content, f"hypothesis={where}")
     return file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-
-
-def backbone_for(sae: SparseAutoencoder, name: str, weights: str | None, head: str) -> Backbone:
-    """The SAE's backbone, preparing pictures as the head's was: a segmentation head has seen them
-    whole, whatever the SAE was trained on."""
-    if sae.cfg.backbone is None or sae.cfg.layer is None:
-        raise UserError(f"{name} does not say which backbone and layer it belongs to")
-    spec = dict(sae.cfg.backbone["spec"])
-    if head not in OWN_HEADS and Path(head).is_dir():
-        seen = load_head(head).backbone.get("spec", {})
-        for key in ("resize", "crop_pct", "image_size"):
-            spec.pop(key, None)
-            if seen.get(key) is not None:
-                spec[key] = seen[key]
-    if weights is not None:
-        spec["weights"] = str(Path(weights).expanduser())
-    return load_backbone(**spec)
 
 
 def metrics_of(outcome: Outcome) -> dict[str, float]:
