@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import lightning as L
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from saev.cli.command import command
@@ -36,7 +37,9 @@ def compare(cfg: DictConfig) -> dict[str, float]:
             open_dictionary(sae, weights)
             for sae, weights in zip(cfg.saes, _each(cfg, "weights"), strict=True)
         ]
-        sources = sources_for(opened[0][0], cfg.saes[0], cfg.images, cfg.more_images)
+        images = instantiate(cfg.images) if cfg.images is not None else None
+        more = {key: instantiate(node) for key, node in (cfg.more_images or {}).items()}
+        sources = sources_for(opened[0][0], cfg.saes[0], images, more)
         device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
         found = compare_dictionaries(
             dict(zip(names, opened, strict=True)), sources, Path(cfg.paths.codes), settings, device

@@ -42,7 +42,9 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     with tracked_run(cfg, out_dir, verb="describe") as tracking:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         sae, backbone = open_dictionary(cfg.sae, cfg.backbone.weights)
-        sources = sources_for(sae, cfg.sae, cfg.images, cfg.more_images)
+        images = instantiate(cfg.images) if cfg.images is not None else None
+        more = {key: instantiate(node) for key, node in (cfg.more_images or {}).items()}
+        sources = sources_for(sae, cfg.sae, images, more)
         embedder = instantiate(cfg.embedder) if cfg.embedder is not None else None
         atlas = AtlasSettings(**{**cfg.atlas, "shard": tuple(cfg.atlas.shard)})
         naming = NamingSettings(**cfg.naming)

@@ -23,6 +23,7 @@ from saev.evaluation.choice.choice import choose, show
 from saev.evaluation.choice.outcome import ChoiceSettings
 from saev.evaluation.report import evaluate_and_report
 from saev.heads import TrainedHead, load_head
+from saev.loading import images_for
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking
 
@@ -42,10 +43,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         tracking.set_tags({"saev.sae": str(cfg.sae), "saev.manifest_id": str(sae.cfg.manifest_id)})
         head = load_head(cfg.head) if cfg.head is not None else None
         backbone = backbone_of(sae, cfg.sae, cfg.backbone.weights, head)
-        images = cfg.get("images") or (head and head.recipe.get("images")) or sae.cfg.images
-        if images is None:
-            raise UserError(f"{cfg.sae} does not say which images it was trained on; set images=…")
-        source = instantiate(images)
+        images = instantiate(cfg.images) if cfg.get("images") else None
+        source = images_for(sae, cfg.sae, images, head)
         metrics = evaluate_and_report(
             sae,
             backbone,

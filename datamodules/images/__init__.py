@@ -5,6 +5,7 @@ from datamodules.images.batches import image_batches
 from datamodules.images.dataset import ImageBatch, ImageDataset, LoadedImage
 from datamodules.images.decode import BrokenImage
 from datamodules.images.folder import FolderImages
+from datamodules.images.from_spec import source_from_spec
 from datamodules.images.scenes import ScenesImages
 from datamodules.images.segmentation import SegmentationImages
 from datamodules.images.webdataset import WebDatasetImages
@@ -21,4 +22,5 @@ __all__ = [
     "SegmentationImages",
     "WebDatasetImages",
     "image_batches",
+    "source_from_spec",
 ]
