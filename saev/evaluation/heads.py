@@ -16,13 +16,13 @@ from datamodules.activations.format import Manifest
 from datamodules.activations.tar import iter_samples
 from datamodules.features import item_of
 from datamodules.images import ImageBatch, ImageItem, ImageSource, image_batches
-from datamodules.images.decode import IGNORE
+from datamodules.patches import IGNORE, majority_of_labelled
 from saev.backbones import Backbone
 from saev.editing import Edit, control_arms
 from saev.errors import UserError
 from saev.heads import TrainedHead
 from saev.heads.scores import ClassificationScores, SegmentationScores
-from saev.heads.targets import class_names_of, image_mask, patch_labels
+from saev.heads.targets import class_names_of, image_mask
 from saev.metrics import PredictionFidelity
 from saev.sae import SparseAutoencoder
 
@@ -165,9 +165,12 @@ class PatchTargets(ImageTargets):
         return SegmentationScores(self.head)
 
     def __call__(self, items: Sequence[ImageItem]) -> tuple[Tensor, ...]:
-        n_classes = len(self.head.class_names)
+        n_classes, grid = len(self.head.class_names), self.backbone.grid
         masks = [self.lookup[image_mask(self.source, item, self.backbone)] for item in items]
-        patches = [patch_labels(mask, self.backbone.grid, n_classes) for mask in masks]
+        patches = [
+            torch.from_numpy(majority_of_labelled(mask.numpy(), grid, n_classes)).view(grid)
+            for mask in masks
+        ]
         device = self.head.weight.device
         return torch.stack(masks).to(device), torch.stack(patches).to(device)
 
