@@ -11,7 +11,7 @@ from scipy import sparse
 from datamodules.images import ImageItem, ImageSource, ScenesImages
 from datamodules.images.selection import draw
 from datamodules.patches import patch_shares
-from datamodules.scenes import ATTRIBUTES, draw_scene
+from datamodules.scenes import ATTRIBUTES
 from saev.backbones import Backbone
 from saev.concepts.best_latents import Concepts
 from saev.errors import UserError
@@ -210,7 +210,7 @@ def _objects(
     at: list[tuple[np.ndarray, np.ndarray]] = []
     usable = np.zeros((len(items), n_tokens), bool)
     for number, item in enumerate(items):
-        scene = draw_scene(source.seed, int(item.image_id.rpartition("/")[2]), source.size)
+        scene = source.scene(item)
         shares = shares_of(scene.object_mask, 1 + MAX_OBJECTS, backbone)
         owner = shares.argmax(1)
         usable[number] = shares[np.arange(n_tokens), owner] >= 0.5

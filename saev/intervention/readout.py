@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from datamodules.images import ImageItem, ImageSource, ScenesImages
 from datamodules.patches import majority_with_share
-from datamodules.scenes import ATTRIBUTES, PATCH_ATTRIBUTES, draw_scene
+from datamodules.scenes import ATTRIBUTES, PATCH_ATTRIBUTES
 from saev.backbones import Backbone, BackboneOutput
 from saev.errors import UserError
 from saev.heads import TrainedHead, load_head
@@ -152,7 +152,7 @@ def _attributes(backbone: Backbone, source: ImageSource) -> Readout:
         return torch.cat([per_patch[attribute] for attribute in PATCH_ATTRIBUTES], -1)
 
     def labels(item: ImageItem) -> UnitLabels:
-        scene = draw_scene(source.seed, int(item.image_id.rpartition("/")[2]), source.size)
+        scene = source.scene(item)
         found = []
         for attribute, (first, last) in zip(PATCH_ATTRIBUTES, spans, strict=True):
             mask = backbone.mask_transform(getattr(scene, f"{attribute}_mask"))
