@@ -27,7 +27,6 @@ from saev.errors import UserError
 
 HUB = "hf-hub:"
 CONFIG_NAME = "open_clip_config.json"
-PREPROCESS_KEYS = ("mean", "std", "interpolation")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def choose_images(
 def _items(source: ImageSource, which: str | tuple[str, ...], name: str) -> list[ImageItem]:
     if isinstance(which, str):
         try:
-            return source.split(which) if which != "train" else source.split("train")
+            return source.split(which)
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
     by_id = {item.image_id: item for item in source.items}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from saev.backbones.transform import to_picture
 from saev.editing.steering import Steering
 from saev.intervention.arms.runner import Batch
 from saev.intervention.choose.proposals import Latents
@@ -79,13 +80,9 @@ def _predict(outcome: Outcome, batch: Batch, steering: Steering | None) -> Predi
 
 def _picture(outcome: Outcome, image: int) -> UInt8[np.ndarray, "h w 3"]:
     """As the model sees it."""
-    setting = outcome.setting
-    pixels = setting.backbone.transform(setting.source.load(outcome.test.items[image]))
-    mean, std = (
-        torch.tensor(v)[:, None, None] for v in (setting.backbone.mean, setting.backbone.std)
-    )
-    rgb = (pixels * std + mean).clamp(0, 1) * 255
-    return rgb.permute(1, 2, 0).round().byte().numpy()
+    backbone = outcome.setting.backbone
+    pixels = backbone.transform(outcome.setting.source.load(outcome.test.items[image]))
+    return to_picture(pixels, backbone.mean, backbone.std)
 
 
 def _masks(
