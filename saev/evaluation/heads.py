@@ -20,6 +20,7 @@ from datamodules.patches import IGNORE, majority_of_labelled
 from saev.backbones import Backbone
 from saev.editing import Edit, control_arms
 from saev.errors import UserError
+from saev.evaluation.fidelity import predictions_under, recovered
 from saev.heads import TrainedHead
 from saev.heads.scores import ClassificationScores, SegmentationScores
 from saev.heads.targets import class_names_of, image_mask
@@ -122,10 +123,7 @@ def head_fidelity(
         for key, value in scores.of(arm).items():
             if "/" not in key:
                 flat[f"fidelity/{key}/{arm}"] = value
-    if flat["fidelity/kl/mean_ablated"] > 0:
-        share = flat["fidelity/kl/reconstructed"] / flat["fidelity/kl/mean_ablated"]
-        flat["fidelity/kl_recovered"] = 1.0 - share
-    return flat
+    return flat | recovered(flat)
 
 
 class ImageTargets:
@@ -230,8 +228,7 @@ class _Arms:
         acts_btd = self.backbone.tap(images, [layer])[layer]
         clean = self.head(self.backbone.resume(acts_btd, layer))
         self._add("clean", clean, clean, targets)
-        for name, edit in self.arms.items():
-            logits = self.head(self.backbone.resume(edit(acts_btd), layer))
+        for name, logits in predictions_under(self.arms, acts_btd, self.backbone, layer, self.head):
             self._add(name, logits, clean, targets)
 
     def _add(
