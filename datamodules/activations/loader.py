@@ -1,4 +1,4 @@
-"""Batches from worker processes to the trainer.
+"""Activation loader: batches from worker processes to the trainer.
 
 Not a ``DataLoader``'s own way of doing it, which maps fresh shared memory for every batch: that
 costs more than reading the tars. Here each worker fills a few shared slots in turn, only their

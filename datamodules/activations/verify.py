@@ -1,4 +1,4 @@
-"""Comparing tars with what their manifest says of them."""
+"""Verification of tars against their manifest."""
 
 from __future__ import annotations
 

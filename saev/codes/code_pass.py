@@ -1,4 +1,4 @@
-"""One pass over images: what the dictionary says of every token goes to disk, sparsely.
+"""Code pass: one pass over images that writes the sparse codes of every token to disk.
 
 Suffixes: b images, t tokens, p chosen tokens, d width, s latents.
 """
@@ -16,7 +16,8 @@ from torch import Tensor
 from datamodules.progress import progress_bar, progress_bars
 from saev.backbones import Backbone
 from saev.codes.images import ImageList, pixel_batches
-from saev.codes.sparse_codes import CodePart, PartBuilder
+from saev.codes.part_builder import PartBuilder
+from saev.codes.sparse_codes import CodePart
 from saev.codes.store import CodeStore
 from saev.sae import SparseAutoencoder
 

@@ -1,4 +1,4 @@
-"""How much of a model's prediction survives when its activations are replaced."""
+"""Downstream fidelity: how much of a prediction survives when activations are replaced."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -8,11 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saev.backbones import Backbone, BackboneOutput
-from saev.editing.replacement import Edit
+from saev.backbones.taps import Edit
 from saev.heads.own import Head
 from saev.heads.trained import TrainedHead
-from saev.metrics import PredictionFidelity
-from saev.metrics.prediction_fidelity import kl_recovered
+from saev.metrics.prediction_fidelity import PredictionFidelity, kl_recovered
 
 
 def predictions_under(

@@ -1,4 +1,4 @@
-"""Scoring a trained head: clean, under any edit, and under the control arms of a dictionary.
+"""Evaluation of a trained head: clean, under any edit, and under the control arms of a dictionary.
 
 Shape legend: b images, t tokens, d width, c classes, n scored rows (images or patches).
 """
@@ -24,7 +24,7 @@ from saev.evaluation.fidelity import predictions_under, recovered
 from saev.heads import TrainedHead
 from saev.heads.scores import ClassificationScores, SegmentationScores
 from saev.heads.targets import class_names_of, image_mask
-from saev.metrics import PredictionFidelity
+from saev.metrics.prediction_fidelity import PredictionFidelity
 from saev.sae import SparseAutoencoder
 
 RECORDED_BATCH = 64

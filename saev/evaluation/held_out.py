@@ -1,4 +1,4 @@
-"""One pass over held-out images: reconstruction, sparsity, downstream fidelity, exemplars.
+"""Held-out evaluation in one pass: reconstruction, sparsity, downstream fidelity, exemplars.
 
 Suffixes: b images, t tokens, p chosen tokens, d width, s latents.
 """

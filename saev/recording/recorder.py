@@ -1,4 +1,4 @@
-"""Images → backbone → activation tars, in a way that can be stopped at any moment.
+"""Recorder: images → backbone → activation tars, in a way that can be stopped at any moment.
 
 The work is cut into shards before it begins. A shard is written under another name and appears by
 rename, followed by a small file that describes it (``.parts/<shard>.json``); what has both is

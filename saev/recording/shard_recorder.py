@@ -1,4 +1,4 @@
-"""One pass over images that writes the activation tars of several layers.
+"""Shard recorder: one pass over images that writes the activation tars of several layers.
 
 Shape legend: b batch, t tokens, p tokens that were asked for, d width.
 """

@@ -8,8 +8,7 @@ import torch
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from saev.metrics import PredictionFidelity
-from saev.metrics.prediction_fidelity import kl_recovered
+from saev.metrics.prediction_fidelity import PredictionFidelity, kl_recovered
 
 
 def logits(seed: int, n: int = 7, c: int = 5) -> torch.Tensor:

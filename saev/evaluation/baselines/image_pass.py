@@ -1,4 +1,4 @@
-"""One pass over images for all dictionaries of one model, image by image.
+"""Image pass: one for all dictionaries of one model, image by image.
 
 Suffixes: b images, p chosen tokens, d width, s latents.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datamodules.images import ImageBatch, ImageItem, ImageSource, image_batches
 from saev.backbones import Backbone
-from saev.editing.replacement import on_chosen_tokens
+from saev.editing.tokens import on_chosen_tokens
 from saev.evaluation.baselines.methods import Contender
 from saev.evaluation.baselines.sums import ImageSums
 from saev.evaluation.fidelity import predictions_under

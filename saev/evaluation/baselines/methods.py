@@ -1,4 +1,4 @@
-"""What stands in the table: the dictionary, baselines fitted to its activations, trained controls."""
+"""Methods compared in the table: the dictionary, fitted baselines, trained controls."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.images import ImageItem, ImageSource, image_batches
 from datamodules.progress import progress_bar
 from saev.backbones import Backbone
-from saev.editing.steering import Encoded, Tokens, encode
+from saev.editing.tokens import Encoded, Tokens, encode
 from saev.intervention.judge.tally import Clean, Predictions, Scorer, Tally, predict
 from saev.intervention.readout import Readout
 from saev.sae import SparseAutoencoder

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.images import ImageItem, ImageSource, image_batches
 from saev.backbones import Backbone
-from saev.editing.steering import Tokens, encode
+from saev.editing.tokens import Tokens, encode
 from saev.intervention.choose.selectors import Scores
 from saev.intervention.readout import Readout
 from saev.sae import SparseAutoencoder

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.images import ImageItem, ImageSource, image_batches
 from saev.backbones import Backbone
-from saev.editing.steering import Encoded, Tokens, encode
+from saev.editing.tokens import Encoded, Tokens, encode
 from saev.intervention.choose.code_table import CodeTable, LatentStats, StatsBuilder
 from saev.intervention.choose.selectors import Scores, score_latents
 from saev.intervention.readout import Readout
