@@ -18,7 +18,8 @@ from datamodules.features import item_of
 from datamodules.images import ImageBatch, ImageItem, ImageSource, image_batches
 from datamodules.patches import IGNORE, majority_of_labelled
 from saev.backbones import Backbone
-from saev.editing import Edit, control_arms
+from saev.backbones.taps import Edit
+from saev.editing import control_arms
 from saev.errors import UserError
 from saev.evaluation.fidelity import predictions_under, recovered
 from saev.heads import TrainedHead
