@@ -19,7 +19,7 @@ from saev.cli.tracked_run import tracked_run
 from saev.errors import UserError
 from saev.evaluation.baselines.methods import BaselineSettings
 from saev.evaluation.baselines.table import PassSettings, baseline_table, report_table
-from saev.evaluation.choice.choice import choose, show
+from saev.evaluation.choice.choice import choose, show_choice
 from saev.evaluation.choice.outcome import ChoiceSettings
 from saev.evaluation.report import evaluate_and_report
 from saev.heads import TrainedHead, load_head
@@ -94,7 +94,7 @@ def choose_in_sweep(cfg: DictConfig) -> None:
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="evaluate") as tracking:
         choice = choose(str(cfg.sweep), settings, out_dir, tracking)
-    show(choice)
+    show_choice(choice)
     print_next([f"xdg-open {out_dir / 'choice' / 'index.html'}", "make ui"])
 
 

@@ -24,7 +24,7 @@ SIDE_SUFFIXES = (".cls", ".json")
 """Members that are read while indexing; everything else but images is passed over unread."""
 
 
-class Member(NamedTuple):
+class TarMember(NamedTuple):
     """A file in a tar."""
 
     name: str
@@ -140,7 +140,7 @@ def _download(url: str, path: Path) -> None:
         ) from error
 
 
-def index_tar(path: Path, where: str) -> list[Member]:
+def index_tar(path: Path, where: str) -> list[TarMember]:
     """All files of an uncompressed tar, in its order.
 
     Raises `UserError`, naming `where`, for a tar that is cut short, compressed or no tar, and for
@@ -153,13 +153,13 @@ def index_tar(path: Path, where: str) -> list[Member]:
         raise UserError(f"the tar {where} cannot be read ({error.strerror})") from error
 
 
-def _read_members(file: IO[bytes], where: str) -> list[Member]:
+def _read_members(file: IO[bytes], where: str) -> list[TarMember]:
     if file.read(2) == b"\x1f\x8b":
         raise UserError(
             f"the tar {where} is compressed: unpack it with gunzip to read it by offset"
         )
     file.seek(0)
-    members: list[Member] = []
+    members: list[TarMember] = []
     end = 0
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -171,7 +171,7 @@ def _read_members(file: IO[bytes], where: str) -> list[Member]:
                 text = None
                 if info.name.lower().endswith(SIDE_SUFFIXES):
                     text = tar.extractfile(info).read()  # type: ignore[union-attr]
-                members.append(Member(info.name, info.offset_data, info.size, text))
+                members.append(TarMember(info.name, info.offset_data, info.size, text))
     except tarfile.TarError as error:
         raise UserError(
             f"the tar {where} is cut short or damaged ({error}): get it again"

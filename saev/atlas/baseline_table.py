@@ -14,7 +14,7 @@ from jaxtyping import Float
 from saev.atlas.best_concepts import annotations, concept_metrics
 from saev.atlas.samples import centred
 from saev.atlas.settings import AtlasSettings
-from saev.atlas.summaries import MIN_SUPPORT, Likeness, labels_of, statistics_of
+from saev.atlas.summaries import MIN_SUPPORT, Likeness, labels_per_image, statistics_of
 from saev.backbones import Backbone
 from saev.codes.code_pass import CodePass, Encoder, ImageList, open_store, tokens_of
 from saev.codes.store import CodeStore
@@ -33,7 +33,7 @@ PCA_IMAGES = 64
 SHOWN = ("auroc_mean", "map", "coverage_at_0.3", "f1_mean")
 
 
-def baseline_table(
+def unit_baselines(
     sae: SparseAutoencoder,
     backbone: Backbone,
     images: ImageList,
@@ -75,7 +75,7 @@ def _unit_metrics(
     likeness.add(codes, 0, store.n_latents)
     found, chance = likeness.columns()
     enough = found["ms_support"] >= MIN_SUPPORT
-    statistics = statistics_of(store, labels_of(images), atlas.seed)
+    statistics = statistics_of(store, labels_per_image(images), atlas.seed)
     fired = statistics.fired_s > 0
     ordered = np.lexsort((-codes.max, codes.latent))
     tops = [

@@ -204,7 +204,7 @@ def _check_quick_gelu(name: str) -> None:
 
 
 def _build_micro(request: Request) -> Parts:
-    from saev.backbones.micro.model import CONFIG, MICRO_DIR, WEIGHTS, build_vit
+    from saev.backbones.micro.micro_vit import CONFIG, MICRO_DIR, WEIGHTS, build_vit
 
     if request.pretrained_tag is not None:
         raise UserError(

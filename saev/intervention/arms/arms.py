@@ -23,7 +23,7 @@ from saev.editing.directions import (
 from saev.editing.edits import Scale, Where, parse_edit
 from saev.editing.steering import Steering, Tokens
 from saev.intervention.arms.matched_latents import Matched, MatchedPool
-from saev.intervention.arms.runner import Batch, Job
+from saev.intervention.arms.runner import EncodedBatch, Job
 from saev.intervention.choose.discovery import Discovery
 from saev.intervention.choose.proposals import Latents, Proposal
 from saev.intervention.hypothesis import HypothesisFile
@@ -236,7 +236,7 @@ class ArmPlan:
             column, group = p.column, self.readout.groups.of(p.column)
             latents, per = list(p.latents[n]), self.readout.per
 
-            def steer(batch: Batch) -> Tensor:
+            def steer(batch: EncodedBatch) -> Tensor:
                 encoded = batch.encoded["sae"]
                 mask: Bool[Tensor, "b p"] = (
                     batch.labels[..., group] == column
