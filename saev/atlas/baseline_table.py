@@ -16,7 +16,8 @@ from saev.atlas.samples import centred
 from saev.atlas.settings import AtlasSettings
 from saev.atlas.summaries import MIN_SUPPORT, Likeness, labels_per_image, statistics_of
 from saev.backbones import Backbone
-from saev.codes.code_pass import CodePass, Encoder, ImageList, open_store, tokens_of
+from saev.codes.code_pass import CodePass, Encoder, open_code_store, tokens_of
+from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.concepts.annotations import restrict
 from saev.concepts.best_latents import Concepts, score_concepts
@@ -51,7 +52,7 @@ def unit_baselines(
         readings[kind] = fit_baseline(kind, sae, sample, atlas.seed, dense=True)
     targets: dict[str, tuple[Encoder, CodeStore]] = {}
     for name, reading in readings.items():
-        store = open_store(out_dir / f"codes-{name}", sae, backbone, images, name,
+        store = open_code_store(out_dir / f"codes-{name}", sae, backbone, images, name,
                            reading.cfg.d_sae, atlas.images_per_part)  # fmt: skip
         targets[name] = (reading.to(device).encode, store)
     (first, store), *also = targets.values()

@@ -38,8 +38,9 @@ from saev.atlas.tables import (
     statistics_table,
 )
 from saev.backbones import Backbone
-from saev.codes.code_pass import CodePass, ImageList, open_store
+from saev.codes.code_pass import CodePass, open_code_store
 from saev.codes.exemplars import top_images
+from saev.codes.images import ImageList
 from saev.codes.running_sums import LatentStatistics
 from saev.codes.store import CodeStore
 from saev.concepts.annotations import assign_splits
@@ -126,7 +127,7 @@ def describe_dictionary(
     """
     images = ImageList.of(sources, atlas.n_images)
     concepts = annotations(images, backbone, atlas)
-    store = open_store(out_dir / "codes", sae, backbone, images, "sae", sae.cfg.d_sae,
+    store = open_code_store(out_dir / "codes", sae, backbone, images, "sae", sae.cfg.d_sae,
                        atlas.images_per_part)  # fmt: skip
     run = CodePass(backbone, sae, images, sae.encode, store, batch_size=atlas.batch_size,
                    num_workers=atlas.num_workers, device=device)  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from saev.codes.code_pass import ImageList
+from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.concepts.best_latents import Concepts, ConceptScores, concept_codes
 from saev.concepts.ranked_codes import CodeEntries

@@ -17,7 +17,6 @@ from saev.backbones.hub import fetching, first_line
 from saev.backbones.timm_trunk import TimmTrunk, imagenet_subset
 from saev.backbones.transform import ImageTransform
 from saev.backbones.weights import (
-    file_sha256,
     find_weights,
     load_exactly,
     other_architecture,
@@ -26,6 +25,7 @@ from saev.backbones.weights import (
     state_dict_sha256,
 )
 from saev.errors import UserError
+from saev.files import file_sha256
 
 MICRO = "micro"
 

@@ -1,4 +1,4 @@
-"""Weights on disk: which file, is it safe to open, what is in it, which bytes were they.
+"""Weights on disk: which file, whether it is safe to open, what is in it, its hash.
 
 Nothing here ever unpickles: a weights file comes from anyone.
 """
@@ -151,12 +151,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__}, not an object.")
     return content
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of the file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_dict_sha256(module: nn.Module) -> str:

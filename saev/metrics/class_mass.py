@@ -1,4 +1,4 @@
-"""How a latent's activation spreads over labels, and what the labels' tree says of it.
+"""Class mass: how a latent's activation spreads over labels, and over the tree of labels.
 
 Suffixes: s latents, c classes.
 """

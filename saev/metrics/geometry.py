@@ -1,4 +1,4 @@
-"""The dictionary as a set of directions: how its atoms lie to each other and to other sets.
+"""Geometry of atoms: angles between them, and between sets of them.
 
 Suffixes: s atoms, d width, n activations.
 """

@@ -1,4 +1,4 @@
-"""What a few latents tell together, and what a single one tells when its threshold is learned.
+"""Sparse probing: logistic probes on one latent, unions of a few.
 
 Suffixes: n rows, s latents, c concepts, k chosen latents.
 """

@@ -1,10 +1,17 @@
-"""The MLflow store and its runs, and where a result came from.
+"""Tracking: the MLflow store, its runs, provenance.
+
+run: one MLflow run per command, or none
+mlflow_store: the one place that opens the store
+sweeps: a sweep read back from the store, and the model registry
+lightning_logger: Lightning's logger in a run that the command owns
+provenance: code, versions and files behind a result
+rank: which process of a distributed run this is
+ui: the MLflow UI on this machine
 
 Importing this package imports neither mlflow nor Lightning.
 """
 
 from saev.tracking.mlflow_store import open_store as open_store
-from saev.tracking.provenance import file_sha256 as file_sha256
 from saev.tracking.provenance import git_state as git_state
 from saev.tracking.provenance import package_versions as package_versions
 from saev.tracking.provenance import provenance_tags as provenance_tags

@@ -22,7 +22,7 @@ from benchmarks.micro_vit.train import (
     warmup_cosine,
 )
 from datamodules.scenes import PATCH_ATTRIBUTES, attribute_table, draw_scene, patch_labels
-from saev.backbones.micro import model as micro
+from saev.backbones.micro import micro_vit as micro
 from saev.backbones.micro.micro_vit import (
     CARD,
     CONFIG,

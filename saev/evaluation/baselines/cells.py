@@ -1,4 +1,4 @@
-"""Metric × {dictionary, baselines}, each with an interval over images, and what tells them apart."""
+"""Table of metrics × dictionaries with intervals: which metrics separate trained from random."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple

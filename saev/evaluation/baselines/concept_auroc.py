@@ -1,4 +1,4 @@
-"""How well the best single latent tells each concept, on images that did not choose it.
+"""Concept AUROC of the best single latent, on images that did not choose it.
 
 Suffixes: b images, s latents, c concepts, r bootstrap samples.
 """

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from saev.editing.steering import Steering
+from saev.editing.tap_edit import TapEdit
 from saev.intervention.arms.runner import EncodedBatch
 from saev.intervention.choose.proposals import Latents
 from saev.intervention.experiment import ExperimentResult
@@ -71,7 +71,7 @@ def examples_figure(outcome: ExperimentResult, v: Verdict) -> "Figure | None":
 
 
 def _predict(
-    outcome: ExperimentResult, batch: EncodedBatch, steering: Steering | None
+    outcome: ExperimentResult, batch: EncodedBatch, steering: TapEdit | None
 ) -> Predictions:
     setting, encoded = outcome.setting, batch.encoded["sae"]
     acts = encoded.acts if steering is None else steering.steer(encoded)
