@@ -30,7 +30,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     """
     import lightning as L
 
-    from saev.atlas.baseline_table import baseline_table
+    from saev.atlas.baseline_table import unit_baselines
     from saev.atlas.description import describe_dictionary, write_tables
     from saev.atlas.pages.overview import write_pages
     from saev.atlas.settings import AtlasSettings, NamingSettings
@@ -60,7 +60,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
         write_tables(found, folder)
         if atlas.baseline_images:
             some = ImageList.of(sources, atlas.baseline_images)
-            table = baseline_table(sae, backbone, some, folder, atlas, device)
+            table = unit_baselines(sae, backbone, some, folder, atlas, device)
             table.to_parquet(folder / "baselines.parquet", index=False)
             _show_baselines(table)
         keep_metrics(found.metrics, out_dir, tracking)

@@ -91,7 +91,7 @@ def choose_in_sweep(cfg: DictConfig) -> None:
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
-    from saev.evaluation.choice.choice import choose, show
+    from saev.evaluation.choice.choice import choose, show_choice
     from saev.evaluation.choice.outcome import ChoiceSettings
 
     if cfg.sae is not None:
@@ -100,7 +100,7 @@ def choose_in_sweep(cfg: DictConfig) -> None:
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="evaluate") as tracking:
         choice = choose(str(cfg.sweep), settings, out_dir, tracking)
-    show(choice)
+    show_choice(choice)
     print_next([f"xdg-open {out_dir / 'choice' / 'index.html'}", "make ui"])
 
 

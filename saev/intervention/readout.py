@@ -137,7 +137,7 @@ def _attributes(backbone: Backbone, source: ImageSource) -> Readout:
     """Shape, colour and texture of every patch, by the heads the micro ViT was trained with."""
     if backbone.name != "micro" or not isinstance(source, ScenesImages):
         raise UserError("head=attributes belongs to backbone=micro and images=scenes")
-    from saev.backbones.micro.model import load_micro
+    from saev.backbones.micro.micro_vit import load_micro
 
     heads = load_micro()[2].requires_grad_(False)
     names, spans, backgrounds = [], [], set()

@@ -59,7 +59,9 @@ def _in_turn(items: list[ImageItem]) -> list[ImageItem]:
     return [item for _, item in sorted(zip(places, items, strict=True), key=lambda pair: pair[0])]
 
 
-def images_for(file: HypothesisFile, readout: Readout, p: Proposal, test: TestSet) -> np.ndarray:
+def hypothesis_images(
+    file: HypothesisFile, readout: Readout, p: Proposal, test: TestSet
+) -> np.ndarray:
     """All test images for heads that answer per patch; else the class's and ``n_other`` others."""
     if readout.per == "patch":
         return np.ones(test.n_images, bool)

@@ -51,7 +51,7 @@ class Export(NamedTuple):
                 )
 
 
-def write(cfg: SAEConfig, tensors: Mapping[str, Tensor], directory: str | Path) -> Path:
+def write_folder(cfg: SAEConfig, tensors: Mapping[str, Tensor], directory: str | Path) -> Path:
     """Write the folder; each file appears whole or not at all. Returns the folder.
 
     Args:
@@ -105,7 +105,7 @@ def push(cfg: SAEConfig, tensors: Mapping[str, Tensor], repo_id: str, private: b
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            write(cfg, tensors, folder)
+            write_folder(cfg, tensors, folder)
             api.upload_folder(repo_id=repo_id, folder_path=folder)
     except Exception as error:  # the hub's errors have no useful common base
         raise UserError(

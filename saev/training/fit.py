@@ -16,9 +16,10 @@ from datamodules.activations.format import Manifest
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
 from saev.errors import UserError
+from saev.files import file_sha256
 from saev.sae import SparseAutoencoder
 from saev.sae.threshold import calibrate_threshold_
-from saev.tracking import Tracking, file_sha256
+from saev.tracking import Tracking
 from saev.training.distributed import broadcast_from_first, part_ways
 from saev.training.lost_rank import LostRank
 from saev.training.sae_module import SAETraining
