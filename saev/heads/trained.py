@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from saev.backbones.base import Backbone, BackboneOutput
 from saev.errors import UserError
+from saev.files import write_atomically
 from saev.heads.label_map import match_labels
 from saev.heads.reading import Reading
 
@@ -189,10 +190,8 @@ class TrainedHead(nn.Module):
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         # the config comes last: a folder that has one is complete
-        for name, content in ((WEIGHTS_NAME, save(tensors)), (CONFIG_NAME, text.encode())):
-            partial = folder / f"{name}.partial"
-            partial.write_bytes(content)
-            partial.replace(folder / name)
+        write_atomically(folder / WEIGHTS_NAME, save(tensors))
+        write_atomically(folder / CONFIG_NAME, text)
         return folder
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from saev.errors import UserError
+from saev.files import write_atomically
 from saev.sae.config import SAEConfig
 
 CONFIG_NAME = "config.json"
@@ -71,10 +72,8 @@ def write_folder(cfg: SAEConfig, tensors: Mapping[str, Tensor], directory: str |
     values = {**cfg.to_dict(), "normalization": normalization}
     config = json.dumps(values, indent=2, sort_keys=True) + "\n"
     # The config comes last: a folder that has one is complete.
-    for name, content in ((WEIGHTS_NAME, save(learned)), (CONFIG_NAME, config.encode())):
-        partial = folder / f"{name}.partial"
-        partial.write_bytes(content)
-        partial.replace(folder / name)
+    write_atomically(folder / WEIGHTS_NAME, save(learned))
+    write_atomically(folder / CONFIG_NAME, config)
     return folder
 
 
