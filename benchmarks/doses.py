@@ -24,13 +24,13 @@ from saev.heads import load_head
 from saev.intervention.arms.arms import ArmPlan
 from saev.intervention.arms.runner import Runner, TestSet, read_test_images
 from saev.intervention.choose.discovery import discover
-from saev.intervention.choose.proposals import Proposal, Proposer, concepts_of
+from saev.intervention.choose.proposals import Proposal, Proposer, tested_columns
 from saev.intervention.hypothesis import HypothesisFile, Selector
 from saev.intervention.judge.tally import Question, Tally, other_change
 from saev.intervention.readout import Readout, make_readout
 from saev.intervention.report.from_config import read_hypothesis
 from saev.intervention.setting import Setting
-from saev.intervention.splits import choose_images, images_for
+from saev.intervention.splits import choose_images, hypothesis_images
 from saev.loading import backbone_of
 from saev.sae import SparseAutoencoder
 
@@ -65,14 +65,14 @@ def pilot(
         sae, saes["untrained"], backbone, setting.discovery_tokens, readout, source,
         items[:n_discovery], purity=file.support.purity, **loading,
     )  # fmt: skip
-    proposals = Proposer(file, found, readout).propose(concepts_of(file, found, readout))
+    proposals = Proposer(file, found, readout).propose(tested_columns(file, found, readout))
     test = read_test_images(
         backbone, setting.layer, readout, source, items[n_discovery:], **loading
     )
     tokens = Tokens.of(backbone, file.tokens).to(device)
     plan = ArmPlan(file, proposals, found, readout, saes, tokens, N_RANDOM)
     keys = {(p.concept, arm): edits for p in proposals for arm, edits in _edits(plan, p).items()}
-    images_of = {p.concept: images_for(file, readout, p, test) for p in proposals}
+    images_of = {p.concept: hypothesis_images(file, readout, p, test) for p in proposals}
     runner = Runner(
         backbone, setting.layer, readout, saes, tokens, test, max_rows=MAX_ROWS, device=device
     )

@@ -68,12 +68,6 @@ class Atlas:
             f"first {self.images[0]['image_id']}"
         )
 
-    def ask(self, query: str) -> "pd.DataFrame":
-        """What ``query="…"`` prints on the command line; the questions stand in saev.atlas.query."""
-        from saev.atlas.query import ask, with_examples
-
-        return with_examples(self, ask(self, query).table)
-
     def search(self, words: str) -> "pd.DataFrame":
         """Latents whose name, proposed names or concepts contain all the words, best first.
 

@@ -32,7 +32,7 @@ MIN_FIRED = 10
 """Tokens a latent must fire on before its estimated co-activation is more than noise."""
 
 
-def labels_of(images: ImageList) -> Int[np.ndarray, " b"]:
+def labels_per_image(images: ImageList) -> Int[np.ndarray, " b"]:
     """Class of every image, counted through all sources; −1 without one."""
     offset, offsets = 0, {}
     for name, source in images.sources.items():

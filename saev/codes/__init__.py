@@ -1,5 +1,6 @@
 """Codes: one pass over images, the folder of sparse codes it leaves, what is counted on them.
 
+images: images of several sources as one list, pixels in batches
 code_pass: images → backbone → dictionary → sparse codes on disk
 sparse_codes: sparse codes of some images, sorted by latent
 store: the folder of sparse codes, written whole or not at all

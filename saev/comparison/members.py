@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from saev.backbones import Backbone
-from saev.codes.code_pass import CodePass, identity_of, open_store
+from saev.codes.code_pass import CodePass, identity_of, open_code_store
 from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.errors import UserError
@@ -91,7 +91,7 @@ def encode_member(
     described = json.dumps([identity, images.ids, settings.images_per_part], sort_keys=True)
     digest = hashlib.sha256(described.encode()).hexdigest()[:12]
     folder = codes_dir / f"{backbone.name}-layer{sae.cfg.layer}-{digest}"
-    store = open_store(folder, sae, backbone, images, "sae", sae.cfg.d_sae,
+    store = open_code_store(folder, sae, backbone, images, "sae", sae.cfg.d_sae,
                        settings.images_per_part)  # fmt: skip
     CodePass(backbone, sae, images, sae.encode, store, batch_size=settings.batch_size,
              num_workers=settings.num_workers, device=device).run()  # fmt: skip

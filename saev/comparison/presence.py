@@ -78,7 +78,7 @@ def planted_power(
     return float(((discovery > rival) & (test >= level))[known].mean())
 
 
-class Evidence(NamedTuple):
+class ConceptEvidence(NamedTuple):
     """What one dictionary shows of one concept."""
 
     q: float
@@ -100,7 +100,9 @@ class Presence(NamedTuple):
     """95 % interval of AUROC a − AUROC b, on the same resampled images."""
 
 
-def presence(a: Evidence, b: Evidence, *, fdr: float = 0.05, min_power: float = 0.8) -> Presence:
+def presence(
+    a: ConceptEvidence, b: ConceptEvidence, *, fdr: float = 0.05, min_power: float = 0.8
+) -> Presence:
     """Absence is claimed only where it could have been refuted.
 
     A concept that one dictionary has (q ≤ fdr) is missing from the other when the other has no

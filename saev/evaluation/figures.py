@@ -10,6 +10,7 @@ from torch import Tensor
 
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
+from saev.backbones.transform import to_picture
 from saev.evaluation.held_out import Evaluation
 from saev.pages.figures import LatentRow, Tile, exemplar_figure, firing_histogram
 from saev.sae import SparseAutoencoder
@@ -99,9 +100,4 @@ class _Painter:
         acts = self.backbone.tap(pixels[None].to(self.device), [layer])[layer].float()
         x_pd = acts[0, self.backbone.token_indices("patch").to(self.device)]
         z_ps = self.sae.encode(x_pd) * self.sae.is_normal(x_pd)[:, None]
-        mean, std = (
-            torch.tensor(values)[:, None, None]
-            for values in (self.backbone.mean, self.backbone.std)
-        )
-        picture = ((pixels * std + mean).clamp(0, 1) * 255).round().byte()
-        return picture.permute(1, 2, 0).numpy(), z_ps.cpu()
+        return to_picture(pixels, self.backbone.mean, self.backbone.std), z_ps.cpu()

@@ -16,9 +16,9 @@ from saev.evaluation.heads import head_fidelity
 from saev.evaluation.held_out import Evaluation, evaluate_images
 from saev.evaluation.summary import show_metrics
 from saev.heads import TrainedHead, load_head
-from saev.loading import backbone_of, images_of
+from saev.loading import backbone_of, images_for
 from saev.sae import SparseAutoencoder
-from saev.sources import Images
+from saev.sources import Images, open_images
 from saev.tracking import Tracking, is_main_process
 
 EVALUATION = defaults("evaluate", "evaluation")
@@ -62,11 +62,11 @@ def evaluate_dictionary(
     opened = sae if isinstance(sae, SparseAutoencoder) else SparseAutoencoder.from_pretrained(sae)
     trained = load_head(head) if isinstance(head, str | Path) else head
     model = backbone_of(opened, name, backbone=backbone, head=trained)
-    if images is None and trained is not None and trained.recipe.get("images"):
-        images = source_from_spec(trained.recipe["images"], "the head")
+    given = open_images(images) if images is not None else None
+    source = images_for(opened, name, given, trained)
     with progress_bars(progress):
         return _evaluate(
-            opened, model, images_of(opened, name, images), trained,
+            opened, model, source, trained,
             chosen_device(device),
             fidelity=fidelity, n_images=n_images, batch_size=batch_size, num_workers=num_workers,
             figures=figures,

@@ -14,19 +14,19 @@ from saev.intervention.arms.runner import Runner, TestSet, read_test_images
 from saev.intervention.checks import check_dictionary, check_draws, check_pool, with_support
 from saev.intervention.choose.attribution import attribute
 from saev.intervention.choose.discovery import Discovery, discover
-from saev.intervention.choose.proposals import Proposal, Proposer, concepts_of
+from saev.intervention.choose.proposals import Proposal, Proposer, tested_columns
 from saev.intervention.hypothesis import digest
 from saev.intervention.judge.calibration import Calibration, calibrate
 from saev.intervention.judge.tally import Question, Tally
 from saev.intervention.judge.verdict import Evidence, Verdict, judge
 from saev.intervention.setting import Setting
-from saev.intervention.splits import choose_images, images_for
+from saev.intervention.splits import choose_images, hypothesis_images
 from saev.sae import SparseAutoencoder
 from saev.stats.correction import draws_needed
 
 
 @dataclass
-class Outcome:
+class ExperimentResult:
     """Everything an experiment found."""
 
     setting: Setting
@@ -54,7 +54,9 @@ class Outcome:
         return Question(column, file.metric, file.direction, groups, peers)
 
 
-def run_experiment(setting: Setting, register: Callable[[dict[str, Any], str], None]) -> Outcome:
+def run_experiment(
+    setting: Setting, register: Callable[[dict[str, Any], str], None]
+) -> ExperimentResult:
     """Runs all hypotheses of a file.
 
     ``register`` receives what is about to be tested (the file, every hypothesis with its latents)
@@ -79,7 +81,7 @@ def run_experiment(setting: Setting, register: Callable[[dict[str, Any], str], N
             setting.batch_size, setting.num_workers, setting.device,
         )  # fmt: skip
     proposer = Proposer(file, discovery, setting.readout)
-    columns = concepts_of(file, discovery, setting.readout)
+    columns = tested_columns(file, discovery, setting.readout)
     check_draws(file, proposer.n, len(columns), len(discovery.units["sae"].stats.alive))
     proposals = proposer.propose(columns)
     registered = {
@@ -99,7 +101,7 @@ def _test(
     proposals: list[Proposal],
     test_items: list[ImageItem],
     registered_sha256: str,
-) -> Outcome:
+) -> ExperimentResult:
     file = setting.file
     test = read_test_images(
         setting.backbone, setting.layer, setting.readout, setting.source, test_items,
@@ -128,13 +130,13 @@ def _test(
         from saev.intervention.arms.gradcam import add_gradcam
 
         add_gradcam(plan, setting.backbone, setting.layer, setting.readout, setting.source, test)
-    images_of = {p.concept: images_for(file, setting.readout, p, test) for p in proposals}
+    images_of = {p.concept: hypothesis_images(file, setting.readout, p, test) for p in proposals}
     runner = Runner(
         setting.backbone, setting.layer, setting.readout, saes, tokens, test,
         max_rows=setting.max_rows, device=setting.device,
     )  # fmt: skip
     tallies = runner.run(plan.jobs, images_of)
-    outcome = Outcome(
+    outcome = ExperimentResult(
         setting, discovery, proposals, plan, test, images_of, tallies, [], left_out,
         registered_sha256, runner=runner,
     )  # fmt: skip
@@ -150,7 +152,7 @@ def _test(
     return outcome
 
 
-def evidence_of(outcome: Outcome, p: Proposal) -> Evidence:
+def evidence_of(outcome: ExperimentResult, p: Proposal) -> Evidence:
     """The tallies of one hypothesis's tested arms, on its own images."""
     images = np.flatnonzero(outcome.images_of[p.concept])
     clean = outcome.test.clean.take(images)
@@ -172,7 +174,7 @@ def evidence_of(outcome: Outcome, p: Proposal) -> Evidence:
     return Evidence(ask, clean, best, random, directions, len(tried), p.p_selection)
 
 
-def _check_identity(outcome: Outcome) -> None:
+def _check_identity(outcome: ExperimentResult) -> None:
     """An identity edit that changes anything means that nothing else can be trusted."""
     for use in outcome.plan.uses:
         if use.arm != "identity":

@@ -60,7 +60,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableSettings:
     """Settings beside the tested one, described but not tested."""
 
     n_latents: tuple[int, ...] = ()
@@ -70,7 +70,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Support:
+class SupportSettings:
     """What a concept must have for anything to be said about it."""
 
     purity: float = 0.9
@@ -117,10 +117,10 @@ class HypothesisFile:
     baselines: tuple[str, ...] = ()
     smallest_effect: float = 0.25
     """Of interest: without the power to see it, the outcome is ``no_power``."""
-    table: Table = field(default_factory=Table)
+    table: TableSettings = field(default_factory=TableSettings)
     calibration: int = 0
     """Times that all hypotheses are tested again with latents chosen on shuffled labels."""
-    support: Support = field(default_factory=Support)
+    support: SupportSettings = field(default_factory=SupportSettings)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -173,7 +173,12 @@ class HypothesisFile:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str) -> "HypothesisFile":
         """From parsed YAML; ``where`` names the file in messages."""
-        parts = {"selector": Selector, "images": Images, "table": Table, "support": Support}
+        parts = {
+            "selector": Selector,
+            "images": Images,
+            "table": TableSettings,
+            "support": SupportSettings,
+        }
         try:
             given = {
                 key: _build(parts[key], value, f"{where}: {key}")

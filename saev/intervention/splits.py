@@ -37,7 +37,7 @@ def choose_images(
 def _items(source: ImageSource, which: str | tuple[str, ...], name: str) -> list[ImageItem]:
     if isinstance(which, str):
         try:
-            return source.split(which) if which != "train" else source.split("train")
+            return source.split(which)
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
     by_id = {item.image_id: item for item in source.items}
@@ -59,7 +59,9 @@ def _in_turn(items: list[ImageItem]) -> list[ImageItem]:
     return [item for _, item in sorted(zip(places, items, strict=True), key=lambda pair: pair[0])]
 
 
-def images_for(file: HypothesisFile, readout: Readout, p: Proposal, test: TestSet) -> np.ndarray:
+def hypothesis_images(
+    file: HypothesisFile, readout: Readout, p: Proposal, test: TestSet
+) -> np.ndarray:
     """All test images for heads that answer per patch; else the class's and ``n_other`` others."""
     if readout.per == "patch":
         return np.ones(test.n_images, bool)

@@ -14,10 +14,10 @@ from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.comparison.drives import drive_metrics, drive_table, read_late
 from saev.comparison.lacking import (
-    Reading,
-    concept_metrics,
-    concept_table,
+    ConceptReading,
     power_table,
+    presence_metrics,
+    presence_table,
     read_source,
 )
 from saev.comparison.matches import match_metrics, match_table
@@ -53,7 +53,7 @@ def labels() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def readings(labels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list[Reading]:
+def readings(labels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list[ConceptReading]:
     """Both know "shared"; the first alone knows "lacking" well and "weak" badly."""
     rng = np.random.default_rng(1)
     first, second = noise(1), noise(2)
@@ -73,15 +73,15 @@ def readings(labels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> li
     ]
 
 
-def test_best_latents_are_the_planted_ones(readings: list[Reading]) -> None:
+def test_best_latents_are_the_planted_ones(readings: list[ConceptReading]) -> None:
     assert readings[0].best[:3].tolist() == [3, 5, 6]
     assert readings[1].best[0] == 9
     assert readings[0].has().tolist() == [True, True, True, False]
     assert readings[1].has().tolist() == [True, False, False, False]
 
 
-def test_absence_is_told_from_ignorance(readings: list[Reading]) -> None:
-    table = concept_table(["one", "two"], [[reading] for reading in readings], SETTINGS)
+def test_absence_is_told_from_ignorance(readings: list[ConceptReading]) -> None:
+    table = presence_table(["one", "two"], [[reading] for reading in readings], SETTINGS)
     found = table.set_index("concept")
     assert found.loc["shared", "verdict"] == "both"
     assert found.loc["lacking", "verdict"] == "only_a"
@@ -92,12 +92,12 @@ def test_absence_is_told_from_ignorance(readings: list[Reading]) -> None:
     assert found.loc["lacking", "difference_low"] > 0.2
     assert (found["auroc_a_low"] <= found["auroc_a"]).all()
     assert (found["auroc_a"] <= found["auroc_a_high"]).all()
-    turned = concept_table(["two", "one"], [[reading] for reading in readings[::-1]], SETTINGS)
+    turned = presence_table(["two", "one"], [[reading] for reading in readings[::-1]], SETTINGS)
     assert turned.set_index("concept").loc["lacking", "verdict"] == "only_b"
-    assert concept_metrics(table)["compare/one-two/concepts_only_a"] == 1
+    assert presence_metrics(table)["compare/one-two/concepts_only_a"] == 1
 
 
-def test_power_curve_rises_with_positive_images(readings: list[Reading]) -> None:
+def test_power_curve_rises_with_positive_images(readings: list[ConceptReading]) -> None:
     power = power_table(["one", "two"], [[reading] for reading in readings])
     of_one = power[power["sae"] == "one"]
     assert of_one["found"].iloc[-1] > of_one["found"].iloc[0], "the weak one needs many"

@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from datamodules.activations.format import Manifest
@@ -15,7 +13,7 @@ from datamodules.features import FeatureDataModule, item_of
 from datamodules.images import FolderImages, ScenesImages, SegmentationImages
 from saev.backbones import Backbone, load_backbone
 from saev.errors import UserError
-from saev.heads.targets import class_names_of, labels_of, patch_labels
+from saev.heads.targets import class_names_of, labels_of
 from saev.recording.final_features import record_features
 
 IGNORE = 255
@@ -122,24 +120,6 @@ def test_each_row_comes_with_its_own_label_once_per_round(backbone, source, tmp_
         batch_labels = torch.cat([batch.labels for batch in batches])
         nearest = (rows - row).norm(dim=1).argmin()
         assert batch_labels[nearest] == label
-
-
-@given(st.integers(0, 2**31), st.sampled_from([(2, 2), (3, 2), (1, 4)]))
-def test_patch_labels_by_counting(seed: int, grid: tuple[int, int]) -> None:
-    generator = np.random.default_rng(seed)
-    mask = generator.choice([0, 1, 2, IGNORE], size=(7, 9))
-    labels = patch_labels(torch.from_numpy(mask.astype(np.int64)), grid, 3)
-    for row in range(grid[0]):
-        for column in range(grid[1]):
-            pixels = [
-                int(mask[y, x])
-                for y in range(7)
-                for x in range(9)
-                if (y * grid[0] // 7, x * grid[1] // 9) == (row, column)
-            ]
-            counts = [pixels.count(k) for k in range(3)]
-            void = pixels.count(IGNORE) * 2 > len(pixels)
-            assert int(labels[row, column]) == (IGNORE if void else counts.index(max(counts)))
 
 
 def pictures(root: Path, masks: bool) -> Path:

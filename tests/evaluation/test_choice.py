@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from saev.errors import UserError
-from saev.evaluation.choice.choice import choose, show
+from saev.evaluation.choice.choice import choose, show_choice
 from saev.evaluation.choice.front import pick_log_spaced
 from saev.evaluation.choice.outcome import ChoiceSettings, aliases
 from saev.evaluation.choice.runs import check_comparable, find_sweep, labels, select
@@ -87,7 +87,7 @@ def test_files_of_a_choice(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "| `decoder.kind` | UnitAtoms |" in card and "`d_sae`" not in card
     found = json.loads((folder / "picks.json").read_text())
     assert [pick["registered"] for pick in found] == [None, None]
-    show(choice)
+    show_choice(choice)
     assert "5 members, 3 on the Pareto front" in capsys.readouterr().out
 
 

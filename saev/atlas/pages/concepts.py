@@ -5,8 +5,7 @@ from typing import Any
 import pandas as pd
 
 from saev.atlas.description import Description
-from saev.atlas.pages.gallery import Gallery
-from saev.atlas.pages.latents import name_of, records
+from saev.atlas.pages.gallery import Gallery, name_of, records
 from saev.pages.site import Site
 
 N_LATENTS, N_TILES = 6, 8

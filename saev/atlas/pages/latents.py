@@ -1,16 +1,14 @@
 """One page and one JSON file per latent."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from saev.atlas.description import Description
-from saev.atlas.pages.gallery import Gallery, Maps
+from saev.atlas.pages.concepts import ConceptPages
+from saev.atlas.pages.gallery import Gallery, Maps, grouped, name_of, records
 from saev.codes.running_sums import BINS_PER_OCTAVE, LOWEST
 from saev.pages.site import Site, histogram_svg
-
-if TYPE_CHECKING:
-    from saev.atlas.pages.concepts import ConceptPages
 
 SHOWN = {"max": 16, "decile": 10, "sum": 8, "near_miss": 4}
 N_CONCEPTS, N_CLASSES, N_EFFECTS = 6, 8, 10
@@ -21,7 +19,7 @@ class LatentPages:
     """Pages of the latents chosen; ``concepts`` says where their concepts' pages are."""
 
     def __init__(
-        self, description: Description, site: Site, gallery: Gallery, concepts: "ConceptPages"
+        self, description: Description, site: Site, gallery: Gallery, concepts: ConceptPages
     ) -> None:
         self.d, self.site, self.gallery, self.concept_pages = description, site, gallery, concepts
         self.table = description.latents.set_index("latent", drop=False)
@@ -98,22 +96,6 @@ class LatentPages:
             "classes": page["classes"], "neighbours": neighbours,
             "exemplars": records(shown[keys]),
         }  # fmt: skip
-
-
-def grouped(frame: pd.DataFrame) -> dict[int, pd.DataFrame]:
-    """Rows by latent."""
-    return {int(latent): rows for latent, rows in frame.groupby("latent", sort=False)}  # type: ignore[arg-type]
-
-
-def records(rows: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """Rows as mappings; none where there is no table."""
-    return [] if rows is None else rows.to_dict("records")  # type: ignore[return-value]
-
-
-def name_of(table: pd.DataFrame, latent: int) -> str | None:
-    """None for unnamed; pandas may hold that as nan."""
-    name = table.loc[latent, "name"]
-    return name if isinstance(name, str) else None
 
 
 def _proposals(rows: pd.DataFrame | None) -> list[dict[str, Any]]:

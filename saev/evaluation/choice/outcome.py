@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from saev.errors import UserError
 from saev.evaluation.choice.front import Pick, dominates, eligible
-from saev.evaluation.choice.runs import Member, Sweep
+from saev.evaluation.choice.runs import Sweep, SweepRun
 from saev.tracking.sweeps import Version
 
 
@@ -34,7 +34,7 @@ class Choice(NamedTuple):
     """What was chosen among the members of a sweep."""
 
     sweep: Sweep
-    members: list[Member]
+    members: list[SweepRun]
     front: list[int]
     """Positions among the members, fewest active latents first."""
     picks: list[Pick]
@@ -44,14 +44,14 @@ class Choice(NamedTuple):
     """Why nothing was registered; empty where it was."""
 
 
-def default_name(member: Member) -> str:
+def default_name(member: SweepRun) -> str:
     """Backbone, block and tokens: what a dictionary must share with another to take its place."""
     sae = member.sae_config
     name = f"{sae['backbone']['name']}-layer{sae['layer']}-{sae['tokens']['which']}"
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def aliases(picks: Sequence[Pick], members: Sequence[Member]) -> list[str]:
+def aliases(picks: Sequence[Pick], members: Sequence[SweepRun]) -> list[str]:
     """Rounded L0 and explained variance in per cent, such as ``l0-32-ev-77``; numbered where two
     would be the same."""
     points = [members[pick.index].point for pick in picks]
@@ -62,7 +62,7 @@ def aliases(picks: Sequence[Pick], members: Sequence[Member]) -> list[str]:
     ]
 
 
-def off_front(members: Sequence[Member], front: Sequence[int], index: int) -> str:
+def off_front(members: Sequence[SweepRun], front: Sequence[int], index: int) -> str:
     """Why a member is not on the front."""
     point = members[index].point
     if not eligible(point):

@@ -25,7 +25,7 @@ from saev.editing.edits import parse_edit
 from saev.editing.tap_edit import TapEdit
 from saev.editing.tokens import Tokens
 from saev.intervention.arms.matched_latents import Matched, MatchedPool
-from saev.intervention.arms.runner import Batch, Job
+from saev.intervention.arms.runner import EncodedBatch, Job
 from saev.intervention.choose.discovery import Discovery
 from saev.intervention.choose.proposals import Latents, Proposal
 from saev.intervention.hypothesis import HypothesisFile
@@ -238,7 +238,7 @@ class ArmPlan:
             column, group = p.column, self.readout.groups.of(p.column)
             latents, per = list(p.latents[n]), self.readout.per
 
-            def steer(batch: Batch) -> Tensor:
+            def steer(batch: EncodedBatch) -> Tensor:
                 encoded = batch.encoded["sae"]
                 mask: Bool[Tensor, "b p"] = (
                     batch.labels[..., group] == column

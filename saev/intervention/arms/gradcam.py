@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.intervention.arms.arms import ArmPlan
-from saev.intervention.arms.runner import Batch, Job, TestSet
+from saev.intervention.arms.runner import EncodedBatch, Job, TestSet
 from saev.intervention.choose.proposals import Proposal
 from saev.intervention.readout import Readout
 
@@ -62,7 +62,7 @@ def add_gradcam(
     """Adds the arm ``gradcam_pixels``: the masked picture goes through the whole model anew."""
 
     def job(p: Proposal) -> Job:
-        def steer(batch: Batch) -> Tensor:
+        def steer(batch: EncodedBatch) -> Tensor:
             acts = batch.encoded["sae"].acts
             chosen = strongest_patches(grad_cam(backbone, layer, readout, acts, p.column))
             items = [test.items[i] for i in np.asarray(batch.images).tolist()]

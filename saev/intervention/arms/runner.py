@@ -23,7 +23,7 @@ from saev.sae import SparseAutoencoder
 
 
 @dataclass(frozen=True)
-class Batch:
+class EncodedBatch:
     """Some test images as edits see them."""
 
     encoded: Mapping[str, Encoded]
@@ -34,19 +34,19 @@ class Batch:
     images: Int[np.ndarray, " b"]
     """Numbers of the test images."""
 
-    def take(self, rows: Int[Tensor, " k"]) -> "Batch":
+    def take(self, rows: Int[Tensor, " k"]) -> "EncodedBatch":
         encoded = {
             which: Encoded(e.acts[rows], e.x[rows], e.z[rows], e.normal[rows])
             for which, e in self.encoded.items()
         }
-        return Batch(encoded, self.labels[rows], self.images[rows.cpu().numpy()])
+        return EncodedBatch(encoded, self.labels[rows], self.images[rows.cpu().numpy()])
 
 
 @dataclass(frozen=True)
 class Job:
     """One edit to run; jobs with equal keys run once, whatever arms they serve."""
 
-    steer: Callable[[Batch], Float[Tensor, "b t d"]]
+    steer: Callable[[EncodedBatch], Float[Tensor, "b t d"]]
     owner: str | None = None
     """Hypothesis whose test images it runs on; None: those of any hypothesis."""
     alone: bool = False
@@ -140,11 +140,11 @@ class Runner:
         self.backbone, self.layer, self.readout, self.saes = backbone, layer, readout, saes
         self.tokens, self.test, self.max_rows, self.device = tokens, test, max_rows, device
 
-    def batch(self, images: Int[np.ndarray, " b"]) -> Batch:
+    def batch(self, images: Int[np.ndarray, " b"]) -> EncodedBatch:
         """Some test images, encoded by every dictionary."""
         acts = self.test.acts[images].to(self.device)
         encoded = {which: encode(sae, self.tokens, acts) for which, sae in self.saes.items()}
-        return Batch(encoded, self._token_labels(images), images)
+        return EncodedBatch(encoded, self._token_labels(images), images)
 
     def _token_labels(self, images: Int[np.ndarray, " b"]) -> Int[Tensor, "b p g"]:
         labels_bug = self.test.labels[images].to(self.device)
@@ -202,7 +202,7 @@ class Runner:
 class _Stack:
     """Edited streams waiting for one forward pass."""
 
-    def __init__(self, runner: Runner, batch: Batch, tallies: dict[Hashable, Tally]) -> None:
+    def __init__(self, runner: Runner, batch: EncodedBatch, tallies: dict[Hashable, Tally]) -> None:
         self.runner, self.batch, self.tallies = runner, batch, tallies
         self.waiting: list[tuple[Hashable, Tensor, Tensor]] = []
         self.n_rows = 0

@@ -48,7 +48,7 @@ class Proposal:
         }
 
 
-def concepts_of(file: HypothesisFile, discovery: Discovery, readout: Readout) -> list[int]:
+def tested_columns(file: HypothesisFile, discovery: Discovery, readout: Readout) -> list[int]:
     """Columns that the file asks about; for "all", those with enough discovery units.
 
     Raises:

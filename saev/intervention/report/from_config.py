@@ -13,7 +13,7 @@ from saev.cli.results import device_of, keep_metrics
 from saev.defaults import CONF_DIR
 from saev.errors import UserError
 from saev.heads import load_head
-from saev.intervention.experiment import Outcome, run_experiment
+from saev.intervention.experiment import ExperimentResult, run_experiment
 from saev.intervention.hypothesis import HypothesisFile
 from saev.intervention.judge.verdict import SUPPORTED
 from saev.intervention.readout import OWN_HEADS, make_readout
@@ -64,7 +64,7 @@ def intervene_and_report(
     metrics = metrics_of(outcome)
     keep_metrics(metrics, out_dir, tracking)
     tracking.log_artifact(report, "report")
-    show(outcome)
+    show_verdicts(outcome)
     return metrics
 
 
@@ -94,7 +94,7 @@ def read_hypothesis(where: str | None, concepts: Any) -> tuple[HypothesisFile, s
     return file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def metrics_of(outcome: Outcome) -> dict[str, float]:
+def metrics_of(outcome: ExperimentResult) -> dict[str, float]:
     """Flat: shares of verdicts, mean changes, calibration."""
     rows = outcome.verdicts
     metrics = {
@@ -115,7 +115,7 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
     return metrics
 
 
-def show(outcome: Outcome) -> None:
+def show_verdicts(outcome: ExperimentResult) -> None:
     """The verdicts as a table on screen: the supported ones first, the largest effect first."""
     rows = [
         [

@@ -5,7 +5,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from saev.intervention.experiment import Outcome
+from saev.intervention.experiment import ExperimentResult
 
 ARM_TEXTS: dict[str, tuple[str, str]] = {
     "selected": (
@@ -69,7 +69,7 @@ EXAMPLES_TEXTS = {
 }
 
 
-def explain(outcome: Outcome) -> list[str]:
+def explain(outcome: ExperimentResult) -> list[str]:
     """Three paragraphs: choosing, editing, measuring."""
     setting, n = outcome.setting, outcome.plan.n
     file, per = setting.file, setting.readout.per
@@ -96,7 +96,7 @@ def explain(outcome: Outcome) -> list[str]:
     ]
 
 
-def _edit_text(outcome: Outcome) -> str:
+def _edit_text(outcome: ExperimentResult) -> str:
     edit = outcome.setting.file.edit
     kind, where = edit.get("kind", "set"), edit.get("where", "all")
     away = (
