@@ -23,7 +23,7 @@ from saev.backbones.base import BackboneOutput, Trunk
 from saev.backbones.transform import ImageTransform
 from saev.errors import UserError
 from saev.heads import Reading, TrainedHead, backbone_identity
-from saev.intervention.experiment import evidence_of, run_experiment
+from saev.intervention.experiment import run_experiment
 from saev.intervention.hypothesis import ARMS, HypothesisFile
 from saev.intervention.judge.calibration import random_p_values
 from saev.intervention.judge.verdict import judge
@@ -214,7 +214,7 @@ def test_shuffled_labels_are_hardly_ever_supported(outcome):
 def test_the_choice_is_tested_before_the_effect(outcome):
     """A latent that shuffled labels lead to by luck has the effect and not the fit."""
     assert all(v.p_selection == 1 / 120 for v in outcome.verdicts)
-    evidence = {p.concept: evidence_of(outcome, p) for p in outcome.proposals}
+    evidence = {p.concept: outcome.evidence(p) for p in outcome.proposals}
     lucky = {concept: replace(one, p_selection=0.4) for concept, one in evidence.items()}
     for row in judge(lucky, {name: [0] for name in lucky}, 0.05, 0.25):
         assert row.p == 1 / 120 and row.verdict == "not_supported"

@@ -23,14 +23,11 @@ from saev.editing.directions import (
 )
 from saev.editing.edits import parse_edit
 from saev.editing.tap_edit import TapEdit
-from saev.editing.tokens import Tokens
-from saev.intervention.arms.matched_latents import Matched, MatchedPool
+from saev.intervention.arms.matched_latents import Matched, MatchedPool, too_few_sets
 from saev.intervention.arms.runner import EncodedBatch, Job
 from saev.intervention.choose.discovery import Discovery
-from saev.intervention.choose.proposals import Latents, Proposal
-from saev.intervention.hypothesis import HypothesisFile
-from saev.intervention.readout import Readout
-from saev.sae import SparseAutoencoder
+from saev.intervention.choose.proposals import Latents, Proposal, Selections
+from saev.intervention.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -52,21 +49,21 @@ class ArmPlan:
 
     Args:
         n_draws: matched random sets per hypothesis.
+        repeats: latents chosen on shuffled labels, for calibration.
     """
 
     def __init__(
         self,
-        file: HypothesisFile,
-        proposals: Sequence[Proposal],
+        setting: Setting,
         discovery: Discovery,
-        readout: Readout,
-        saes: dict[str, SparseAutoencoder],
-        tokens: Tokens,
+        proposals: Sequence[Proposal],
         n_draws: int,
-        also_selected: Sequence[Latents] = (),
+        repeats: Sequence[Selections] = (),
     ) -> None:
-        self.file, self.proposals, self.readout = file, list(proposals), readout
-        self.discovery, self.saes, self.tokens = discovery, saes, tokens
+        file, saes = setting.file, setting.saes
+        self.file, self.readout, self.saes = file, setting.readout, saes
+        self.tokens, self.discovery = setting.edited_tokens, discovery
+        self.proposals, self.repeats = list(proposals), repeats
         self.jobs: dict[Hashable, Job] = {}
         self.uses: list[Use] = []
         self.n_draws = n_draws
@@ -87,10 +84,9 @@ class ArmPlan:
         self._probe: Tensor | None = None
         rng = np.random.default_rng([file.seed, 2])
         selected = [latents for p in self.proposals for latents in p.tried]
+        also = [latents for repeat in repeats for latents, _ in repeat.values()]
         stats = discovery.units["sae"].stats
-        self.pool = MatchedPool(
-            stats, selected, n_draws, file.spare, rng, also_selected, file.match
-        )
+        self.pool = MatchedPool(stats, selected, n_draws, file.spare, rng, also, file.match)
         self.table_pools = {
             n: MatchedPool(
                 stats, [p.latents[n] for p in self.proposals if n in p.latents],
@@ -101,7 +97,14 @@ class ArmPlan:
         self.matched: dict[str, Matched] = {}
 
     def build(self) -> None:
-        """Plans every arm of every hypothesis, then the table and the doses."""
+        """Plans every arm of every hypothesis with the table and the doses, then the calibration.
+
+        Raises:
+            UserError: the dictionary cannot give as many matched sets.
+        """
+        fewest = min(len(self.pool.match(p.tried[0]).draws) for p in self.proposals)
+        if fewest < self.n_draws:
+            raise too_few_sets(self.n_draws, len(self.pool.alive))
         for proposal in self.proposals:
             self._tested(proposal)
             for n in self.file.table.n_latents or (self.n,):
@@ -110,6 +113,12 @@ class ArmPlan:
                         self._described(proposal, n, scale)
             for dose in self.file.doses:
                 self._dose(proposal, dose)
+        for repeat in self.repeats:
+            for proposal in self.proposals:
+                self.repeat_key(proposal, repeat)
+        if self.repeats:  # what was chosen on shuffled labels is judged against the whole pool
+            for latents in self.pool.sets:
+                self.latents_key(latents, self.file.scale, None)
 
     # --- keys: one per different edit -------------------------------------------------------
 
@@ -136,6 +145,10 @@ class ArmPlan:
             steering = self.steering(latents, scale, which)
             self.jobs[key] = Job(lambda batch: steering.steer(batch.encoded[which]), owner)
         return key
+
+    def repeat_key(self, p: Proposal, repeat: Selections) -> Hashable:
+        """The job of a hypothesis with latents chosen on shuffled labels."""
+        return self.latents_key(repeat[p.column][0], self.file.scale, self.owner(p))
 
     def _direction_key(
         self, name: Hashable, direction: Tensor, latents: Latents, scale: float, owner: str

@@ -14,13 +14,14 @@ from saev.cli.results import device_of, keep_metrics
 from saev.defaults import CONF_DIR
 from saev.errors import UserError
 from saev.heads import load_head
-from saev.intervention.experiment import ExperimentResult, run_experiment
+from saev.intervention.experiment import run_experiment
 from saev.intervention.hypothesis import HypothesisFile
 from saev.intervention.judge.verdict import SUPPORTED
 from saev.intervention.readout import OWN_HEADS, make_readout
 from saev.intervention.report.files import write_files
 from saev.intervention.report.page import power_of, write_page
-from saev.intervention.setting import setting_of
+from saev.intervention.result import ExperimentResult
+from saev.intervention.setting import Setting
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking
 
@@ -37,7 +38,7 @@ def intervene_and_report(
     """Runs the experiment and leaves ``report/`` and ``metrics.json`` in ``out_dir`` and on the run.
 
     Raises:
-        UserError: see :func:`saev.experiment.controlled.run_experiment`.
+        UserError: see :func:`saev.intervention.experiment.run_experiment`.
     """
     file, text = read_hypothesis(cfg.hypothesis, cfg.concepts)
     report = out_dir / "report"
@@ -48,7 +49,10 @@ def intervene_and_report(
     device = device_of(cfg.trainer.accelerator)
     backbone = backbone_for(sae, str(cfg.sae), cfg.backbone.weights, str(cfg.head))
     readout = make_readout(str(cfg.head), backbone, source)
-    setting = setting_of(cfg, file, sae, backbone, readout, source, device)
+    run = cfg.intervention
+    setting = Setting(
+        file, sae, backbone, readout, source, run.batch_size, run.max_rows, run.num_workers, device
+    )
 
     def register(content: dict[str, Any], sha256: str) -> None:
         path = report / "registered.json"

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datamodules.images import ScenesImages
-from saev.intervention.experiment import ExperimentResult
 from saev.intervention.hypothesis import ARMS
 from saev.intervention.judge.verdict import NO_POWER, NOT_SUPPORTED, SUPPORTED, Verdict
 from saev.intervention.report.examples import examples_figure, inside_data
 from saev.intervention.report.figures import Curve, arms_figure, dose_figure, uniformity_figure
 from saev.intervention.report.page_text import ARM_TEXTS, EXAMPLES_TEXTS, explain, metric_text
+from saev.intervention.result import ExperimentResult
 from saev.pages.render import fill_template
 from saev.stats.tests import dose_response
 

@@ -5,7 +5,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from saev.intervention.experiment import ExperimentResult
+from saev.intervention.result import ExperimentResult
 
 ARM_TEXTS: dict[str, tuple[str, str]] = {
     "selected": (
