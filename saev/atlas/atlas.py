@@ -1,4 +1,4 @@
-"""Asking a finished atlas: latents for words, for patches, for sets of images, and their neighbours.
+"""Queries on a finished atlas: latents for words, patches, sets of images, and their neighbours.
 
 Suffixes: b images, s latents, p patches.
 """

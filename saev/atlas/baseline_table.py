@@ -1,4 +1,4 @@
-"""One table: metric × {this SAE, untrained SAE, raw units, PCA, random directions}.
+"""Baseline table of an atlas: metric × {this SAE, untrained SAE, raw units, PCA, random directions}.
 
 Suffixes: b images, s units.
 """

@@ -1,4 +1,4 @@
-"""Every source's concepts against every latent: tests, the best of each, numbers for the run."""
+"""Best concepts: every latent tested on every source's concepts, and numbers for the run."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The whole description of a dictionary: codes on disk, tables, names.
+"""Description of a dictionary: codes on disk, tables, names.
 
 Suffixes: b images, s latents, c concepts.
 """

@@ -1,4 +1,4 @@
-"""What latents tell beyond one threshold: probes, coalitions, foreign images, other seeds.
+"""Probes of an atlas: sparse probing, coalitions, OOD scores, stability over seeds.
 
 Suffixes: r rows (images or patches), s latents, c concepts, b images.
 """

@@ -1,4 +1,4 @@
-"""The question language of ``query="…"``: one line in, a table of latents out."""
+"""Query language of ``query="…"``: one line in, a table of latents out."""
 
 import re
 from fnmatch import fnmatchcase

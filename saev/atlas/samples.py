@@ -1,4 +1,4 @@
-"""The images that show a latent: its strongest, some of every strength, and near misses.
+"""Exemplars of a latent: its strongest images, some of every strength, and near misses.
 
 Suffixes: s latents, b images, e embedding.
 """

@@ -1,4 +1,4 @@
-"""What the codes say of each latent without any labels: sums, samples, likeness, neighbours.
+"""Summaries of each latent without labels: sums, samples, monosemanticity, neighbours.
 
 Suffixes: b images, s latents, e embedding.
 """

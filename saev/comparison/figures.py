@@ -1,4 +1,4 @@
-"""Figures of a comparison of dictionaries, from its tables."""
+"""Figures of a comparison, from its tables."""
 
 from typing import TYPE_CHECKING
 

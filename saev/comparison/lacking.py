@@ -1,4 +1,4 @@
-"""Which concepts each dictionary has, and which one may be said to lack.
+"""Concepts that each dictionary has, and those that one may be said to lack.
 
 Suffixes: c concepts, r rows (images or patches), n bootstrap draws, p permutations.
 """

@@ -1,4 +1,4 @@
-"""Partners of every latent in every other dictionary.
+"""Matches: the best partner of every latent in every other dictionary.
 
 Suffixes: a, c latents of the two dictionaries.
 """

@@ -1,4 +1,4 @@
-"""Which latents of two dictionaries do the same thing on the same images.
+"""Matching: latents of two dictionaries that fire alike on the same images.
 
 Suffixes: a latents of the first, c latents of the second, r rows (images or tokens).
 """

@@ -1,4 +1,4 @@
-"""Whether a dictionary has a latent for a concept, and when it may be said to lack one.
+"""Presence of a concept in a dictionary, and when absence may be claimed.
 
 Suffixes: r rows (images or patches), n bootstrap draws, i images, c concepts.
 """

@@ -1,4 +1,4 @@
-"""A controlled experiment from beginning to end: choose, register, run the arms, judge."""
+"""Controlled experiment from beginning to end: choose, register, run the arms, judge."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A hypothesis as a file says it: written, hashed and logged before a test image is read."""
+"""Hypothesis file: what is fixed, hashed and logged before a test image is read."""
 
 import hashlib
 import json

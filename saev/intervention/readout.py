@@ -1,4 +1,4 @@
-"""Any head as a controlled experiment sees it: units, columns in groups, and the units' labels.
+"""Readout: any head as units, columns in groups, and the units' labels.
 
 Suffixes: b images, u units, g groups of columns, c columns, h w pixels.
 """

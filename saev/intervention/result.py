@@ -1,4 +1,4 @@
-"""The result of a controlled experiment: verdicts, and every effect that they rest on."""
+"""Result of a controlled experiment: verdicts, and every effect that they rest on."""
 
 from collections import Counter
 from collections.abc import Hashable

@@ -1,4 +1,4 @@
-"""The setting of a controlled experiment: hypotheses, dictionary, model, head, images."""
+"""Setting of a controlled experiment: hypotheses, dictionary, model, head, images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""One page per concept, and the list of them."""
+"""Concept pages: one per concept, and the list of them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""One page and one JSON file per latent."""
+"""Latent pages: one HTML and one JSON file per latent."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is run for each hypothesis: the selected latents and every control beside them.
+"""Arms of each hypothesis: the selected latents and every control.
 
 Suffixes: b images, p chosen tokens, d width.
 """

@@ -1,4 +1,4 @@
-"""Directions that stand in for a dictionary's atoms: random ones, and what labels alone give.
+"""Control directions in place of the dictionary's atoms: random ones, and what labels alone give.
 
 Suffixes: c columns, d width.
 """

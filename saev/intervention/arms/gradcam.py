@@ -1,4 +1,4 @@
-"""The edit without a dictionary or a direction: pixels that speak for a class are greyed out.
+"""Grad-CAM baseline: mask the most salient patches of the input.
 
 Suffixes: b images, p patches, d width.
 """

@@ -1,4 +1,4 @@
-"""Random latents that fire as often and as strongly as the selected ones.
+"""Matched latents: random ones that fire as often and as strongly as the selected ones.
 
 One pool of drawn sets serves every hypothesis, so that a set runs through the model once; each
 hypothesis takes the sets of the pool that match it best.

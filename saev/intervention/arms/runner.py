@@ -1,4 +1,4 @@
-"""The pass over the test images: tapped once, then every edit of every arm from there on.
+"""Runner of the arms: the test images are tapped once, then every edit runs from there on.
 
 Suffixes: b images of a batch, n test images, t tokens, p chosen tokens, d width, u units, g groups,
 c columns.

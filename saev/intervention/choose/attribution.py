@@ -1,4 +1,4 @@
-"""How much each latent contributes to each class: gradient × activation at the tap.
+"""Attribution of each class to latents: gradient × activation at the tap.
 
 Suffixes: b images, p chosen tokens, d width, s latents, u units, c columns.
 """

@@ -1,4 +1,4 @@
-"""One pass over the discovery images: all that is known before a test image is read.
+"""Discovery: one pass over the images that latents are chosen on.
 
 Suffixes: b images, t tokens, p chosen tokens, d width, s latents, u units, n units kept, c columns.
 """

@@ -1,4 +1,4 @@
-"""From a hypothesis file and the discovery images to hypotheses that name their latents."""
+"""Proposals: hypotheses that name their latents, from the file and the discovery images."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""Does the machinery call what is not there? Hypotheses chosen on shuffled labels, and random ones."""
+"""Calibration: false positives under shuffled labels and for random latents."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

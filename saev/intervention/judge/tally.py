@@ -1,4 +1,4 @@
-"""What an edited forward pass did to a head's predictions, counted per image and class.
+"""Tally of an edited forward pass: changed predictions per image and class.
 
 A unit is what a head predicts for: an image, or a patch. Its base class is the class whose loss or
 survival is measured: the label for images, the clean prediction for patches.

@@ -1,4 +1,4 @@
-"""Pictures before and after an edit, and whether edited activations stay inside the data.
+"""Example images before and after an edit, and the share of edited tokens inside the data.
 
 Suffixes: b images, p patches, u units, g groups, c columns.
 """

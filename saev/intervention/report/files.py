@@ -1,4 +1,4 @@
-"""What a controlled experiment leaves on disk for scripts: verdicts, every effect, a table."""
+"""Files of a controlled experiment for scripts: verdicts, every effect, a table."""
 
 import json
 from pathlib import Path

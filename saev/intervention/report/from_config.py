@@ -1,4 +1,4 @@
-"""A controlled experiment for a command: everything from the config to the report on the run."""
+"""Controlled experiment of a command, from the config to the report on the run."""
 
 import json
 from pathlib import Path

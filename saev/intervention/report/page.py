@@ -1,4 +1,4 @@
-"""What a controlled experiment found, gathered for its page and figures."""
+"""Page of a controlled experiment, with its figures."""
 
 import re
 from collections.abc import Hashable

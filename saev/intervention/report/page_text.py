@@ -1,4 +1,4 @@
-"""The sentences of the page: what was done, in words for a reader who knows none of the code."""
+"""Sentences of the page, for a reader who knows none of the code."""
 
 # ruff: noqa: E501  (sentences of the page, kept whole)
 
