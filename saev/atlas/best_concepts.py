@@ -55,7 +55,7 @@ def score_all(
 
 
 def best_concepts(table: "pd.DataFrame", scores: Sequence[ConceptScores]) -> None:
-    """Adds the concept that each latent tells best on the discovery split, and what the test split
+    """Adds the concept that each latent predicts best on the discovery split, and what the test split
     says of it."""
     n = len(table)
     columns: dict[str, Any] = {

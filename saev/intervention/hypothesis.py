@@ -70,7 +70,7 @@ class Images:
 
 @dataclass(frozen=True)
 class TableSettings:
-    """Settings beside the tested one, described but not tested."""
+    """Settings next to the tested one, described but not tested."""
 
     n_latents: tuple[int, ...] = ()
     scales: tuple[float, ...] = ()

@@ -26,7 +26,7 @@ from saev.heads.targets import class_names_of, image_mask
 from saev.intervention.judge.tally import Groups
 
 OWN_HEADS = ("classifier", "zero_shot", "attributes")
-"""Heads that come with a model, by the name that stands in place of a folder."""
+"""Heads that come with a model, by the name that is given in place of a folder."""
 
 
 class UnitLabels(NamedTuple):

@@ -112,7 +112,7 @@ def random_p_values(
     """p of random sets in the place of selected ones, by the very null that those are held to.
 
     Every hypothesis gives, in turn and no set twice, the draws that match its latents best, as far as
-    that goes the likest to them; each is ranked among the hypothesis's other draws. Uniform when how
+    that goes the most similar ones; each is ranked among the hypothesis's other draws. Uniform when how
     well a draw matches says nothing of its effect; else the matching is too loose for p to be trusted.
     Ties are broken at random, for sets that change nothing at all would pile up.
 

@@ -28,7 +28,7 @@ BAR_WIDTH = 220
 
 
 def write_page(outcome: ExperimentResult, summary: "pd.DataFrame", folder: Path) -> Path:
-    """Writes ``index.html`` with ``figures/`` beside it; both open from disk."""
+    """Writes ``index.html`` with ``figures/`` next to it; both open from disk."""
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     verdicts = sorted(outcome.verdicts, key=lambda v: (v.verdict != SUPPORTED, -v.effect))
@@ -73,7 +73,7 @@ def _subtitle(outcome: ExperimentResult) -> str:
 
 
 class _BarScale:
-    """Where an effect stands in a small bar."""
+    """Place of an effect in a small bar."""
 
     def __init__(self, verdicts: list[Verdict]) -> None:
         values = [x for v in verdicts for x in (*v.interval, v.null_mean, v.null_95, 0.0, v.effect)]
