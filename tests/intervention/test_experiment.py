@@ -182,7 +182,7 @@ def setting(folder: Path, per: str = "patch", changes=None, **content) -> Settin
 
 
 def run(one: Setting):
-    return run_experiment(one, lambda content, sha256: None)
+    return run_experiment(one)
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +203,10 @@ def test_every_planted_concept_is_supported(outcome):
     for number, v in enumerate(outcome.verdicts):
         assert v.latents == [number] and v.n_draws == 119
         assert v.target_change > 0.9 and v.other_change < 0.1
+
+
+def test_a_result_introduces_itself_in_a_line(outcome):
+    assert repr(outcome) == "ExperimentResult(6 hypotheses: 6 supported; 35 test images)"
 
 
 def test_shuffled_labels_are_hardly_ever_supported(outcome):
