@@ -1,4 +1,4 @@
-"""One table: metric × {this SAE, untrained SAE, raw units, PCA, random directions}.
+"""Baseline table: metric × {this SAE, untrained SAE, raw units, PCA, random directions}.
 
 Suffixes: b images, s units.
 """
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from saev.atlas.best_concepts import annotations, concept_metrics
 from saev.atlas.samples import centred
 from saev.atlas.settings import AtlasSettings
-from saev.atlas.summaries import MIN_SUPPORT, Likeness, labels_per_image, statistics_of
+from saev.atlas.summaries import MIN_SUPPORT, ImageSimilarity, labels_per_image, statistics_of
 from saev.backbones import Backbone
 from saev.codes.code_pass import CodePass, Encoder, open_code_store, tokens_of
 from saev.codes.images import ImageList
@@ -72,9 +72,9 @@ def _unit_metrics(
 ) -> dict[str, float]:
     embedding = store.embeddings()
     codes = store.image_codes()
-    likeness = Likeness(embedding)
-    likeness.add(codes, 0, store.n_latents)
-    found, chance = likeness.columns()
+    similarity = ImageSimilarity(embedding)
+    similarity.add(codes, 0, store.n_latents)
+    found, chance = similarity.columns()
     enough = found["ms_support"] >= MIN_SUPPORT
     statistics = statistics_of(store, labels_per_image(images), atlas.seed)
     fired = statistics.fired_s > 0

@@ -1,4 +1,4 @@
-"""The whole description of a dictionary: codes on disk, tables, names.
+"""Description of a dictionary: codes on disk, tables, names.
 
 Suffixes: b images, s latents, c concepts.
 """
@@ -204,10 +204,10 @@ def _class_token(sae: SparseAutoencoder, backbone: Backbone) -> int | None:
 def _note(backbone: Backbone, embedder: Backbone | None) -> str:
     if embedder is None:
         return (
-            f"Likeness of images is judged by {backbone.name} itself, whose latents these are, so "
+            f"Similarity of images is judged by {backbone.name} itself, whose latents these are, so "
             "monosemanticity is partly circular; another judge can be given as embedder."
         )
-    return f"Likeness of images is judged by {embedder.name}."
+    return f"Similarity of images is judged by {embedder.name}."
 
 
 def write_tables(description: Description, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What an atlas is made with: the nodes ``atlas`` and ``naming`` of conf/describe.yaml."""
+"""Settings of an atlas: the nodes ``atlas`` and ``naming`` of conf/describe.yaml."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The tables that scripts read: one row per latent, per latent and concept, per exemplar, per name.
+"""Tables of an atlas: one row per latent, per latent and concept, per exemplar, per name.
 
 Their columns are described in docs/formats.md.
 """

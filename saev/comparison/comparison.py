@@ -1,4 +1,4 @@
-"""All of a comparison: codes, matches, concepts, power, drives."""
+"""Comparison of dictionaries, the whole of it: codes, matches, concepts, power, drives."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which concepts each dictionary has, and which one may be said to lack.
+"""Concepts that each dictionary has, and those that one may be said to lack.
 
 Suffixes: c concepts, r rows (images or patches), n bootstrap draws, p permutations.
 """
@@ -93,7 +93,7 @@ class ConceptReading:
 def read_concepts(
     member: Member, images: ImageList, settings: CompareSettings
 ) -> list[ConceptReading]:
-    """Everything that labels, masks and tables of the images tell of one dictionary."""
+    """What one dictionary has of every concept in the labels, masks and tables of the images."""
     found = []
     for name, source in images.sources.items():
         first, items = images.of_source(name)
@@ -200,7 +200,7 @@ def _side(name: str, reading: ConceptReading, k: int) -> dict[str, Any]:
 def power_table(names: Sequence[str], readings: Sequence[list[ConceptReading]]) -> "pd.DataFrame":
     """How many positive images it takes to find concepts that are known to be there.
 
-    For concepts told per image that a dictionary has on all test images: the share of them, over
+    For concepts labelled per image that a dictionary has on all test images: the share of them, over
     random draws, that would still be significant with fewer positive images.
     """
     import pandas as pd

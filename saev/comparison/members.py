@@ -1,4 +1,4 @@
-"""The dictionaries of a comparison, and their codes on the common images."""
+"""Members of a comparison: dictionaries with their codes on the common images."""
 
 import hashlib
 import json

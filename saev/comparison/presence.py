@@ -1,4 +1,4 @@
-"""Whether a dictionary has a latent for a concept, and when it may be said to lack one.
+"""Presence of a concept in a dictionary, and when absence may be claimed.
 
 Suffixes: r rows (images or patches), n bootstrap draws, i images, c concepts.
 """
@@ -41,7 +41,7 @@ def bootstrap_auroc(
 def rejection_level(
     null: Float[np.ndarray, " p"], n_rejected: int, n_tests: int, fdr: float
 ) -> float:
-    """The AUROC from which on one more concept would be significant beside ``n_rejected`` others.
+    """The AUROC from which on one more concept would be significant next to ``n_rejected`` others.
 
     Benjamini–Hochberg rejects its (n_rejected + 1)-th p-value up to fdr · (n_rejected + 1) / n_tests;
     ∞ where the permutations are too few to give a p-value that small.

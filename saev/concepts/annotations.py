@@ -1,4 +1,4 @@
-"""What is known of images, from sources and from tables, as labels per image or per patch."""
+"""Annotations: labels per image or per patch, from image sources and from tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A hypothesis as a file says it: written, hashed and logged before a test image is read."""
+"""Hypothesis file: what is fixed, hashed and logged before a test image is read."""
 
 import hashlib
 import json
@@ -8,9 +8,6 @@ from typing import Any
 
 from saev.editing.edits import KINDS, parse_where
 from saev.errors import UserError
-from saev.intervention.arms.matched_latents import FEATURES
-from saev.intervention.choose.selectors import SELECTORS
-from saev.intervention.judge.tally import DIRECTIONS, METRICS
 
 ARMS = (
     "selected",
@@ -26,6 +23,18 @@ ARMS = (
 """Always there. ``reconstruction`` joins them when the edit replaces."""
 BASELINES = ("linear_probe", "raw_unit", "pca_direction", "gradcam_pixels")
 """Further edits through the same door, run where ``baselines`` names them."""
+SELECTORS = ("f1", "auroc", "average_precision", "logistic", "attribution", "greedy")
+FEATURES = ("rate", "mean", "largest")
+"""What latents can be matched on, fields of ``LatentStats``: firing rate, mean code over the tokens on
+which they fire, largest code. Edits are multiples of the last, so matching on it matches the dose."""
+METRICS = ("target_change", "selective_change", "probability", "accuracy")
+"""``target_change``: share of the class's units whose prediction changes. ``selective_change``: that,
+minus the mean of the same share over the other classes of its group. ``probability``: mean fall of
+the class's softmax probability on its units. ``accuracy``: fall of the share of units with that label
+which are predicted right. With direction "increase" the first three look at the units of other
+classes: the share that is sent to the class, the same minus the other classes' arrivals, and the
+mean rise of its probability."""
+DIRECTIONS = ("decrease", "increase")
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Images:
 
 @dataclass(frozen=True)
 class TableSettings:
-    """Settings beside the tested one, described but not tested."""
+    """Settings next to the tested one, described but not tested."""
 
     n_latents: tuple[int, ...] = ()
     scales: tuple[float, ...] = ()

@@ -1,4 +1,4 @@
-"""Any head as a controlled experiment sees it: units, columns in groups, and the units' labels.
+"""Readout: any head as units, columns in groups, and the units' labels.
 
 Suffixes: b images, u units, g groups of columns, c columns, h w pixels.
 """
@@ -26,7 +26,7 @@ from saev.heads.targets import class_names_of, image_mask
 from saev.intervention.judge.tally import Groups
 
 OWN_HEADS = ("classifier", "zero_shot", "attributes")
-"""Heads that come with a model, by the name that stands in place of a folder."""
+"""Heads that come with a model, by the name that is given in place of a folder."""
 
 
 class UnitLabels(NamedTuple):

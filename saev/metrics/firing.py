@@ -38,7 +38,7 @@ class MeanL0(SumsMetric):
 
 
 class MeanL1(SumsMetric):
-    """Mean over tokens of Σ_i |z_i|, in normalised units. Null value: 0 for a silent dictionary."""
+    """Mean over tokens of Σ_i |z_i|, in normalised units. Null value: 0 for dead latents alone."""
 
     higher_is_better = False
     n: Tensor

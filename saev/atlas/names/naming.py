@@ -1,4 +1,4 @@
-"""Names for latents: who proposes them, what evidence they have, and when to give none.
+"""Names for latents: scores of candidates, evidence on held-out images, and when to give none.
 
 A *column* is a candidate name whose presence in every image is known as a number: the probability
 that the model's own head gives a class, or the similarity of an image to a text. Proposers rank

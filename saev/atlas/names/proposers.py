@@ -1,4 +1,4 @@
-"""Every proposer of names on one dictionary, and what they agree to call its latents.
+"""Proposers of names, and what they agree to call each latent.
 
 Suffixes: s latents, b images, v columns, c concepts.
 """

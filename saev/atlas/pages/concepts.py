@@ -1,4 +1,4 @@
-"""One page per concept, and the list of them."""
+"""Concept pages: one per concept, and the list of them."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ KEY = ["source", "kind", "concept"]
 
 
 class ConceptPages:
-    """Pages of every concept that the images tell, with its best latents."""
+    """Pages of every annotated concept, with its best latents."""
 
     def __init__(self, description: Description, site: Site, gallery: Gallery) -> None:
         self.d, self.site, self.gallery = description, site, gallery

@@ -1,4 +1,4 @@
-"""Exemplars of several latents as one PNG, for papers and for MLflow."""
+"""Contact sheets: exemplars of several latents as one PNG, for papers and for MLflow."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Exemplars of latents as tiles: which images, how lit, under which caption; every picture once.
+"""Gallery: exemplars of latents as tiles; every picture is stored once.
 
 Suffixes: s latents, p patches.
 """

@@ -1,4 +1,4 @@
-"""One page and one JSON file per latent."""
+"""Latent pages: one HTML and one JSON file per latent."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class LatentPages:
         self.around = grouped(description.coactive)
         self.proposed = grouped(description.proposals)
         tests = concepts.tests
-        self.told = grouped(tests.sort_values("f1", ascending=False)) if len(tests) else {}
+        self.tested = grouped(tests.sort_values("f1", ascending=False)) if len(tests) else {}
 
     def write(self, chosen: list[int]) -> None:
         position = {latent: index for index, latent in enumerate(chosen)}
@@ -53,7 +53,7 @@ class LatentPages:
             "proposals": _proposals(proposed),
             "effects": _effects(proposed),
             "concepts": [
-                self.concept_pages.row(one) for one in records(self.told.get(latent))[:N_CONCEPTS]
+                self.concept_pages.row(one) for one in records(self.tested.get(latent))[:N_CONCEPTS]
             ],
             "numbers": _numbers(row, self.d.metrics),
             "histogram": histogram_svg(self.d.histogram[latent], LOWEST, BINS_PER_OCTAVE),
@@ -112,7 +112,7 @@ def _proposals(rows: pd.DataFrame | None) -> list[dict[str, Any]]:
 
 
 def _effects(rows: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """What rises most when the latent is pushed, with bars relative to the first."""
+    """What rises most when the latent is steered, with bars relative to the first."""
     if rows is None:
         return []
     own = rows[rows["proposer"] == "effect"].sort_values("rank").head(N_EFFECTS)

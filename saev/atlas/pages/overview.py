@@ -1,4 +1,4 @@
-"""From the tables of a description to its site: overview, latents, concepts, pictures."""
+"""Overview of an atlas, and the whole site: latents, concepts, pictures."""
 
 from pathlib import Path
 from typing import Any

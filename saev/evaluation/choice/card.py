@@ -12,13 +12,13 @@ from saev.pages.render import fill_template
 TEMPLATE = Path(__file__).parent / "model_card.md.j2"
 
 SHOWN = ("val/", "val_all/", "untrained/", "fidelity/kl", "fidelity/agreement", "fidelity/accuracy")
-"""Beginnings of the metrics that stand on the card; ``metrics.json`` of the run has them all."""
+"""Beginnings of the metrics that are on the card; ``metrics.json`` of the run has them all."""
 
 
 def model_card(
     member: SweepRun, pick: Pick, name: str, version: str, n_members: int, sweep: Sweep
 ) -> str:
-    """README.md beside ``config.json``: what it is, where from, what for, how good, what not."""
+    """README.md next to ``config.json``: what it is, where from, what for, how good, what not."""
     sae = member.sae_config
     metrics = {k: v for k, v in sorted(member.metrics.items()) if k.startswith(SHOWN)}
     images = json.dumps(sae.get("images"), indent=2, sort_keys=True)

@@ -1,4 +1,4 @@
-"""What an edited forward pass did to a head's predictions, counted per image and class.
+"""Tally of an edited forward pass: changed predictions per image and class.
 
 A unit is what a head predicts for: an image, or a patch. Its base class is the class whose loss or
 survival is measured: the label for images, the clean prediction for patches.
@@ -13,15 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
-
-METRICS = ("target_change", "selective_change", "probability", "accuracy")
-"""``target_change``: share of the class's units whose prediction changes. ``selective_change``: that,
-minus the mean of the same share over the other classes of its group. ``probability``: mean fall of
-the class's softmax probability on its units. ``accuracy``: fall of the share of units with that label
-which are predicted right. With direction "increase" the first three look at the units of other
-classes: the share that is sent to the class, the same minus the other classes' arrivals, and the
-mean rise of its probability."""
-DIRECTIONS = ("decrease", "increase")
 
 
 @dataclass(frozen=True)

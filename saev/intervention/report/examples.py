@@ -1,4 +1,4 @@
-"""Pictures before and after an edit, and whether edited activations stay inside the data.
+"""Example images before and after an edit, and the share of edited tokens inside the data.
 
 Suffixes: b images, p patches, u units, g groups, c columns.
 """
@@ -13,10 +13,10 @@ from saev.backbones.transform import to_picture
 from saev.editing.tap_edit import TapEdit
 from saev.intervention.arms.runner import EncodedBatch
 from saev.intervention.choose.proposals import Latents
-from saev.intervention.experiment import ExperimentResult
 from saev.intervention.judge.tally import Predictions, predict
 from saev.intervention.judge.verdict import Verdict
 from saev.intervention.report.figures import BarExample, MaskExample, bars_figure, masks_figure
+from saev.intervention.result import ExperimentResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,6 @@ N_IMAGES_INSIDE = 16
 def inside_data(outcome: ExperimentResult, latents: Latents, dose: float) -> float:
     """Share of edited tokens whose norm is at most the 99th percentile of the discovery tokens'."""
     runner = outcome.runner
-    assert runner is not None
     images = np.arange(min(N_IMAGES_INSIDE, outcome.test.n_images))
     encoded = runner.batch(images).encoded["sae"]
     delta, changed = outcome.plan.steering(latents, dose).delta(encoded)
@@ -43,7 +42,6 @@ def inside_data(outcome: ExperimentResult, latents: Latents, dose: float) -> flo
 def examples_figure(outcome: ExperimentResult, v: Verdict) -> "Figure | None":
     """Test images that show the concept: for patches those with most of it, else the first."""
     runner = outcome.runner
-    assert runner is not None
     n_base = outcome.test.clean.n_base[:, outcome.setting.readout.column(v.concept)]
     n_base = np.where(outcome.images_of[v.concept], n_base, 0)
     images = np.argsort(-n_base, kind="stable")[:N_EXAMPLES]

@@ -1,4 +1,4 @@
-"""What a controlled experiment leaves on disk for scripts: verdicts, every effect, a table."""
+"""Files of a controlled experiment for scripts: verdicts, every effect, a table."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saev.intervention.arms.arms import Use
-from saev.intervention.experiment import ExperimentResult
 from saev.intervention.hypothesis import ARMS
 from saev.intervention.judge.tally import other_change
+from saev.intervention.result import ExperimentResult
 
 if TYPE_CHECKING:
     import pandas as pd

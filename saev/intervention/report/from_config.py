@@ -1,4 +1,4 @@
-"""A controlled experiment for a command: everything from the config to the report on the run."""
+"""Controlled experiment of a command, from the config to the report on the run."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,14 @@ from saev.cli.results import device_of, keep_metrics
 from saev.defaults import CONF_DIR
 from saev.errors import UserError
 from saev.heads import load_head
-from saev.intervention.experiment import ExperimentResult, run_experiment
+from saev.intervention.experiment import run_experiment
 from saev.intervention.hypothesis import HypothesisFile
 from saev.intervention.judge.verdict import SUPPORTED
 from saev.intervention.readout import OWN_HEADS, make_readout
 from saev.intervention.report.files import write_files
 from saev.intervention.report.page import power_of, write_page
-from saev.intervention.setting import setting_of
+from saev.intervention.result import ExperimentResult
+from saev.intervention.setting import Setting
 from saev.loading import backbone_of
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking
@@ -37,7 +38,7 @@ def intervene_and_report(
     """Runs the experiment and leaves ``report/`` and ``metrics.json`` in ``out_dir`` and on the run.
 
     Raises:
-        UserError: see :func:`saev.experiment.controlled.run_experiment`.
+        UserError: see :func:`saev.intervention.experiment.run_experiment`.
     """
     file, text = read_hypothesis(cfg.hypothesis, cfg.concepts)
     report = out_dir / "report"
@@ -50,7 +51,10 @@ def intervene_and_report(
     trained = load_head(head) if head not in OWN_HEADS and Path(head).is_dir() else None
     backbone = backbone_of(sae, str(cfg.sae), weights=cfg.backbone.weights, head=trained)
     readout = make_readout(head, backbone, source)
-    setting = setting_of(cfg, file, sae, backbone, readout, source, device)
+    run = cfg.intervention
+    setting = Setting(
+        file, sae, backbone, readout, source, run.batch_size, run.max_rows, run.num_workers, device
+    )
 
     def register(content: dict[str, Any], sha256: str) -> None:
         path = report / "registered.json"

@@ -1,4 +1,4 @@
-"""What a controlled experiment found, gathered for its page and figures."""
+"""Page of a controlled experiment, with its figures."""
 
 import re
 from collections.abc import Hashable
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datamodules.images import ScenesImages
-from saev.intervention.experiment import ExperimentResult
 from saev.intervention.hypothesis import ARMS
 from saev.intervention.judge.verdict import NO_POWER, NOT_SUPPORTED, SUPPORTED, Verdict
 from saev.intervention.report.examples import examples_figure, inside_data
 from saev.intervention.report.figures import Curve, arms_figure, dose_figure, uniformity_figure
 from saev.intervention.report.page_text import ARM_TEXTS, EXAMPLES_TEXTS, explain, metric_text
+from saev.intervention.result import ExperimentResult
 from saev.pages.render import fill_template
 from saev.stats.tests import dose_response
 
@@ -28,7 +28,7 @@ BAR_WIDTH = 220
 
 
 def write_page(outcome: ExperimentResult, summary: "pd.DataFrame", folder: Path) -> Path:
-    """Writes ``index.html`` with ``figures/`` beside it; both open from disk."""
+    """Writes ``index.html`` with ``figures/`` next to it; both open from disk."""
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     verdicts = sorted(outcome.verdicts, key=lambda v: (v.verdict != SUPPORTED, -v.effect))
@@ -73,7 +73,7 @@ def _subtitle(outcome: ExperimentResult) -> str:
 
 
 class _BarScale:
-    """Where an effect stands in a small bar."""
+    """Place of an effect in a small bar."""
 
     def __init__(self, verdicts: list[Verdict]) -> None:
         values = [x for v in verdicts for x in (*v.interval, v.null_mean, v.null_95, 0.0, v.effect)]

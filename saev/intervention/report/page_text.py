@@ -1,11 +1,11 @@
-"""The sentences of the page: what was done, in words for a reader who knows none of the code."""
+"""Sentences of the page, for a reader who knows none of the code."""
 
 # ruff: noqa: E501  (sentences of the page, kept whole)
 
 from collections.abc import Mapping
 from typing import Any
 
-from saev.intervention.experiment import ExperimentResult
+from saev.intervention.result import ExperimentResult
 
 ARM_TEXTS: dict[str, tuple[str, str]] = {
     "selected": (
