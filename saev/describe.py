@@ -47,7 +47,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
         sae, backbone = open_dictionary(cfg.sae, cfg.backbone.weights)
         sources = sources_for(sae, cfg.sae, cfg.images, cfg.more_images)
         embedder = instantiate(cfg.embedder) if cfg.embedder is not None else None
-        atlas = AtlasSettings(**{**cfg.atlas, "shard": tuple(cfg.atlas.shard)})
+        atlas = AtlasSettings(**cfg.atlas)
         naming = NamingSettings(**cfg.naming)
         device = device_of(cfg.trainer.accelerator)
         found = describe_dictionary(

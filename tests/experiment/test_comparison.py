@@ -23,6 +23,7 @@ from saev.comparison.lacking import (
 from saev.comparison.matches import match_metrics, match_table
 from saev.comparison.members import CompareSettings, Member, check_same_patches
 from saev.concepts.best_latents import Concepts
+from saev.defaults import defaults
 from saev.errors import UserError
 from saev.sae import SAEConfig, SparseAutoencoder
 from tests.latents.test_codes import build
@@ -30,7 +31,13 @@ from tests.latents.test_codes import build
 N, P, S = 300, 4, 16
 SPLITS = ["discovery"] * 120 + ["calibration"] * 40 + ["test"] * 140
 NAMES = ["shared", "lacking", "weak", "noise"]
-SETTINGS = CompareSettings(n_permutations=399, n_map_permutations=49, n_bootstrap=100, n_draws=60)
+
+
+def settings(**changes: object) -> CompareSettings:
+    return CompareSettings(**{**defaults("compare", "comparison"), "seed": 0, **changes})
+
+
+SETTINGS = settings(n_permutations=399, n_map_permutations=49, n_bootstrap=100, n_draws=60)
 
 
 def noise(seed: int) -> torch.Tensor:
@@ -159,8 +166,8 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Member, Member
 
 def test_drives_are_found_where_they_were_planted(two_layers) -> None:
     early, late, images, order = two_layers
-    settings = CompareSettings(n_draws=5, n_drives=6, drive_images=2, drive_strength=4.0)
-    matches = match_table([late, early], settings)
+    few = settings(n_draws=5, n_drives=6, drive_images=2, drive_strength=4.0)
+    matches = match_table([late, early], few)
     forward = matches[matches["sae_a"] == "early"]
     assert [order[k] for k in forward["latent_b"]] == list(range(S))
     assert match_metrics(matches, 0.05)["compare/early-late/agree"] == 1
@@ -216,4 +223,4 @@ def test_patches_need_the_same_grid(two_layers) -> None:
 
 def test_unknown_rows_are_refused() -> None:
     with pytest.raises(UserError, match="rows='word'; choose image or patch"):
-        CompareSettings(rows="word")
+        settings(rows="word")
