@@ -1,4 +1,4 @@
-"""How often latents fire on the held-out tokens, as a figure at every validation."""
+"""Histogram of firing frequencies on held-out tokens, at every validation."""
 
 from pathlib import Path
 

@@ -35,7 +35,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     from saev.atlas.pages.overview import write_pages
     from saev.atlas.settings import AtlasSettings, NamingSettings
     from saev.cli.results import device_of, keep_metrics
-    from saev.codes.code_pass import ImageList
+    from saev.codes.images import ImageList
     from saev.loading import open_dictionary, sources_for
 
     if cfg.sae is None:

@@ -1,4 +1,4 @@
-"""``python -m saev.evaluate sae=DIR``: an SAE on held-out images, each number beside its baselines.
+"""``python -m saev.evaluate sae=DIR``: an SAE on held-out images, each number with its baselines.
 
 ``python -m saev.evaluate sae=DIR baselines.kinds=all``: a table of it and its baselines as well.
 ``python -m saev.evaluate sweep=ID``: which members of a sweep to take, and why.

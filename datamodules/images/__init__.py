@@ -1,4 +1,17 @@
-"""Image sources behind one contract, each imported when it is first used."""
+"""Image sources behind one contract.
+
+base: the contract of an image source
+folder: folders of images
+segmentation: images with a class per pixel
+webdataset: WebDataset image tars
+torchvision_sets: data sets that torchvision downloads
+scenes: the procedural scenes as a source
+layout: how folders are laid out: roots, splits, files
+selection: held-out images and limits, by seeded draws per image id
+tars: image tars: where they are and what is in them
+decode: bytes → upright RGB image or mask
+dataset: images as model inputs for a DataLoader
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -8,6 +21,7 @@ from datamodules.images.base import ImageSource as ImageSource
 from datamodules.images.decode import BrokenImage as BrokenImage
 
 if TYPE_CHECKING:
+    from datamodules.images.batches import image_batches as image_batches
     from datamodules.images.dataset import ImageBatch as ImageBatch
     from datamodules.images.dataset import ImageDataset as ImageDataset
     from datamodules.images.dataset import LoadedImage as LoadedImage
@@ -17,6 +31,7 @@ if TYPE_CHECKING:
     from datamodules.images.webdataset import WebDatasetImages as WebDatasetImages
 
 _HOMES = {
+    "image_batches": "batches",
     "ImageBatch": "dataset",
     "ImageDataset": "dataset",
     "LoadedImage": "dataset",

@@ -1,4 +1,4 @@
-"""What stands around every command: Hydra, one-sentence errors, exit statuses."""
+"""Entry point of every command: Hydra, one-sentence errors, exit statuses."""
 
 import functools
 import logging

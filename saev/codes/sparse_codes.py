@@ -1,4 +1,4 @@
-"""Sparse codes of a handful of images, sorted by latent: what the pass over images leaves behind.
+"""Sparse codes of some images, sorted by latent: what the pass over images leaves behind.
 
 Suffixes: b images, p tokens chosen per image, s latents, n stored codes, e embedding, c classes.
 """

@@ -1,4 +1,4 @@
-"""Evaluating an SAE for a command: metrics, tables, figures, all of it on the run."""
+"""Evaluation of an SAE for a command: metrics, tables, figures, all of it on the run."""
 
 from pathlib import Path
 

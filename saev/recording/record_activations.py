@@ -1,4 +1,4 @@
-"""From a composed config to a folder of activation tars, recorded now or found on disk."""
+"""Recorded activations for a command: a folder of tars, recorded now or found on disk."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fitting a baseline for a command, as a dictionary is trained: recorded activations, fit, evaluation."""
+"""Baseline fitting for a command: recorded activations, fit, evaluation."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Training heads for a command: cached features, a grid of members, scores on held-out images."""
+"""Head training for a command: cached features, a grid of members, scores on held-out images."""
 
 from __future__ import annotations
 

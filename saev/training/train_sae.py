@@ -1,4 +1,4 @@
-"""Training a dictionary for a command: recorded activations, fit, evaluation."""
+"""Dictionary training for a command: recorded activations, fit, evaluation."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -32,6 +32,9 @@ KEPT = {
     "datamodules.images.SegmentationImages": BY_HAND,
     "datamodules.images.WebDatasetImages": BY_HAND,
     "datamodules.images.torchvision_sets.TorchvisionImages": BY_HAND,
+    "saev.training.sae_module.SAETraining.aux_coefficient": "0 switches off what model/sae.yaml has",
+    "saev.training.head_module.SegmentationTraining.features": "by hand there is nothing to choose; "
+    "a command has to know it before it can build the module",
 }
 """What keeps its defaults in the signature as well, and why."""
 
