@@ -14,8 +14,9 @@ from saev.atlas.atlas import TABLES
 VERBS = ("train", "record", "evaluate", "describe", "compare", "intervene")
 HEAVY = {"torch", "lightning", "torchmetrics", "mlflow", "matplotlib", "open_clip", "timm"}
 ROOT = Path(__file__).parents[2]
-MOST = 85
-"""Modules of this project when training starts on activations that are there, packages counted."""
+MOST = 80
+"""Files of this project, ``__init__`` apart, that a training on recorded activations starts with: of
+dictionaries 16, of training 9, of the backbone and the image source that it has to know 24."""
 
 COUNT = """
 import runpy, sys
@@ -23,7 +24,7 @@ import lightning
 
 def fit(self, *arguments, **settings):
     ours = [m for m in sys.modules if m.partition(".")[0] in ("saev", "callbacks", "datamodules")]
-    print("modules:", *sorted(ours))
+    print("files:", *sorted(m for m in ours if not hasattr(sys.modules[m], "__path__")))
     raise SystemExit
 
 lightning.Trainer.fit = fit
@@ -112,10 +113,10 @@ def test_training_starts_with_what_it_needs(tmp_path: Path) -> None:
     for _ in range(2):  # the second finds the recording
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
         assert done.returncode == 0, done.stderr[-2000:]
-    (line,) = [one for one in done.stdout.splitlines() if one.startswith("modules:")]
-    modules = line.split()[1:]
-    rooms = {".".join(name.split(".")[:2]) for name in modules if name.startswith("saev.")}
+    (line,) = [one for one in done.stdout.splitlines() if one.startswith("files:")]
+    files = line.split()[1:]
+    rooms = {".".join(name.split(".")[:2]) for name in files if name.startswith("saev.")}
     unused = {"evaluation", "atlas", "comparison", "intervention", "concepts", "codes", "editing"}
     assert rooms.isdisjoint(f"saev.{room}" for room in unused | {"heads", "pages", "stats"})
-    print(f"{len(modules)} modules at the start of training")
-    assert len(modules) <= MOST, modules
+    print(f"{len(files)} files at the start of training")
+    assert len(files) <= MOST, files
