@@ -171,7 +171,7 @@ def test_drives_are_found_where_they_were_planted(two_layers) -> None:
     forward = matches[matches["sae_a"] == "early"]
     assert [order[k] for k in forward["latent_b"]] == list(range(S))
     assert match_metrics(matches, 0.05)["compare/early-late/agree"] == 1
-    drives = drive_table([late, early], matches, images, settings)
+    drives = drive_table([late, early], matches, images, few)
     matched = drives[drives["matched"]]
     assert len(matched) == 6
     assert (matched["rank"] == 0).mean() >= 0.8
@@ -182,7 +182,7 @@ def test_drives_are_found_where_they_were_planted(two_layers) -> None:
     found = drive_metrics(drives)
     assert found["compare/early-late/drive_match_first"] == (matched["rank"] == 0).mean()
     wrong = matches.assign(latent_b=np.roll(matches["latent_b"], 1))
-    mispaired = drive_table([early, late], wrong, images, settings)
+    mispaired = drive_table([early, late], wrong, images, few)
     assert (mispaired[mispaired["matched"]]["rank"] == 0).mean() < 0.4
 
 
