@@ -49,7 +49,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
         more = {key: instantiate(node) for key, node in (cfg.more_images or {}).items()}
         sources = sources_for(sae, cfg.sae, images, more)
         embedder = instantiate(cfg.embedder) if cfg.embedder is not None else None
-        atlas = AtlasSettings(**{**cfg.atlas, "shard": tuple(cfg.atlas.shard)})
+        atlas = AtlasSettings(**cfg.atlas)
         naming = NamingSettings(**cfg.naming)
         device = device_of(cfg.trainer.accelerator)
         found = describe_dictionary(

@@ -141,7 +141,9 @@ def test_packages_are_listed_one_by_one() -> None:
         for root in roots
         for path in (ROOT / root).rglob("__init__.py")
     }
-    assert found == set(PROJECT["tool"]["setuptools"]["packages"])
+    elsewhere = PROJECT["tool"]["setuptools"]["package-dir"]
+    assert elsewhere == {"saev.conf": "conf"}  # YAML alone: inside the package once it is installed
+    assert found | set(elsewhere) == set(PROJECT["tool"]["setuptools"]["packages"])
     homeless = {
         str(path.relative_to(ROOT))
         for root in roots
@@ -152,15 +154,17 @@ def test_packages_are_listed_one_by_one() -> None:
 
 
 def test_files_beside_the_code_are_installed_with_it() -> None:
-    """Templates, scripts and weights: without these a wheel writes no pages and loads no demo model."""
+    """Configuration, templates, scripts and weights: without these a wheel answers no command, writes
+    no pages and loads no demo model."""
+    elsewhere = PROJECT["tool"]["setuptools"]["package-dir"]
     data = PROJECT["tool"]["setuptools"]["package-data"]
     globbed = {
         str(path.relative_to(ROOT))
         for package, patterns in data.items()
         for pattern in patterns
-        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+        for path in (ROOT / elsewhere.get(package, package.replace(".", "/"))).glob(pattern)
     }
-    roots = ("saev/", "callbacks/", "datamodules/")
+    roots = ("saev/", "callbacks/", "datamodules/", "conf/")
     beside = {n for n in tracked_files() if n.startswith(roots) and not n.endswith(".py")}
     assert beside - globbed == set()
 

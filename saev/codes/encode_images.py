@@ -131,7 +131,9 @@ def encode_images(
             rows += [sparse.csr_matrix(z_ps.cpu().numpy()) for z_ps in z_bps]
             ids += found
     if not rows:
-        raise UserError("there are no images to encode; give a source, a folder or a list of images")
+        raise UserError(
+            "there are no images to encode; give a source, a folder or a list of images"
+        )
     return EncodedImages(sparse.csr_matrix(sparse.vstack(rows)), ids, len(positions), model.grid)
 
 

@@ -23,6 +23,7 @@ from saev.comparison.lacking import (
 from saev.comparison.matches import match_metrics, match_table
 from saev.comparison.members import CompareSettings, Member, check_same_patches
 from saev.concepts.best_latents import Concepts
+from saev.defaults import defaults
 from saev.errors import UserError
 from saev.sae import SAEConfig, SparseAutoencoder
 from tests.fakes.codes import build
@@ -30,7 +31,13 @@ from tests.fakes.codes import build
 N, P, S = 300, 4, 16
 SPLITS = ["discovery"] * 120 + ["calibration"] * 40 + ["test"] * 140
 NAMES = ["shared", "lacking", "weak", "noise"]
-SETTINGS = CompareSettings(n_permutations=399, n_map_permutations=49, n_bootstrap=100, n_draws=60)
+
+
+def settings(**changes: object) -> CompareSettings:
+    return CompareSettings(**{**defaults("compare", "comparison"), "seed": 0, **changes})
+
+
+SETTINGS = settings(n_permutations=399, n_map_permutations=49, n_bootstrap=100, n_draws=60)
 
 
 def noise(seed: int) -> torch.Tensor:
@@ -159,12 +166,12 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Member, Member
 
 def test_drives_are_found_where_they_were_planted(two_layers) -> None:
     early, late, images, order = two_layers
-    settings = CompareSettings(n_draws=5, n_drives=6, drive_images=2, drive_strength=4.0)
-    matches = match_table([late, early], settings)
+    few = settings(n_draws=5, n_drives=6, drive_images=2, drive_strength=4.0)
+    matches = match_table([late, early], few)
     forward = matches[matches["sae_a"] == "early"]
     assert [order[k] for k in forward["latent_b"]] == list(range(S))
     assert match_metrics(matches, 0.05)["compare/early-late/agree"] == 1
-    drives = drive_table([late, early], matches, images, settings)
+    drives = drive_table([late, early], matches, images, few)
     matched = drives[drives["matched"]]
     assert len(matched) == 6
     assert (matched["rank"] == 0).mean() >= 0.8
@@ -175,7 +182,7 @@ def test_drives_are_found_where_they_were_planted(two_layers) -> None:
     found = drive_metrics(drives)
     assert found["compare/early-late/drive_match_first"] == (matched["rank"] == 0).mean()
     wrong = matches.assign(latent_b=np.roll(matches["latent_b"], 1))
-    mispaired = drive_table([early, late], wrong, images, settings)
+    mispaired = drive_table([early, late], wrong, images, few)
     assert (mispaired[mispaired["matched"]]["rank"] == 0).mean() < 0.4
 
 
@@ -216,4 +223,4 @@ def test_patches_need_the_same_grid(two_layers) -> None:
 
 def test_unknown_rows_are_refused() -> None:
     with pytest.raises(UserError, match="rows='word'; choose image or patch"):
-        CompareSettings(rows="word")
+        settings(rows="word")

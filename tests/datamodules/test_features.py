@@ -73,10 +73,13 @@ def test_is_used_again_until_something_changes(backbone, source, tmp_path: Path)
     assert len({folder, *others}) == 4
 
 
+SETTINGS = {"batch_size": 2048, "selection_fraction": 0.2, "seed": 0, "verify_checksums": True}
+
+
 def module_of(folder: Path, backbone, source, kind: str, **settings) -> FeatureDataModule:
     n_classes = len(class_names_of(source, kind))
     labels = labels_of(source, backbone, kind)
-    data = FeatureDataModule(str(folder), labels, n_classes, **settings)
+    data = FeatureDataModule(str(folder), labels, n_classes, **{**SETTINGS, **settings})
     data.prepare_data()
     data.setup("fit")
     return data
@@ -165,7 +168,7 @@ def test_refuses_too_few_images_and_damage(backbone, tmp_path: Path) -> None:
     folder = recorded(backbone, source, "class", tmp_path)
     first = source.split("train")[0]
     data = FeatureDataModule(
-        str(folder), lambda item: torch.tensor([0 if item == first else -1]), 8
+        str(folder), lambda item: torch.tensor([0 if item == first else -1]), 8, **SETTINGS
     )
     with pytest.raises(UserError, match="1 training images with a label"):
         data.setup("fit")
@@ -176,4 +179,4 @@ def test_refuses_too_few_images_and_damage(backbone, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is damaged"):
         module_of(folder, backbone, source, "classification")
     with pytest.raises(ValueError, match="selection_fraction"):
-        FeatureDataModule(str(folder), labels_of(source, backbone, "classification"), 8, 64, 1.5)
+        module_of(folder, backbone, source, "classification", selection_fraction=1.5)

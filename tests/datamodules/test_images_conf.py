@@ -1,7 +1,6 @@
 """conf/images: a file's keys are its class's arguments; the overrides that scripts rely on."""
 
 import inspect
-from pathlib import Path
 
 import pytest
 from hydra.errors import InstantiationException
@@ -11,16 +10,16 @@ from omegaconf.errors import ConfigAttributeError
 from PIL import Image
 
 from datamodules.images.from_spec import source_from_spec
+from saev.defaults import names, node
 
-CONF = Path(__file__).parents[2] / "conf" / "images"
-NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+NAMES = sorted(set(names("images")) - {"torchvision"})  # the base of six, nothing by itself
 OWN_VALUES = {"roots", "urls", "dataset", "root", "cache_dir"}
 """Keys that a file sets by itself; all others state what the signature states."""
 
 
 def compose(name: str, *overrides: str):
     config = OmegaConf.create({"paths": {"outputs": "outputs"}})
-    config.images = OmegaConf.load(CONF / f"{name}.yaml")
+    config.images = node(f"images/{name}")
     OmegaConf.set_struct(config, True)
     for override in overrides:
         key, _, value = override.partition("=")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from saev.errors import UserError
@@ -15,10 +15,10 @@ from saev.tracking.sweeps import Version
 class ChoiceSettings:
     """What ``choice`` in conf/evaluate.yaml holds."""
 
-    n_picks: int = 3
-    where: Mapping[str, Any] = field(default_factory=dict)
-    register: bool = True
-    model_name: str | None = None
+    n_picks: int
+    where: Mapping[str, Any]
+    register: bool
+    model_name: str | None
 
     def __post_init__(self) -> None:
         if self.n_picks < 1:
