@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from saev.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -64,3 +67,26 @@ def defaults(name: str, *keys: str) -> dict[str, Any]:
         for key, value in values.items()
     }
     return {k: v for k, v in filled.items() if not (isinstance(v, str) and "${" in v)}
+
+
+def replaced(
+    values: Mapping[str, Any], settings: Mapping[str, Any], where: str, also: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Values with some of them replaced; a mapping replaces keys of a node and leaves the others.
+
+    Args:
+        where: names the values in errors.
+        also: settings that may be given although the values do not have them.
+
+    Raises:
+        UserError: a setting that there is not.
+    """
+    allowed = [name for name in {**values, **dict.fromkeys(also)} if not name.startswith("_")]
+    if unknown := [key for key in settings if key not in allowed]:
+        raise UserError(f"{where} has no setting {unknown[0]}; it has {', '.join(allowed)}")
+    result = dict(values)
+    for key, value in settings.items():
+        inner = values.get(key)
+        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
+        result[key] = {**inner, **value} if both and "_target_" not in value else value  # pyright: ignore
+    return result

@@ -31,7 +31,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     import lightning as L
 
     from saev.atlas.baseline_table import unit_baselines
-    from saev.atlas.description import describe_dictionary, write_tables
+    from saev.atlas.description import make_description, write_tables
     from saev.atlas.pages.overview import write_pages
     from saev.atlas.settings import AtlasSettings, NamingSettings
     from saev.cli.results import device_of, keep_metrics
@@ -52,7 +52,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
         atlas = AtlasSettings(**cfg.atlas)
         naming = NamingSettings(**cfg.naming)
         device = device_of(cfg.trainer.accelerator)
-        found = describe_dictionary(
+        found = make_description(
             sae, backbone, sources, folder, atlas, naming, embedder=embedder, device=device
         )
         if found is None:
@@ -65,7 +65,8 @@ def describe(cfg: DictConfig) -> dict[str, float]:
             _show_baselines(table)
         keep_metrics(found.metrics, out_dir, tracking)
         if cfg.pages.enabled:
-            for figure in write_pages(found, sae, backbone, folder, cfg.pages):
+            shown = {key: value for key, value in cfg.pages.items() if key != "enabled"}
+            for figure in write_pages(found, sae, backbone, folder, **shown):
                 tracking.log_artifact(figure, "figures")
         for file in sorted(folder.glob("*.parquet")):
             tracking.log_artifact(file, "latents")

@@ -109,7 +109,7 @@ class Description:
         )
 
 
-def describe_dictionary(
+def make_description(
     sae: SparseAutoencoder,
     backbone: Backbone,
     sources: Mapping[str, ImageSource],

@@ -1,5 +1,6 @@
 """Fit of a dictionary to activations, with Lightning: from tars or arrays to a `SparseAutoencoder`."""
 
+import inspect
 import logging
 import pickle
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import numpy as np
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from datamodules.activations.format import Manifest
 from datamodules.activations.in_memory import InMemoryActivations
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
-from saev.defaults import defaults, names
+from saev.defaults import defaults, names, replaced
 from saev.errors import UserError
 from saev.recording.record_activations import Recording
 from saev.sae import SparseAutoencoder
@@ -164,24 +165,13 @@ def build_model(
     known = [name for name in names("model") if _is_dictionary(name)]
     if model not in known:
         raise UserError(f"model={model!r} is none of {', '.join(known)}")
-    cfg = _replaced(defaults(f"model/{model}"), settings, f"model={model!r}")
-    if "kind" in cfg:  # a baseline is drawn or fitted with a seed of its own
+    values = defaults(f"model/{model}")
+    built = get_class(values["_target_"])
+    takes = [name for name in inspect.signature(built).parameters if name != "d_model"]
+    cfg = replaced(values, settings, f"model={model!r}", takes)
+    if built is not SAETraining:  # a baseline is drawn or fitted with a seed of its own
         cfg.setdefault("seed", seed)
     return instantiate(cfg, d_model=d_model)
-
-
-def _replaced(values: dict[str, Any], settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Values with some replaced, nodes inside out; raises UserError for a key that is not there."""
-    replaced = dict(values)
-    for key, value in settings.items():
-        if key not in values:
-            has = ", ".join(name for name in values if not name.startswith("_"))
-            raise UserError(f"{where} has no {key}; it has {has}")
-        inner = values[key]
-        if isinstance(value, Mapping) and isinstance(inner, dict) and "_target_" not in value:
-            value = _replaced(inner, value, f"{key} of {where}")
-        replaced[key] = value
-    return replaced
 
 
 def _is_dictionary(name: str) -> bool:
