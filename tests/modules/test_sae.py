@@ -72,7 +72,7 @@ def sink_a_quarter(module: SAETraining) -> Tensor:
         ({"k_aux": 0}, "model.k_aux must be at least 1"),
         ({"init": {**INIT, "bias": "median"}}, "model.init.bias must be one of"),
         ({"init": {**INIT, "encoder": "xavier"}}, "model.init.encoder must be one of"),
-        ({"objective": {"coefficient": 1.0}}, "model.objective must name a class"),
+        ({"objective": {"coefficient": 1.0}}, "model.objective must name its class.*coefficient"),
         ({"optimizer": functools.partial(torch.optim.Adam, lr=-0.1)}, "model.optimizer.lr.*-0.1"),
         (
             {"optimizer": functools.partial(torch.optim.Adam, lr=0.1, betas=(2, 0))},
