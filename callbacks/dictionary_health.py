@@ -1,4 +1,4 @@
-"""Is the dictionary in use: norms and firing shares while it trains."""
+"""Health of a dictionary in training: atom norms, firing shares."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Dead latents get a new start at inputs the dictionary reconstructs badly."""
+"""Resampling of dead latents, at inputs that the dictionary reconstructs badly."""
 
 from typing import Any
 

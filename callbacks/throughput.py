@@ -1,4 +1,4 @@
-"""How fast the data comes and goes."""
+"""Throughput: tokens per second, and the time spent waiting for data."""
 
 import time
 from typing import Any, Protocol, runtime_checkable

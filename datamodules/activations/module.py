@@ -1,4 +1,4 @@
-"""What the trainer sees of a folder of activation tars."""
+"""LightningDataModule of a folder of activation tars."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When AuxK has to be computed, decided without asking the device at every step."""
+"""AuxK schedule: when it has to be computed, decided without asking the device at every step."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Training of one sparse autoencoder.
+"""LightningModule that trains one sparse autoencoder.
 
 Shapes: `b` tokens, `d` d_model, `s` d_sae, `n` tokens of the starting pool.
 """

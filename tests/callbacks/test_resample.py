@@ -11,7 +11,7 @@ from torch import Tensor
 from callbacks.resample import ResampleDeadLatents
 from saev.sae.objectives import L1Penalty
 from saev.training.sae_module import SAETraining
-from tests.modules.planted import LIGHTNING_WARNINGS, Recorder, activations, fit, make_module
+from tests.fakes.planted import LIGHTNING_WARNINGS, Recorder, activations, fit, make_module
 
 pytestmark = LIGHTNING_WARNINGS
 ILL = torch.arange(0, 64, 4)

@@ -12,15 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.cli.commands import TINY, Run
-
-
-def assert_sentence(status: str | int | None, *words: str) -> None:
-    assert isinstance(status, str), f"no sentence: {status!r}"
-    assert "Traceback" not in status
-    assert "\n" not in status.strip(), status
-    for word in words:
-        assert word in status, status
+from tests.fakes.commands import TINY, Run, assert_sentence
 
 
 @pytest.fixture
