@@ -2,6 +2,7 @@
 
 images: images of several sources as one list, pixels in batches
 code_pass: images → backbone → dictionary → sparse codes on disk
+part_builder: dense codes in batches → one part of sparse codes
 sparse_codes: sparse codes of some images, sorted by latent
 part_builder: batches of dense codes → one part of sparse codes
 store: the folder of sparse codes, written whole or not at all

@@ -87,12 +87,12 @@ def concepts_of(
     if isinstance(source, ScenesImages):
         found.append(_objects(source, items, positions, splits, backbone))
     elif named and source.mask(items[0]) is not None:
-        shares = np.stack([shares_of(source.mask(item), len(named), backbone) for item in items])
+        shares = np.stack([class_shares(source.mask(item), len(named), backbone) for item in items])
         found.append(_masks(source.name, list(named), shares, positions, splits, masks))
     return found
 
 
-def shares_of(
+def class_shares(
     mask: np.ndarray | None, n_classes: int, backbone: Backbone
 ) -> Float[np.ndarray, "p c"]:
     """Share of every patch that each class covers; pixels without a class count for none."""
@@ -211,7 +211,7 @@ def _objects(
     usable = np.zeros((len(items), n_tokens), bool)
     for number, item in enumerate(items):
         scene = source.scene(item)
-        shares = shares_of(scene.object_mask, 1 + MAX_OBJECTS, backbone)
+        shares = class_shares(scene.object_mask, 1 + MAX_OBJECTS, backbone)
         owner = shares.argmax(1)
         usable[number] = shares[np.arange(n_tokens), owner] >= 0.5
         for index, thing in enumerate(scene.objects):

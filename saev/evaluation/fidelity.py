@@ -11,7 +11,7 @@ from saev.backbones import Backbone, BackboneOutput
 from saev.backbones.taps import Edit
 from saev.heads.own import Head
 from saev.heads.trained import TrainedHead
-from saev.metrics.prediction_fidelity import PredictionFidelity, kl_recovered
+from saev.metrics.prediction_fidelity import PredictionFidelity, kl_share_recovered
 
 
 def predictions_under(
@@ -28,7 +28,7 @@ def predictions_under(
 
 def recovered(flat: Mapping[str, float]) -> dict[str, float]:
     """``fidelity/kl_recovered`` of flat metrics; empty where ablating the mean changes nothing."""
-    share = kl_recovered(flat["fidelity/kl/reconstructed"], flat["fidelity/kl/mean_ablated"])
+    share = kl_share_recovered(flat["fidelity/kl/reconstructed"], flat["fidelity/kl/mean_ablated"])
     return {} if math.isnan(share) else {"fidelity/kl_recovered": share}
 
 

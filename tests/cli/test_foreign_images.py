@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.commands import Run
+
+from tests.fakes.commands import Run
 
 EXPORTS = Path(__file__).parents[1] / "data" / "exports"
 HOSTILE = {
@@ -33,8 +34,12 @@ def folder_with(kind: str, images: dict[str, Any], into: Path) -> Path:
     return into
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("verb", ["evaluate", "describe", "intervene", "compare", "head"])
+CASES = [("evaluate", name) for name in HOSTILE]
+CASES += [(verb, "pipe:touch ran") for verb in ("describe", "intervene", "compare", "head")]
+"""The commands share the function that refuses, which has tests of its own."""
+
+
+@pytest.mark.parametrize(("verb", "name"), CASES)
 def test_it_is_refused_by_name(
     name: str, verb: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

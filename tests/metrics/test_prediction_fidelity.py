@@ -8,7 +8,7 @@ import torch
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from saev.metrics.prediction_fidelity import PredictionFidelity, kl_recovered
+from saev.metrics.prediction_fidelity import PredictionFidelity, kl_share_recovered
 
 
 def logits(seed: int, n: int = 7, c: int = 5) -> torch.Tensor:
@@ -57,7 +57,7 @@ def test_kl_by_hand() -> None:
 
 
 def test_kl_recovered_is_one_for_no_loss_and_zero_for_the_mean() -> None:
-    assert kl_recovered(0.0, 2.0) == 1.0
-    assert kl_recovered(2.0, 2.0) == 0.0
-    assert kl_recovered(3.0, 2.0) == -0.5  # worse than the mean
-    assert math.isnan(kl_recovered(0.0, 0.0))
+    assert kl_share_recovered(0.0, 2.0) == 1.0
+    assert kl_share_recovered(2.0, 2.0) == 0.0
+    assert kl_share_recovered(3.0, 2.0) == -0.5  # worse than the mean
+    assert math.isnan(kl_share_recovered(0.0, 0.0))

@@ -75,10 +75,10 @@ def dense(sums: ImageSums, weight_b: Float[np.ndarray, " b"]) -> float:
 
 
 def kl_recovered(sums: ImageSums, weight_b: Float[np.ndarray, " b"]) -> float:
-    """See ``saev.metrics.prediction_fidelity.kl_recovered``; nan where it was not measured."""
+    """See ``saev.metrics.prediction_fidelity.kl_share_recovered``; nan where it was not measured."""
     if sums.kl_b is None or sums.kl_mean_b is None:
         return float("nan")
-    return prediction_fidelity.kl_recovered(
+    return prediction_fidelity.kl_share_recovered(
         float(weight_b @ sums.kl_b), float(weight_b @ sums.kl_mean_b)
     )
 
