@@ -63,7 +63,8 @@ def describe(cfg: DictConfig) -> dict[str, float]:
             _show_baselines(table)
         keep_metrics(found.metrics, out_dir, tracking)
         if cfg.pages.enabled:
-            for figure in write_pages(found, sae, backbone, folder, cfg.pages):
+            shown = {key: value for key, value in cfg.pages.items() if key != "enabled"}
+            for figure in write_pages(found, sae, backbone, folder, **shown):
                 tracking.log_artifact(figure, "figures")
         for file in sorted(folder.glob("*.parquet")):
             tracking.log_artifact(file, "latents")
