@@ -3,7 +3,7 @@
 Suffixes: c columns, d width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ from saev.intervention.readout import Readout
 class ControlDirections:
     """Of one experiment; those of a column point towards its class."""
 
-    random: dict[str, Sequence[Float[Tensor, " d"]]]
+    random: Mapping[str, Sequence[Float[Tensor, " d"]]]
     """``random_direction`` and ``covariance_direction``."""
     diffmean: dict[int, Float[Tensor, " d"]]
     pca: dict[int, Float[Tensor, " d"]]
