@@ -37,8 +37,8 @@ def write_pages(
     backbone: Backbone,
     folder: Path,
     *,
-    thumbnails: bool,
     n_latents: int | None,
+    thumbnails: bool,
     contact_sheets: bool,
 ) -> list[Path]:
     """Writes ``index.html`` and all it leads to; returns figures (PNG) for the tracking store.

@@ -1,6 +1,6 @@
 """Control directions in place of the dictionary's atoms: random ones, and what labels alone give.
 
-Suffixes: c columns, d width.
+Suffixes: r draws, c columns, d width.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from saev.intervention.readout import Readout
 class ControlDirections:
     """Of one experiment; those of a column point towards its class."""
 
-    random: dict[str, Sequence[Float[Tensor, " d"]]]
+    random: dict[str, Float[Tensor, "r d"]]
     """``random_direction`` and ``covariance_direction``."""
     diffmean: dict[int, Float[Tensor, " d"]]
     pca: dict[int, Float[Tensor, " d"]]
