@@ -1,4 +1,4 @@
-"""Backbones from a name, a file of ``conf/backbone`` or a model object: the one way in."""
+"""``load_backbone``: a backbone from a name, a file of ``conf/backbone`` or a model object."""
 
 from __future__ import annotations
 

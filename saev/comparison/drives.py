@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saev.codes.code_pass import ImageList
+from saev.codes.images import ImageList
 from saev.comparison.members import CompareSettings, Member
 from saev.editing.steering_effects import random_shifts, shifts_of
 from saev.editing.tokens import on_chosen_tokens

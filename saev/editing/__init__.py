@@ -1,8 +1,12 @@
-"""What one can do to a running model: replace its activations, edit codes, steer along directions.
+"""Editing: what one can do to a running model.
 
-Read in this order: ``tokens`` (where to write), ``code_edits`` (z → z'), ``edits`` (the same by
-name), ``tap_edit`` (edits inside the running model), ``directions``, ``replacement``,
-``steering_effects``.
+tokens: the tokens a dictionary reads, and writing new values at them
+code_edits: edits of codes, z → z'
+edits: the same edits by name, for Python, YAML and JSON
+tap_edit: edited codes at one layer of the running model
+replacement: activations replaced by reconstruction, mean, zeros
+directions: baseline edits along directions of equal norm
+steering_effects: effect of steering a latent on the model's logits
 """
 
 from saev.editing.replacement import ARMS as ARMS

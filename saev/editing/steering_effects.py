@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from rich.progress import track
 from torch import Tensor
 
+from datamodules.progress import progress_bar, progress_bars
 from saev.backbones import Backbone
 from saev.backbones.base import BackboneOutput
 from saev.editing.tokens import add_shifts
@@ -63,17 +63,17 @@ def steer_effects(
     n_images = len(unsteered.acts_btd)
     per_pass = max(1, batch_size // n_images)
     rows = []
-    for block in track(
-        shifts_sd.split(per_pass),
-        description=description,
-        transient=True,
-        disable=len(shifts_sd) < 64,
+    with (
+        progress_bars(len(shifts_sd) >= 64),
+        progress_bar(description, len(shifts_sd), unit="latents") as advance,
     ):
         acts_btd, positions_p, normal_bp, clean_bv = unsteered
-        steered = add_shifts(acts_btd, positions_p, block, normal_bp)
-        values = readout(backbone.resume(steered.flatten(0, 1), layer)).float()
-        change = values.view(len(block), n_images, -1) - clean_bv[None]
-        rows.append(change.mean(1).cpu())
+        for block in shifts_sd.split(per_pass):
+            steered = add_shifts(acts_btd, positions_p, block, normal_bp)
+            values = readout(backbone.resume(steered.flatten(0, 1), layer)).float()
+            change = values.view(len(block), n_images, -1) - clean_bv[None]
+            rows.append(change.mean(1).cpu())
+            advance(len(block))
     return torch.cat(rows)
 
 

@@ -22,7 +22,7 @@ from saev.intervention.judge.verdict import Evidence, Verdict, judge
 from saev.intervention.setting import Setting
 from saev.intervention.splits import choose_images, images_for
 from saev.sae import SparseAutoencoder
-from saev.stats.tests import draws_needed
+from saev.stats.correction import draws_needed
 
 
 @dataclass

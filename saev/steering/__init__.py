@@ -1,6 +1,8 @@
-"""Steered models, to run, save and load: edits of codes as a part of a backbone.
+"""Steering: a steered model, to run, save and load.
 
-Read in this order: ``steered_tap`` (one edited layer), ``steered_model`` (the model), ``files``.
+steered_model: a backbone with edits of codes inside
+steered_tap: one edited layer: dictionary, edits and their unit
+files: the folder of a steered model
 """
 
 from saev.steering.steered_model import Steering as Steering

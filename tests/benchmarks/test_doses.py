@@ -12,7 +12,7 @@ from datamodules.images import FolderImages
 from saev.backbones import load_backbone
 from saev.heads import Reading, TrainedHead, backbone_identity
 from saev.intervention.hypothesis import HypothesisFile
-from tests.cli.test_describe import make_sae
+from tests.fakes.dictionary import make_sae
 
 CLASSES = ["a", "b", "c"]
 

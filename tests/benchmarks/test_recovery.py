@@ -9,7 +9,7 @@ import torch
 from benchmarks.recovery import VARIANTS, Recovery, World, score, train
 from saev.sae import SAEConfig, SparseAutoencoder
 from saev.sae.baselines import fit_baseline
-from tests.modules.planted import LIGHTNING_WARNINGS
+from tests.fakes.planted import LIGHTNING_WARNINGS
 
 pytestmark = LIGHTNING_WARNINGS
 LINEAR = ("pca", "random", "raw")

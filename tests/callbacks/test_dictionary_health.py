@@ -3,7 +3,7 @@ import torch
 
 from callbacks.dictionary_health import DictionaryHealth
 from saev.training.sae_module import StepOutput
-from tests.modules.planted import LIGHTNING_WARNINGS, Recorder, activations, fit, make_module
+from tests.fakes.planted import LIGHTNING_WARNINGS, Recorder, activations, fit, make_module
 
 pytestmark = LIGHTNING_WARNINGS
 

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.ema import EMAWeights
-from tests.modules.planted import LIGHTNING_WARNINGS, activations, fit, make_module
+from tests.fakes.planted import LIGHTNING_WARNINGS, activations, fit, make_module
 
 pytestmark = LIGHTNING_WARNINGS
 

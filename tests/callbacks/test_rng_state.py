@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from callbacks.rng_state import RngState
-from tests.modules.planted import LIGHTNING_WARNINGS, make_module
+from tests.fakes.planted import LIGHTNING_WARNINGS, make_module
 
 pytestmark = LIGHTNING_WARNINGS
 

@@ -13,7 +13,7 @@ from callbacks.sweep import SweepParent
 from saev.tracking import PARENT_ENV
 from saev.tracking.mlflow_store import client
 
-APP = Path(__file__).parents[1] / "tracking/app"
+APP = Path(__file__).parents[1] / "fakes" / "app"
 
 
 def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -4,7 +4,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks.throughput import Throughput
-from tests.modules.planted import (
+from tests.fakes.planted import (
     LIGHTNING_WARNINGS,
     Batch,
     Recorder,
@@ -39,7 +39,7 @@ class Slow(Dataset):
 
 def test_waiting_is_seen_and_validation_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     loaders = iter([DataLoader(Slow(), batch_size=None), DataLoader(Slow(), batch_size=None)])
-    monkeypatch.setattr("tests.modules.planted.loader", lambda *_: next(loaders))
+    monkeypatch.setattr("tests.fakes.planted.loader", lambda *_: next(loaders))
     logger = Recorder()
     data = activations(80)
     fit(

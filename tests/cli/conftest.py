@@ -7,7 +7,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from tests.cli.commands import Run
+from tests.fakes.commands import Run
 
 
 @pytest.fixture

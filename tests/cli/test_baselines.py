@@ -8,9 +8,7 @@ import pandas as pd
 import pytest
 
 from saev.sae import SparseAutoencoder
-from tests.cli.commands import TINY, Run
-from tests.cli.test_bad_input import assert_sentence
-from tests.cli.test_describe import SMALL
+from tests.fakes.commands import SMALL, TINY, Run, assert_sentence
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.cli.commands import Run
-from tests.cli.test_bad_input import assert_sentence
-from tests.cli.test_describe import make_sae
+from tests.fakes.commands import Run, assert_sentence
+from tests.fakes.dictionary import make_sae
 
 SMALL = (
     "comparison.num_workers=0",

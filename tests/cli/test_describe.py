@@ -7,49 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
 from saev.atlas.atlas import Atlas
-from saev.backbones import load_backbone
-from saev.sae import SAEConfig, SparseAutoencoder
-from tests.cli.commands import Run
-from tests.cli.test_bad_input import assert_sentence
-
-SMALL = (
-    "atlas.num_workers=0",
-    "atlas.images_per_part=8",
-    "atlas.n_permutations=39",
-    "atlas.n_map_permutations=9",
-    "atlas.baseline_images=12",
-    "naming.n_images=2",
-    "naming.n_latents=24",
-    "naming.n_random=8",
-    "trainer.accelerator=cpu",
-    "pages.n_latents=12",
-    "pages.contact_sheets=false",
-)
-SCENES = {"_target_": "datamodules.images.ScenesImages", "n_images": 28}
+from tests.fakes.commands import SMALL, Run, assert_sentence
+from tests.fakes.dictionary import make_sae
 
 
 @pytest.fixture(scope="module")
 def sae_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dictionary of random atoms on the micro model."""
     return make_sae(tmp_path_factory.mktemp("sae") / "sae", seed=0)
-
-
-def make_sae(folder: Path, seed: int, layer: int = 4) -> Path:
-    backbone = load_backbone("timm", "micro", "embedded", layer=layer)
-    identity = {
-        "family": "timm",
-        "name": "micro",
-        "weights": backbone.weights,
-        "spec": backbone.spec,
-    }
-    cfg = SAEConfig(
-        d_model=backbone.width, d_sae=96, activation="topk", k=6, backbone=identity, layer=layer,
-        tokens={"which": "patch"}, images=SCENES,
-    )  # fmt: skip
-    return SparseAutoencoder(cfg, torch.Generator().manual_seed(seed)).save_pretrained(folder)
 
 
 def tables(run_dir: Path) -> dict[str, pd.DataFrame]:

@@ -8,7 +8,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from saev.comparison.members import CompareSettings
-from tests.cli.commands import Run
+from tests.fakes.commands import Run
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = {

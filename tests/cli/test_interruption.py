@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.cli.commands import TINY
+from tests.fakes.commands import TINY
 
 pytestmark = pytest.mark.slow
 

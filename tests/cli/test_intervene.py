@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from saev.intervention.hypothesis import ARMS
-from tests.cli.commands import Run
-from tests.cli.test_bad_input import assert_sentence
-from tests.cli.test_describe import make_sae
+from tests.fakes.commands import Run, assert_sentence
+from tests.fakes.dictionary import make_sae
 
 FILE: dict[str, Any] = {
     "concept": ["shape/circle", "colour/red"],

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from saev.sae import SparseAutoencoder
-from tests.cli.commands import TINY, Run
-from tests.cli.test_bad_input import assert_sentence
+from tests.fakes.commands import TINY, Run, assert_sentence
 
 pytestmark = pytest.mark.slow
 

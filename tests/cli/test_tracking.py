@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import TINY, Run
+from tests.fakes.commands import TINY, Run
 
 pytestmark = pytest.mark.slow
 

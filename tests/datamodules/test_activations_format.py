@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from datamodules.activations.format import FORMAT_VERSION, Manifest, ShardInfo
 from datamodules.activations.tar import ShardWriter, iter_samples
 from saev.errors import UserError
-from tests.datamodules.activation_fakes import tagged, write_folder
+from tests.fakes.activations import tagged, write_folder
 
 METAS = st.fixed_dictionaries(
     {"image_id": st.text(max_size=20), "label": st.none() | st.integers(0, 99)}

@@ -18,7 +18,7 @@ from datamodules.activations import ActivationDataModule
 from datamodules.activations.verify import verify
 from saev.errors import UserError
 from saev.sae.config import SAEConfig
-from tests.datamodules.activation_fakes import tagged, tags, write_folder
+from tests.fakes.activations import tagged, tags, write_folder
 
 SETTINGS = {"batch_size": 8, "reservoir_tokens": 24, "num_workers": 0, "max_norm": None}
 

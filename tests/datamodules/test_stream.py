@@ -18,7 +18,7 @@ from datamodules.activations.loader import BatchLoader
 from datamodules.activations.reservoir import Reservoir
 from datamodules.activations.stream import TokenStream
 from saev.errors import UserError
-from tests.datamodules.activation_fakes import tagged, tags, write_folder
+from tests.fakes.activations import tagged, tags, write_folder
 
 
 def stream_of(folder: Path, manifest, **kw) -> TokenStream:

@@ -22,8 +22,8 @@ from saev.atlas.names.naming import (
     weighted_similarity,
 )
 from saev.backbones import Backbone
-from saev.codes.code_pass import ImageList
 from saev.codes.exemplars import TopImages
+from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.concepts.best_latents import ConceptScores
 from saev.editing.steering_effects import prepare, random_shifts, shifts_of, steer_effects

@@ -1,0 +1,182 @@
+"""Encoding in training, in normalised units, with gradients: dense or sparse.
+
+Training differs from inference in two activations: BatchTopK chooses over the batch, and the jump of
+JumpReLU has a gradient.
+
+Shapes: `b` tokens, `d` d_model, `s` d_sae, `k` active, `z` latents held per token (s, k, or a few k).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saev.sae.config import TOPK_FAMILY
+from saev.sae.model import SparseAutoencoder, top_k
+from saev.sae.sparse import (
+    Support,
+    attach_encoder,
+    decode_topk,
+    encode_topk,
+    prefers_sparse,
+    select_above,
+)
+from saev.sae.straight_through import jump_relu
+from saev.sae.threshold import batch_threshold, kth_largest
+
+SPARSE_PER_K = 4
+"""BatchTopK takes the sparse path where d_sae is large enough for so many times k: some tokens hold
+several times the mean."""
+FLOOR_TOKENS = 128
+FLOOR_MARGIN = 1.5
+"""BatchTopK looks at what would be kept with so many times k on so many of the tokens; where that
+turns out too little, at everything that is positive."""
+
+
+def alone(values: Tensor) -> Tensor:
+    """The values of all ranks where there is one."""
+    return values
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How training encodes."""
+
+    bandwidth: float | int = 1.0
+    """Width ε of the ramp that gives JumpReLU's thresholds their gradient, normalised units."""
+    jump_to_input: bool = False
+    """Whether the jump also has a gradient towards the pre-activation."""
+    gather: Callable[[Tensor], Tensor] = alone
+    """Joins tensors of all ranks along the first axis: BatchTopK chooses over the whole batch."""
+    sparse: bool | None = None
+    """Force a path; None takes the sparse one where ``prefers_sparse`` says so. Both give the same
+    numbers up to rounding; the dense one is the reference."""
+
+
+class BatchCodes(NamedTuple):
+    """Codes of a batch, and what losses need to know of how they came about."""
+
+    values: Float[Tensor, "b z"]
+    """All codes (dense), or those of some latents (sparse); 0 where a latent is off."""
+    support: Support | None
+    """Which latents the values belong to; None when they are all of them in order."""
+    pre: Float[Tensor, "b s"] | None
+    """All pre-activations, where they were computed with gradients."""
+    threshold: Float[Tensor, ""] | None
+    """The smallest code that BatchTopK kept in this batch."""
+    d_sae: int
+
+    @property
+    def indices(self) -> Int[Tensor, "b z"] | None:
+        """Of which latent each value is; None when they are all of them in order."""
+        return None if self.support is None else self.support.indices_bk
+
+    def keep(self, chosen: Bool[Tensor, "b z"]) -> "BatchCodes":
+        """The same with the other values set to 0."""
+        support = None if self.support is None else self.support.restrict(chosen)
+        return self._replace(values=torch.where(chosen, self.values, 0.0), support=support)
+
+    def decode(self, W_dec: Float[Tensor, "s d"], b_dec: Float[Tensor, " d"]) -> Tensor:
+        """Σ_i z_i·W_dec[i] + b_dec."""
+        if self.support is None:
+            return self.values @ W_dec + b_dec
+        return decode_topk(self.values, W_dec, b_dec, self.support)
+
+    def firing_counts(self) -> Int[Tensor, " s"]:
+        """In how many of the tokens each latent is positive."""
+        if self.indices is None:
+            return (self.values > 0).sum(0)
+        firing = (self.values > 0).long()
+        return firing.new_zeros(self.d_sae).index_add_(0, self.indices.flatten(), firing.flatten())
+
+    def last_firing(self) -> Int[Tensor, " s"]:
+        """Row of the last token each latent is positive on; -1 where there is none."""
+        # 32 bits: on the dense path this is as large as the codes.
+        rows = torch.arange(len(self.values), device=self.values.device, dtype=torch.int32)
+        fired_at = torch.where(self.values > 0, rows.unsqueeze(1), -1)
+        if self.indices is None:
+            return fired_at.amax(0).long()
+        none = fired_at.new_full((self.d_sae,), -1)
+        return none.scatter_reduce(0, self.indices.flatten(), fired_at.flatten(), "amax").long()
+
+
+def encode_normalized(
+    sae: SparseAutoencoder,
+    x_bar: Float[Tensor, "b d"],
+    how: Encoding | None = None,
+    k: int | float | None = None,
+) -> BatchCodes:
+    """BatchCodes of normalised inputs, with gradients to every parameter.
+
+    Args:
+        k: another number of latents per token than the config's, for the TopK family.
+    """
+    how = how or Encoding()
+    cfg = sae.cfg
+    if cfg.activation in TOPK_FAMILY:
+        k = k if k is not None else cfg.k or 0
+        encode = _encode_topk if cfg.activation == "topk" else _encode_batch_topk
+        return encode(sae, x_bar, how, k)
+    pre = sae.pre_activations(x_bar)
+    if cfg.activation == "jump_relu":
+        values = jump_relu(pre, sae.threshold, how.bandwidth, how.jump_to_input)
+    else:
+        values = sae.activate(pre)
+    return BatchCodes(values, None, pre, None, cfg.d_sae)
+
+
+def _is_sparse(how: Encoding, d_sae: int, width: int, device_type: str) -> bool:
+    return prefers_sparse(d_sae, width, device_type) if how.sparse is None else how.sparse
+
+
+def _encode_topk(
+    sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], how: Encoding, k: int | float
+) -> BatchCodes:
+    d_sae, k = sae.cfg.d_sae, int(k)
+    if _is_sparse(how, d_sae, k, x_bar.device.type):
+        z, support = encode_topk(x_bar, sae.W_enc, sae.b_enc, sae.input_shift, k)
+        return BatchCodes(z, support, None, None, d_sae)
+    return BatchCodes(top_k(sae.pre_activations(x_bar), k), None, None, None, d_sae)
+
+
+def _encode_batch_topk(
+    sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], how: Encoding, k: int | float
+) -> BatchCodes:
+    d_sae, shift = sae.cfg.d_sae, sae.input_shift
+    sparse = _is_sparse(how, d_sae, max(1, int(SPARSE_PER_K * k)), x_bar.device.type)
+    pre = None if sparse else sae.pre_activations(x_bar)
+    floor = _floor(sae, x_bar, k)
+    while True:
+        if pre is None:
+            centred = (x_bar - shift).detach()
+            values, indices = select_above(centred, sae.W_enc, sae.b_enc, floor)
+        else:
+            values, indices = pre.detach(), None
+        threshold = batch_threshold(values[values >= floor], len(x_bar), k, how.gather)
+        if bool((how.gather(floor.unsqueeze(0)) <= threshold).all()):
+            break
+        floor = torch.zeros_like(floor)
+    kept = values >= threshold
+    if indices is None:
+        assert pre is not None
+        return BatchCodes(torch.where(kept, pre, 0.0), None, None, threshold, d_sae)
+    support = Support(indices, d_sae, kept)
+    z = attach_encoder(values, x_bar, sae.W_enc, sae.b_enc, shift, support)
+    return BatchCodes(torch.where(kept, z, 0.0), support, None, threshold, d_sae)
+
+
+@torch.no_grad()
+def _floor(
+    sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], k: int | float
+) -> Float[Tensor, ""]:
+    """A value that BatchTopK's threshold hardly ever lies below: found on some of the tokens.
+
+    Only what lies above it has to be looked at: a few of the many pre-activations.
+    """
+    sample = x_bar[:: max(1, len(x_bar) // FLOOR_TOKENS)]
+    return kth_largest(
+        sae.pre_activations(sample), max(1, int(FLOOR_MARGIN * k * len(sample)))
+    ).clamp_min(0)
