@@ -20,6 +20,7 @@ concepts/: what images show, and which latent predicts it
 atlas/: the description of every latent, and its site
 comparison/: several dictionaries on the same images
 editing/: what one can do to a running model
+steering/: a steered model, to run, save and load
 heads/: from a backbone's output to classes
 intervention/: controlled experiments, from hypothesis to verdict
 stats/: tests, corrections for many tests, intervals
