@@ -33,9 +33,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saev.backbones import load_backbone as load_backbone
+    from saev.editing import edits as edits
+    from saev.editing.tokens import Tokens as Tokens
+    from saev.loading import open_dictionary as open_dictionary
+    from saev.recording.record_activations import record_activations as record_activations
     from saev.sae import SparseAutoencoder as SparseAutoencoder
+    from saev.steering import Steering as Steering
+    from saev.training.fit import fit_dictionary as fit_dictionary
 
-_PUBLIC = {"SparseAutoencoder": "saev.sae", "load_backbone": "saev.backbones"}
+_PUBLIC = {
+    "SparseAutoencoder": "saev.sae",
+    "Steering": "saev.steering",
+    "Tokens": "saev.editing.tokens",
+    "edits": "saev.editing",
+    "fit_dictionary": "saev.training.fit",
+    "load_backbone": "saev.backbones",
+    "open_dictionary": "saev.loading",
+    "record_activations": "saev.recording.record_activations",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,31 +1,63 @@
 """Defaults of commands, read from ``conf/``: the one place where they are written down."""
 
+from __future__ import annotations
+
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 
+OUTPUTS = "outputs"
+"""Where commands write, below the working directory: ``paths.outputs``."""
+
+
+def names(group: str) -> list[str]:
+    """The files of a group of ``conf/``: ``names("images")`` has "folder" and "scenes" among them."""
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+
 
 @cache
-def _read(name: str) -> dict[str, Any]:
-    import yaml
+def node(name: str) -> DictConfig:
+    """A file of ``conf/`` with the files of its own folder that its ``defaults`` list names below it.
 
-    return yaml.safe_load((CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
+    ``node("model/topk")``. References such as ``${seed}`` stay as they are.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    from omegaconf import DictConfig, OmegaConf
+
+    path = CONF_DIR / f"{name}.yaml"
+    found = OmegaConf.load(path)
+    assert isinstance(found, DictConfig)
+    bases = [base for base in found.pop("defaults", []) if isinstance(base, str)]
+    bases = [base for base in bases if base != "_self_" and path.with_stem(base).is_file()]
+    merged = OmegaConf.merge(*(node(str(Path(name).with_name(base))) for base in bases), found)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
-def defaults(name: str, *path: str) -> dict[str, Any]:
-    """A node of a file of ``conf/``, as plain values: ``defaults("describe", "atlas")``.
+def defaults(name: str, *keys: str) -> dict[str, Any]:
+    """A node of a file of ``conf/`` as plain values: ``defaults("describe", "atlas")``.
 
-    Values that refer to others (``${seed}``) are left out, for whoever calls has them to give.
+    ``${paths.outputs}`` is filled in; other values that refer to others (``${seed}``) are left out,
+    for whoever calls has them to give.
 
     Raises:
         KeyError: no such node.
         FileNotFoundError: no such file.
     """
-    node = _read(name)
-    for key in path:
-        node = node[key]
-    return {
-        key: value for key, value in node.items() if not (isinstance(value, str) and "${" in value)
+    from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.to_container(node(name), resolve=False)
+    for key in keys:
+        values = values[key]
+    filled = {
+        key: value.replace("${paths.outputs}", OUTPUTS) if isinstance(value, str) else value
+        for key, value in values.items()
     }
+    return {k: v for k, v in filled.items() if not (isinstance(v, str) and "${" in v)}
