@@ -4,4 +4,7 @@ images/: image sources behind one contract
 scenes/: procedural images with known concepts
 activations/: activation tars, and the token stream out of them
 features/: recorded final features with their labels
+patches: from a class per pixel to a class per patch
+progress: progress bars and their switch
+workers: how the worker processes of a data loader start
 """

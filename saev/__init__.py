@@ -9,6 +9,7 @@ intervene: hypotheses about latents, tested in the running model against control
 loading: SAE folder → dictionary, its backbone, its images
 defaults: defaults of commands, read from conf/
 errors: UserError, the error a user can act on
+files: SHA-256 of a file
 sae/: the maths of dictionaries, in plain torch
 backbones/: frozen vision transformers behind one contract
 recording/: from images to activation tars

@@ -6,6 +6,7 @@ Leaves ``comparison/`` in the run folder: ``matches.parquet``, ``concepts.parque
 
 from pathlib import Path
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from saev.cli.command import command
@@ -36,7 +37,9 @@ def compare(cfg: DictConfig) -> dict[str, float]:
             open_dictionary(sae, weights)
             for sae, weights in zip(cfg.saes, _each(cfg, "weights"), strict=True)
         ]
-        sources = sources_for(opened[0][0], cfg.saes[0], cfg.images, cfg.more_images)
+        images = instantiate(cfg.images) if cfg.images is not None else None
+        more = {key: instantiate(node) for key, node in (cfg.more_images or {}).items()}
+        sources = sources_for(opened[0][0], cfg.saes[0], images, more)
         device = device_of(cfg.trainer.accelerator)
         found = compare_dictionaries(
             dict(zip(names, opened, strict=True)), sources, Path(cfg.paths.codes), settings, device

@@ -32,7 +32,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from saev.evaluation.baselines.methods import BaselineSettings
     from saev.evaluation.report import evaluate_and_report
     from saev.heads import load_head
-    from saev.loading import backbone_of
+    from saev.loading import backbone_of, images_for
     from saev.sae import SparseAutoencoder
 
     if cfg.sae is None:
@@ -44,10 +44,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         tracking.set_tags({"saev.sae": str(cfg.sae), "saev.manifest_id": str(sae.cfg.manifest_id)})
         head = load_head(cfg.head) if cfg.head is not None else None
         backbone = backbone_of(sae, str(cfg.sae), weights=cfg.backbone.weights, head=head)
-        images = cfg.get("images") or (head and head.recipe.get("images")) or sae.cfg.images
-        if images is None:
-            raise UserError(f"{cfg.sae} does not say which images it was trained on; set images=…")
-        source = instantiate(images)
+        images = instantiate(cfg.images) if cfg.get("images") else None
+        source = images_for(sae, cfg.sae, images, head)
         metrics = evaluate_and_report(
             sae,
             backbone,
@@ -92,7 +90,7 @@ def choose_in_sweep(cfg: DictConfig) -> None:
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
-    from saev.evaluation.choice.choice import choose, show
+    from saev.evaluation.choice.choice import choose, show_choice
     from saev.evaluation.choice.outcome import ChoiceSettings
 
     if cfg.sae is not None:
@@ -101,7 +99,7 @@ def choose_in_sweep(cfg: DictConfig) -> None:
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="evaluate") as tracking:
         choice = choose(str(cfg.sweep), settings, out_dir, tracking)
-    show(choice)
+    show_choice(choice)
     print_next([f"xdg-open {out_dir / 'choice' / 'index.html'}", "make ui"])
 
 

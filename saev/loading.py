@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from torch import nn
 
-from datamodules.images import ImageSource
+from datamodules.images import ImageSource, source_from_spec
 from saev.backbones import Backbone, as_backbone, load_backbone
 from saev.backbones.family import PREPROCESSING
 from saev.errors import UserError
@@ -84,15 +83,28 @@ def rebuild_backbone(
     return load_backbone(backbone, spec["name"], layer=spec["layer"], **kept)
 
 
-def images_for(sae: SparseAutoencoder, name: str, images: Any) -> ImageSource:
-    """The images of a config node, or those that the SAE was trained on where it is null."""
-    if images is None and sae.cfg.images is None:
+def images_for(
+    sae: SparseAutoencoder, name: str, images: ImageSource | None, head: TrainedHead | None = None
+) -> ImageSource:
+    """The images given, or else those that the head, or the SAE, was trained on.
+
+    Raises:
+        UserError: none are given and neither says any, or what they say is refused.
+    """
+    if images is not None:
+        return images
+    if head is not None and head.recipe.get("images") is not None:
+        return source_from_spec(head.recipe["images"], "the head")
+    if sae.cfg.images is None:
         raise UserError(f"{name} does not say which images it was trained on; set images=…")
-    return instantiate(images if images is not None else sae.cfg.images)
+    return source_from_spec(sae.cfg.images, name)
 
 
 def sources_for(
-    sae: SparseAutoencoder, name: str, images: Any, more: Mapping[str, Any] | None
+    sae: SparseAutoencoder,
+    name: str,
+    images: ImageSource | None,
+    more: Mapping[str, ImageSource],
 ) -> dict[str, ImageSource]:
     """The images of :func:`images_for` first, by their own name, then those of ``more`` by theirs.
 
@@ -101,10 +113,10 @@ def sources_for(
     """
     first = images_for(sae, name, images)
     sources = {first.name: first}
-    for key, node in (more or {}).items():
+    for key, source in more.items():
         if key in sources:
             raise UserError(f"more_images.{key} has the name of another source; choose another")
-        sources[key] = instantiate(node)
+        sources[key] = source
     return sources
 
 

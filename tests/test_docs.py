@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from saev.cli.experiments import refuse_foreign_experiments
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMAND = re.compile(r"python -m saev\.(\w+)(.*)")
@@ -41,6 +43,7 @@ def test_documented_command_composes(page: str, name: str, overrides: list[str])
     single = [
         re.sub(r"=([^\[,]+),.*$", r"=\1", override) for override in overrides
     ]  # one of a sweep
+    refuse_foreign_experiments(name, overrides)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         compose(name, overrides=single, return_hydra_config=True)
 

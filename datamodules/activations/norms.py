@@ -26,7 +26,7 @@ from datamodules.activations.format import (
     Statistics,
     is_url,
     join,
-    write_atomically,
+    write_json,
 )
 from datamodules.activations.tar import iter_samples
 from saev.errors import UserError
@@ -86,7 +86,7 @@ def compute_statistics(
     )
     if not is_url(location):
         try:
-            write_atomically(cache, json.dumps(dataclasses.asdict(statistics)).encode())
+            write_json(cache, json.dumps(dataclasses.asdict(statistics)))
         except UserError:
             return statistics  # a read-only folder: the next run computes them again
     return statistics

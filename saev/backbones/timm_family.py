@@ -17,7 +17,6 @@ from saev.backbones.hub import fetching, first_line
 from saev.backbones.timm_trunk import TimmTrunk, imagenet_subset
 from saev.backbones.transform import ImageTransform
 from saev.backbones.weights import (
-    file_sha256,
     find_weights,
     load_exactly,
     other_architecture,
@@ -26,6 +25,7 @@ from saev.backbones.weights import (
     state_dict_sha256,
 )
 from saev.errors import UserError
+from saev.files import file_sha256
 
 MICRO = "micro"
 
@@ -205,7 +205,7 @@ def _check_quick_gelu(name: str) -> None:
 
 
 def _build_micro(request: Request) -> Parts:
-    from saev.backbones.micro.model import CONFIG, MICRO_DIR, WEIGHTS, build_vit
+    from saev.backbones.micro.micro_vit import CONFIG, MICRO_DIR, WEIGHTS, build_vit
 
     if request.pretrained_tag is not None:
         raise UserError(

@@ -18,6 +18,13 @@ def device_of(accelerator: str) -> "torch.device":
     return L.Fabric(accelerator=accelerator, devices=1).device
 
 
+def chosen_device(device: "str | torch.device | None") -> "torch.device":
+    """The one that is asked for; None: a GPU where there is one."""
+    import torch
+
+    return torch.device(device) if device is not None else device_of("auto")
+
+
 def keep_metrics(
     metrics: Mapping[str, float],
     out_dir: Path,

@@ -1,7 +1,9 @@
 """Codes: one pass over images, the folder of sparse codes it leaves, what is counted on them.
 
+images: images of several sources as one list, pixels in batches
 code_pass: images → backbone → dictionary → sparse codes on disk
 sparse_codes: sparse codes of some images, sorted by latent
+part_builder: batches of dense codes → one part of sparse codes
 store: the folder of sparse codes, written whole or not at all
 running_sums: rates, histograms, places, co-activation: sums per latent
 largest_codes: the largest code of each latent, the unit of edits' amounts

@@ -1,4 +1,4 @@
-"""All of a comparison: codes, matches, concepts, power, drives."""
+"""Comparison of dictionaries, the whole of it: codes, matches, concepts, power, drives."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.codes.images import ImageList
 from saev.comparison.drives import drive_metrics, drive_table
-from saev.comparison.lacking import concept_metrics, concept_table, power_table, read_concepts
+from saev.comparison.lacking import power_table, presence_metrics, presence_table, read_concepts
 from saev.comparison.matches import match_metrics, match_table
 from saev.comparison.members import CompareSettings, Member, check_same_patches, encode_member
 from saev.comparison.page import Tables
@@ -59,9 +59,9 @@ def compare_dictionaries(
     matches = match_table(members, settings, device)
     names = [member.name for member in members]
     readings = [read_concepts(member, images, settings) for member in members]
-    concepts = concept_table(names, readings, settings)
+    concepts = presence_table(names, readings, settings)
     power = power_table(names, readings)
     drives = drive_table(members, matches, images, settings, device)
-    metrics = match_metrics(matches, settings.fdr) | concept_metrics(concepts)
+    metrics = match_metrics(matches, settings.fdr) | presence_metrics(concepts)
     metrics |= drive_metrics(drives)
     return Comparison(members, images, Tables(matches, concepts, power, drives), metrics)

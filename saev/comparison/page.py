@@ -1,4 +1,4 @@
-"""The page of a comparison: tables, verdicts, and latents side by side."""
+"""Page of a comparison: tables, verdicts, and matched latents next to each other."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A hypothesis as a file says it: written, hashed and logged before a test image is read."""
+"""Hypothesis file: what is fixed, hashed and logged before a test image is read."""
 
 import hashlib
 import json
@@ -8,9 +8,6 @@ from typing import Any
 
 from saev.editing.edits import KINDS, parse_where
 from saev.errors import UserError
-from saev.intervention.arms.matched_latents import FEATURES
-from saev.intervention.choose.selectors import SELECTORS
-from saev.intervention.judge.tally import DIRECTIONS, METRICS
 
 ARMS = (
     "selected",
@@ -26,6 +23,18 @@ ARMS = (
 """Always there. ``reconstruction`` joins them when the edit replaces."""
 BASELINES = ("linear_probe", "raw_unit", "pca_direction", "gradcam_pixels")
 """Further edits through the same door, run where ``baselines`` names them."""
+SELECTORS = ("f1", "auroc", "average_precision", "logistic", "attribution", "greedy")
+FEATURES = ("rate", "mean", "largest")
+"""What latents can be matched on, fields of ``LatentStats``: firing rate, mean code over the tokens on
+which they fire, largest code. Edits are multiples of the last, so matching on it matches the dose."""
+METRICS = ("target_change", "selective_change", "probability", "accuracy")
+"""``target_change``: share of the class's units whose prediction changes. ``selective_change``: that,
+minus the mean of the same share over the other classes of its group. ``probability``: mean fall of
+the class's softmax probability on its units. ``accuracy``: fall of the share of units with that label
+which are predicted right. With direction "increase" the first three look at the units of other
+classes: the share that is sent to the class, the same minus the other classes' arrivals, and the
+mean rise of its probability."""
+DIRECTIONS = ("decrease", "increase")
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,8 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Settings beside the tested one, described but not tested."""
+class TableSettings:
+    """Settings next to the tested one, described but not tested."""
 
     n_latents: tuple[int, ...] = ()
     scales: tuple[float, ...] = ()
@@ -70,7 +79,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Support:
+class SupportSettings:
     """What a concept must have for anything to be said about it."""
 
     purity: float = 0.9
@@ -117,10 +126,10 @@ class HypothesisFile:
     baselines: tuple[str, ...] = ()
     smallest_effect: float = 0.25
     """Of interest: without the power to see it, the outcome is ``no_power``."""
-    table: Table = field(default_factory=Table)
+    table: TableSettings = field(default_factory=TableSettings)
     calibration: int = 0
     """Times that all hypotheses are tested again with latents chosen on shuffled labels."""
-    support: Support = field(default_factory=Support)
+    support: SupportSettings = field(default_factory=SupportSettings)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -173,7 +182,12 @@ class HypothesisFile:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str) -> "HypothesisFile":
         """From parsed YAML; ``where`` names the file in messages."""
-        parts = {"selector": Selector, "images": Images, "table": Table, "support": Support}
+        parts = {
+            "selector": Selector,
+            "images": Images,
+            "table": TableSettings,
+            "support": SupportSettings,
+        }
         try:
             given = {
                 key: _build(parts[key], value, f"{where}: {key}")

@@ -12,6 +12,7 @@ import torch
 from datamodules.activations.format import MANIFEST_NAME, Manifest
 from datamodules.images import ImageSource
 from saev.backbones import Backbone, as_backbone
+from saev.cli.results import chosen_device
 from saev.defaults import defaults
 from saev.recording.request import RecordingRequest
 from saev.sources import Images, open_images
@@ -107,20 +108,11 @@ def record_activations(
             backbone.name, ", ".join(map(str, request.layers)), f"{len(source.items):,}", folder,
         )  # fmt: skip
         record(
-            request, backbone.to(fabric.device if fabric else best_device(device)), source, root,
+            request, backbone.to(fabric.device if fabric else chosen_device(device)), source, root,
             batch_size=batch_size, num_workers=num_workers, precision=precision, max_norm=max_norm,
             fabric=fabric, progress=progress,
         )  # fmt: skip
     return Recording(folder, backbone, source)
-
-
-def best_device(device: str | torch.device | None = None) -> torch.device:
-    """The one that is asked for, else a GPU where there is one, else the CPU."""
-    if device is not None:
-        return torch.device(device)
-    import lightning as L
-
-    return L.Fabric(accelerator="auto", devices=1).device
 
 
 def identity(backbone: Backbone) -> dict[str, Any]:

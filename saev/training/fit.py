@@ -2,7 +2,7 @@
 
 import logging
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from jaxtyping import Float
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from datamodules.activations.format import Manifest
 from datamodules.activations.in_memory import InMemoryActivations
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
-from saev.defaults import defaults, names, node
+from saev.defaults import defaults, names
 from saev.errors import UserError
 from saev.recording.record_activations import Recording
 from saev.sae import SparseAutoencoder
@@ -38,7 +37,8 @@ POOL_TOKENS = 16_384
 CALIBRATION_TOKENS = 65_536
 """Tokens on which BatchTopK's threshold is measured when training ends."""
 
-TRAIN, TOKENS, DATA = defaults("train"), defaults("train", "tokens"), defaults("train", "data")
+SEED = defaults("train")["seed"]
+TOKENS, DATA = defaults("train", "tokens"), defaults("train", "data")
 TRAINER = defaults("trainer/default")
 KINDS = ("SAETraining", "Baseline")
 
@@ -54,7 +54,7 @@ def fit_dictionary(
     reservoir_tokens: int = DATA["reservoir_tokens"],
     num_workers: int = DATA["num_workers"],
     max_norm: float | None = TOKENS["max_norm"],
-    seed: int = TRAIN["seed"],
+    seed: int = SEED,
     accelerator: str = TRAINER["accelerator"],
     precision: str = TRAINER["precision"],
     gradient_clip_val: float | None = TRAINER["gradient_clip_val"],
@@ -97,6 +97,7 @@ def fit_dictionary(
             from.
         ValueError: a setting out of range.
     """
+    from lightning.pytorch.callbacks import Checkpoint
     from lightning.pytorch.utilities.seed import isolate_rng
 
     source = None
@@ -116,7 +117,7 @@ def fit_dictionary(
                 acts, batch_size, val_fraction=val_fraction, max_norm=max_norm, seed=seed
             )
             width = data.width
-        fitted = build_model(model, width, settings)
+        fitted = build_model(model, width, settings, seed)
         if not isinstance(fitted, SAETraining):
             sae = fit_baseline_to(fitted, data, source)
         else:
@@ -125,7 +126,7 @@ def fit_dictionary(
                     max_steps=max_steps, accelerator=accelerator, precision=precision,  # pyright: ignore
                     gradient_clip_val=gradient_clip_val, callbacks=list(callbacks), logger=logger,
                     enable_progress_bar=progress, default_root_dir=scratch, enable_checkpointing=any(
-                        isinstance(one, L.pytorch.callbacks.Checkpoint) for one in callbacks
+                        isinstance(one, Checkpoint) for one in callbacks
                     ),
                     limit_val_batches=0 if _has_no_validation(data) else None,
                     **{key: TRAINER[key] for key in _FIXED},
@@ -151,7 +152,9 @@ def _has_no_validation(data: Data) -> bool:
     return isinstance(data, InMemoryActivations) and len(data.heldout) == 0
 
 
-def build_model(model: str, d_model: int, settings: dict[str, Any]) -> "SAETraining | Baseline":
+def build_model(
+    model: str, d_model: int, settings: Mapping[str, Any], seed: int = SEED
+) -> "SAETraining | Baseline":
     """The module of a file of ``conf/model`` with some of its keys replaced.
 
     Raises:
@@ -161,22 +164,28 @@ def build_model(model: str, d_model: int, settings: dict[str, Any]) -> "SAETrain
     known = [name for name in names("model") if _is_dictionary(name)]
     if model not in known:
         raise UserError(f"model={model!r} is none of {', '.join(known)}")
-    cfg = OmegaConf.merge(node(f"model/{model}"))
-    OmegaConf.set_struct(cfg, True)
-    try:
-        cfg = OmegaConf.merge(cfg, settings)
-    except Exception as error:  # omegaconf's errors have no useful common base
-        raise UserError(
-            f"model={model!r} does not take these settings ({str(error).splitlines()[0]}); it has "
-            f"{', '.join(str(key) for key in cfg if key != '_target_')}"
-        ) from error
-    if "seed" in cfg and "${" in str(OmegaConf.to_container(cfg, resolve=False)["seed"]):
-        cfg.seed = TRAIN["seed"]
+    cfg = _replaced(defaults(f"model/{model}"), settings, f"model={model!r}")
+    if "kind" in cfg:  # a baseline is drawn or fitted with a seed of its own
+        cfg.setdefault("seed", seed)
     return instantiate(cfg, d_model=d_model)
 
 
+def _replaced(values: dict[str, Any], settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values with some replaced, nodes inside out; raises UserError for a key that is not there."""
+    replaced = dict(values)
+    for key, value in settings.items():
+        if key not in values:
+            has = ", ".join(name for name in values if not name.startswith("_"))
+            raise UserError(f"{where} has no {key}; it has {has}")
+        inner = values[key]
+        if isinstance(value, Mapping) and isinstance(inner, dict) and "_target_" not in value:
+            value = _replaced(inner, value, f"{key} of {where}")
+        replaced[key] = value
+    return replaced
+
+
 def _is_dictionary(name: str) -> bool:
-    return str(node(f"model/{name}").get("_target_", "")).endswith(KINDS)
+    return str(defaults(f"model/{name}").get("_target_")).endswith(KINDS)
 
 
 def start_at_data(module: SAETraining, data: Data, seed: int, *, resumes: bool = False) -> None:

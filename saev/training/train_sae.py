@@ -13,9 +13,10 @@ from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.cli.console import override, print_next
 from saev.errors import UserError
+from saev.files import file_sha256
 from saev.recording.record_activations import identity, record_activations, settings_of
 from saev.sae import SparseAutoencoder
-from saev.tracking import Tracking, file_sha256, is_main_process
+from saev.tracking import Tracking, is_main_process
 from saev.training.distributed import part_ways
 from saev.training.fit import check_resumable, exported, fit_baseline_to, start_at_data
 from saev.training.lost_rank import LostRank

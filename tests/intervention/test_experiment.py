@@ -23,7 +23,7 @@ from saev.backbones.base import BackboneOutput, Trunk
 from saev.backbones.transform import ImageTransform
 from saev.errors import UserError
 from saev.heads import Reading, TrainedHead, backbone_identity
-from saev.intervention.experiment import evidence_of, run_experiment
+from saev.intervention.experiment import run_experiment
 from saev.intervention.hypothesis import ARMS, HypothesisFile
 from saev.intervention.judge.calibration import random_p_values
 from saev.intervention.judge.verdict import judge
@@ -182,7 +182,7 @@ def setting(folder: Path, per: str = "patch", changes=None, **content) -> Settin
 
 
 def run(one: Setting):
-    return run_experiment(one, lambda content, sha256: None)
+    return run_experiment(one)
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +205,10 @@ def test_every_planted_concept_is_supported(outcome):
         assert v.target_change > 0.9 and v.other_change < 0.1
 
 
+def test_a_result_introduces_itself_in_a_line(outcome):
+    assert repr(outcome) == "ExperimentResult(6 hypotheses: 6 supported; 35 test images)"
+
+
 def test_shuffled_labels_are_hardly_ever_supported(outcome):
     assert outcome.calibration.n_hypotheses == 48  # 200 of scenes in the slow test of the command
     assert outcome.calibration.share_supported <= 0.05
@@ -214,7 +218,7 @@ def test_shuffled_labels_are_hardly_ever_supported(outcome):
 def test_the_choice_is_tested_before_the_effect(outcome):
     """A latent that shuffled labels lead to by luck has the effect and not the fit."""
     assert all(v.p_selection == 1 / 120 for v in outcome.verdicts)
-    evidence = {p.concept: evidence_of(outcome, p) for p in outcome.proposals}
+    evidence = {p.concept: outcome.evidence(p) for p in outcome.proposals}
     lucky = {concept: replace(one, p_selection=0.4) for concept, one in evidence.items()}
     for row in judge(lucky, {name: [0] for name in lucky}, 0.05, 0.25):
         assert row.p == 1 / 120 and row.verdict == "not_supported"

@@ -1,4 +1,4 @@
-"""From the tables of a description to its site: overview, latents, concepts, pictures."""
+"""Overview of an atlas, and the whole site: latents, concepts, pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def write_pages(
     site = Site(folder, subject, Path(__file__).parent)
     site.clear("latent", "concept")
     gallery = Gallery(description, backbone, bool(settings.thumbnails))
-    chosen = choose(description, settings.n_latents)
+    chosen = choose_pages(description, settings.n_latents)
     concepts = ConceptPages(description, site, gallery)
     _overview(description, site, chosen, folder / "baselines.parquet")
     LatentPages(description, site, gallery, concepts).write(chosen)
@@ -63,7 +63,7 @@ def write_pages(
     return figures
 
 
-def choose(description: Description, n_latents: int | None) -> list[int]:
+def choose_pages(description: Description, n_latents: int | None) -> list[int]:
     """The latents that get a page, in order of number."""
     table = description.latents
     alive = table[table["n_images_fired"] > 0].sort_values("importance", ascending=False)

@@ -1,4 +1,4 @@
-"""A controlled experiment for a command: everything from the config to the report on the run."""
+"""Controlled experiment of a command, from the config to the report on the run."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,14 @@ from saev.cli.results import device_of, keep_metrics
 from saev.defaults import CONF_DIR
 from saev.errors import UserError
 from saev.heads import load_head
-from saev.intervention.experiment import Outcome, run_experiment
+from saev.intervention.experiment import run_experiment
 from saev.intervention.hypothesis import HypothesisFile
 from saev.intervention.judge.verdict import SUPPORTED
 from saev.intervention.readout import OWN_HEADS, make_readout
 from saev.intervention.report.files import write_files
 from saev.intervention.report.page import power_of, write_page
-from saev.intervention.setting import setting_of
+from saev.intervention.result import ExperimentResult
+from saev.intervention.setting import Setting
 from saev.loading import backbone_of
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking
@@ -37,7 +38,7 @@ def intervene_and_report(
     """Runs the experiment and leaves ``report/`` and ``metrics.json`` in ``out_dir`` and on the run.
 
     Raises:
-        UserError: see :func:`saev.experiment.controlled.run_experiment`.
+        UserError: see :func:`saev.intervention.experiment.run_experiment`.
     """
     file, text = read_hypothesis(cfg.hypothesis, cfg.concepts)
     report = out_dir / "report"
@@ -50,7 +51,10 @@ def intervene_and_report(
     trained = load_head(head) if head not in OWN_HEADS and Path(head).is_dir() else None
     backbone = backbone_of(sae, str(cfg.sae), weights=cfg.backbone.weights, head=trained)
     readout = make_readout(head, backbone, source)
-    setting = setting_of(cfg, file, sae, backbone, readout, source, device)
+    run = cfg.intervention
+    setting = Setting(
+        file, sae, backbone, readout, source, run.batch_size, run.max_rows, run.num_workers, device
+    )
 
     def register(content: dict[str, Any], sha256: str) -> None:
         path = report / "registered.json"
@@ -64,7 +68,7 @@ def intervene_and_report(
     metrics = metrics_of(outcome)
     keep_metrics(metrics, out_dir, tracking)
     tracking.log_artifact(report, "report")
-    show(outcome)
+    show_verdicts(outcome)
     return metrics
 
 
@@ -94,7 +98,7 @@ def read_hypothesis(where: str | None, concepts: Any) -> tuple[HypothesisFile, s
     return file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def metrics_of(outcome: Outcome) -> dict[str, float]:
+def metrics_of(outcome: ExperimentResult) -> dict[str, float]:
     """Flat: shares of verdicts, mean changes, calibration."""
     rows = outcome.verdicts
     metrics = {
@@ -115,7 +119,7 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
     return metrics
 
 
-def show(outcome: Outcome) -> None:
+def show_verdicts(outcome: ExperimentResult) -> None:
     """The verdicts as a table on screen: the supported ones first, the largest effect first."""
     rows = [
         [
