@@ -21,6 +21,7 @@ concepts/: what images show, and which latent predicts it
 atlas/: the description of every latent, and its site
 comparison/: several dictionaries on the same images
 editing/: what one can do to a running model
+steering/: a steered model, to run, save and load
 heads/: from a backbone's output to classes
 intervention/: controlled experiments, from hypothesis to verdict
 stats/: tests, corrections for many tests, intervals
@@ -33,9 +34,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saev.backbones import load_backbone as load_backbone
+    from saev.editing import edits as edits
+    from saev.editing.tokens import Tokens as Tokens
+    from saev.loading import open_dictionary as open_dictionary
+    from saev.recording.record_activations import record_activations as record_activations
     from saev.sae import SparseAutoencoder as SparseAutoencoder
+    from saev.steering import Steering as Steering
+    from saev.training.fit import fit_dictionary as fit_dictionary
 
-_PUBLIC = {"SparseAutoencoder": "saev.sae", "load_backbone": "saev.backbones"}
+_PUBLIC = {
+    "SparseAutoencoder": "saev.sae",
+    "Steering": "saev.steering",
+    "Tokens": "saev.editing.tokens",
+    "edits": "saev.editing",
+    "fit_dictionary": "saev.training.fit",
+    "load_backbone": "saev.backbones",
+    "open_dictionary": "saev.loading",
+    "record_activations": "saev.recording.record_activations",
+}
 
 
 def __getattr__(name: str) -> Any:

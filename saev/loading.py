@@ -8,6 +8,7 @@ from torch import nn
 
 from datamodules.images import ImageSource, source_from_spec
 from saev.backbones import Backbone, as_backbone, load_backbone
+from saev.backbones.family import PREPROCESSING
 from saev.errors import UserError
 from saev.heads import TrainedHead
 from saev.sae import SparseAutoencoder
@@ -71,13 +72,15 @@ def backbone_of(
     return load_backbone(**spec)
 
 
-def rebuild_backbone(spec: Mapping[str, Any], backbone: str | Backbone | nn.Module) -> Backbone:
-    """A backbone that is given as an object, prepared as ``spec`` says that it was."""
-    if not isinstance(backbone, nn.Module) or isinstance(backbone, Backbone):
+def rebuild_backbone(
+    spec: Mapping[str, Any] | None, backbone: str | Backbone | nn.Module
+) -> Backbone:
+    """A backbone that is given by name or as an object; a model object takes its name, layer and
+    preprocessing from ``spec``, where there is one."""
+    if spec is None or isinstance(backbone, str | Backbone):
         return as_backbone(backbone)
-    return load_backbone(
-        backbone, spec["name"], layer=spec["layer"], transform=spec.get("transform")
-    )
+    kept = {key: spec[key] for key in ("transform", *PREPROCESSING) if key in spec}
+    return load_backbone(backbone, spec["name"], layer=spec["layer"], **kept)
 
 
 def images_for(
@@ -125,11 +128,12 @@ def check_belongs(sae: SparseAutoencoder, backbone: Backbone) -> None:
             f"the SAE reads {sae.cfg.d_model} dimensions and {backbone.name} has {backbone.width}; "
             f"it was trained on {trained.get('name')}"
         )
-    check_same_weights("SAE", trained, backbone)
+    check_same_weights("the SAE was trained on", trained, backbone)
 
 
 def check_same_weights(what: str, trained: Mapping[str, Any], backbone: Backbone) -> None:
-    """Raises UserError unless a backbone has the weights of the one that something was made for."""
+    """Raises UserError unless a backbone has the weights of the one that ``what`` says, in words, of
+    something (the SAE was trained on …)."""
     expected, found = trained.get("weights", {}).get("sha256"), backbone.weights["sha256"]
     if expected is None or expected == found:
         return
@@ -137,6 +141,6 @@ def check_same_weights(what: str, trained: Mapping[str, Any], backbone: Backbone
     if trained["weights"].get("kind") == "object":
         remedy = "give the model object as it was then"
     raise UserError(
-        f"the {what} was trained on {trained.get('name')} with weights {expected[:12]}…, these are "
+        f"{what} {trained.get('name')} with weights {expected[:12]}…, these are "
         f"{found[:12]}…; {remedy}"
     )

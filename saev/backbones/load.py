@@ -1,4 +1,4 @@
-"""Backbones from a name, a file of ``conf/backbone`` or a model object: the one way in."""
+"""``load_backbone``: a backbone from a name, a file of ``conf/backbone`` or a model object."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def load_backbone(
             "set with mean, std, interpolation, resize and crop_pct"
         )
     if name is None:
-        asked = given | of_name | ({} if layer is None else {"layer": layer})
+        asked: dict[str, Any] = given | of_name | ({} if layer is None else {"layer": layer})
         return load_backbone(**(_from_conf(family) | asked))
     weights = "pretrained" if weights is None else str(weights)
     return _by_name(family, name, weights, layer, 0 if seed is None else seed, given)

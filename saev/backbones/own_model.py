@@ -45,8 +45,8 @@ def wrap_model(
             an argument for models by name.
     """
     family, body = _family_and_body(model)
-    config = getattr(body, "pretrained_cfg", None) or {}
-    name = name or config.get("architecture") or type(body).__name__
+    config: dict[str, Any] = getattr(body, "pretrained_cfg", None) or {}
+    name = str(name or config.get("architecture") or type(body).__name__)
     overrides = {key: options.pop(key) for key in list(options) if key in PREPROCESSING}
     if options:
         raise UserError(f"{next(iter(options))} goes with the name of a model, not with an object")
@@ -104,16 +104,17 @@ def _family_and_body(model: Any) -> tuple[str, nn.Module]:
 def _discovered(trunk: Trunk, body: Any, given: dict[str, Any], name: str) -> ImageTransform:
     if isinstance(trunk, TimmTrunk) and "mean" in (getattr(body, "pretrained_cfg", None) or {}):
         return timm_transform(trunk)
-    config = getattr(body, "preprocess_cfg", None) or {}  # set by open_clip.create_model
-    if ("mean" not in config or "std" not in config) and not {"mean", "std"} <= given.keys():
+    config: dict[str, Any] = getattr(body, "preprocess_cfg", None) or {}  # open_clip.create_model
+    known = given | config
+    if not {"mean", "std"} <= known.keys():
         raise UserError(
             f"nothing says how pictures are prepared for this {name}; give transform=…, the "
             "preprocessing that came with it, or mean=… and std=…"
         )
     return ImageTransform(
         image_size=trunk.image_size,
-        mean=tuple(config.get("mean", given.get("mean"))),
-        std=tuple(config.get("std", given.get("std"))),
+        mean=tuple(known["mean"]),
+        std=tuple(known["std"]),
         interpolation=config.get("interpolation", "bicubic"),
         resize=config.get("resize_mode", "shortest"),
     )
@@ -144,9 +145,10 @@ def read_transform(transform: Any, image_size: tuple[int, int]) -> ImageTransfor
         UserError: steps that cannot be read, or a result of another size.
     """
     if isinstance(transform, Mapping):
-        lists = {k: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
-                 for k, v in transform.items()}  # fmt: skip
-        transform = ImageTransform(**lists)
+        fields: dict[str, Any] = dict(transform)
+        for key in ("image_size", "mean", "std"):
+            fields[key] = tuple(fields[key])
+        transform = ImageTransform(**fields)
     if not isinstance(transform, ImageTransform):
         translated = _translate(getattr(transform, "transforms", ()))
         if translated is None or not _agree(transform, translated):

@@ -7,5 +7,6 @@ sparse_codes: sparse codes of some images, sorted by latent
 part_builder: batches of dense codes → one part of sparse codes
 store: the folder of sparse codes, written whole or not at all
 running_sums: rates, histograms, places, co-activation: sums per latent
+largest_codes: the largest code of each latent, the unit of edits' amounts
 exemplars: the images and patches on which each latent is strongest
 """
