@@ -11,6 +11,7 @@ selection: held-out images and limits, by seeded draws per image id
 tars: image tars: where they are and what is in them
 decode: bytes → upright RGB image or mask
 dataset: images as model inputs for a DataLoader
+batches: the walk over images, broken ones reported
 """
 
 from importlib import import_module

@@ -2,6 +2,8 @@
 
 command: Hydra, one-sentence errors, exit statuses
 tracked_run: one MLflow run around a command, its config, a clean end
+experiments: which verb an experiment file belongs to
+results: metrics.json, and the device of a command
 sentence: any error as one sentence
 console: what a command prints when it is done
 """

@@ -1,7 +1,10 @@
 """What training minimises apart from AuxK: one class an objective, independent of the decoder.
 
-``objective`` the contract and the squared error · ``l1`` L1 and annealed Σ z^p · ``l0`` JumpReLU's
-penalties · ``gated`` the gate's own loss · ``nested`` Matryoshka and several k.
+objective: the contract, and the squared error
+l1: L1, and annealed Σ z^p
+l0: JumpReLU's penalties
+gated: the gate's own loss
+nested: Matryoshka, and several k
 """
 
 from saev.sae.objectives.gated import GatedL1
