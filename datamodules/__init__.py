@@ -1,5 +1,7 @@
 """Data: images, scenes with known concepts, recorded activations and features.
 
+workers: how the worker processes of a data loader start
+progress: progress bars, and the switch that hides them
 images/: image sources behind one contract
 scenes/: procedural images with known concepts
 activations/: activation tars, and the token stream out of them

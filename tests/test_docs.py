@@ -11,19 +11,24 @@ from saev.cli.experiments import refuse_foreign_experiments
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PLACEHOLDERS = {"+experiment=NAME": "+experiment=seg_camvid", "model=MODEL": "model=topk"}
 COMMAND = re.compile(r"python -m saev\.(\w+)(.*)")
 
 
 def commands() -> list[tuple[str, str, list[str]]]:
     found = []
     for page in PAGES:
-        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.S):
+        text = page.read_text()
+        inline = re.findall(r"(?<!`)`(python -m saev[^`]*)`", text)
+        for block in [*re.findall(r"```bash\n(.*?)```", text, flags=re.S), *inline]:
             for line in block.replace("\\\n", " ").splitlines():
                 match = COMMAND.search(line)
                 if match and (ROOT / "conf" / f"{match[1]}.yaml").exists():
                     words = shlex.split(match[2], comments=True)
                     overrides = [
-                        w.replace("…", "x") for w in words if w not in ("-m", "--multirun")
+                        PLACEHOLDERS.get(w, w).replace("…", "x")
+                        for w in words
+                        if w not in ("-m", "--multirun")
                     ]
                     found.append((page.name, match[1], overrides))
     return found

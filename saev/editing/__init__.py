@@ -1,9 +1,9 @@
 """Editing: what one can do to a running model.
 
-tokens: the tokens a dictionary reads, and writing new values at them
+tokens: tokens that a dictionary reads, their codes, and writing new values at them
 code_edits: edits of codes, z → z'
-edits: the same edits by name, for Python, YAML and JSON
-tap_edit: edited codes at one layer of the running model
+edits: the same by name, for Python, YAML and JSON
+tap_edit: an edit of codes at one tap of the running model
 replacement: activations replaced by reconstruction, mean, zeros
 directions: baseline edits along directions of equal norm
 steering_effects: effect of steering a latent on the model's logits

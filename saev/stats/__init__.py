@@ -1,6 +1,6 @@
 """Statistics: tests, corrections for many tests, intervals.
 
-tests: rank p, sign flips, effect sizes
-correction: false discovery rate: Benjamini–Hochberg, q within a family
-bootstrap: bootstrap of images: weights, 95 % intervals, weighted AUROC
+tests: permutation tests (rank p, sign flips) and effect sizes
+correction: false discovery rate of Benjamini and Hochberg
+bootstrap: weights of images, intervals, AUROC under weights
 """
