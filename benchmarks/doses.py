@@ -24,10 +24,9 @@ from saev.intervention.arms.arms import ArmPlan
 from saev.intervention.arms.runner import Runner, TestSet, read_test_images
 from saev.intervention.choose.discovery import discover
 from saev.intervention.choose.proposals import Proposal, Proposer, tested_columns
-from saev.intervention.hypothesis import HypothesisFile, Selector
+from saev.intervention.hypothesis import Hypothesis, Selector, read_hypothesis
 from saev.intervention.judge.tally import Question, Tally, other_change
 from saev.intervention.readout import Readout, make_readout
-from saev.intervention.report.from_config import read_hypothesis
 from saev.intervention.setting import Setting
 from saev.intervention.splits import choose_images, hypothesis_images
 from saev.loading import backbone_of
@@ -39,9 +38,7 @@ N_RANDOM = 8
 BATCH_SIZE, MAX_ROWS, N_WORKERS = 16, 96, 2
 
 
-def pilot(
-    file: HypothesisFile, folder: str, head: str, root: str, weights: str
-) -> dict[str, float]:
+def pilot(file: Hypothesis, folder: str, head: str, root: str, weights: str) -> dict[str, float]:
     """Means over classes, per cent: fall of the class's accuracy and change of other images; first the
     length of the edit of ten latents at −1, over the root mean square distance of tokens from their mean.
 
@@ -104,7 +101,7 @@ def _changes(
     return ask.effect(tally, clean), other_change(tally, clean, p.column, readout.groups)
 
 
-def pilot_of(file: HypothesisFile) -> HypothesisFile:
+def pilot_of(file: Hypothesis) -> Hypothesis:
     """The file with what its pilot needs: random sets of the largest size, and nothing tested."""
     sizes = tuple(sorted({n for n, _ in SETTINGS}))
     return replace(

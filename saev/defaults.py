@@ -27,10 +27,10 @@ def names(group: str) -> list[str]:
 
 
 @cache
-def node(name: str) -> DictConfig:
+def conf_node(name: str) -> DictConfig:
     """A file of ``conf/`` with the files of its own folder that its ``defaults`` list names below it.
 
-    ``node("model/topk")``. References such as ``${seed}`` stay as they are.
+    ``conf_node("model/topk")``. References such as ``${seed}`` stay as they are.
 
     Raises:
         FileNotFoundError: no such file.
@@ -42,7 +42,7 @@ def node(name: str) -> DictConfig:
     assert isinstance(found, DictConfig)
     bases = [base for base in found.pop("defaults", []) if isinstance(base, str)]
     bases = [base for base in bases if base != "_self_" and path.with_stem(base).is_file()]
-    merged = OmegaConf.merge(*(node(str(Path(name).with_name(base))) for base in bases), found)
+    merged = OmegaConf.merge(*(conf_node(str(Path(name).with_name(base))) for base in bases), found)
     assert isinstance(merged, DictConfig)
     return merged
 
@@ -59,7 +59,7 @@ def defaults(name: str, *keys: str) -> dict[str, Any]:
     """
     from omegaconf import OmegaConf
 
-    values: Any = OmegaConf.to_container(node(name), resolve=False)
+    values: Any = OmegaConf.to_container(conf_node(name), resolve=False)
     for key in keys:
         values = values[key]
     filled = {

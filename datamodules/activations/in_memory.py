@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.activations.format import Statistics
-from datamodules.activations.norms import check_multiple, statistics_of, token_norms
+from datamodules.activations.norms import array_statistics, check_multiple, token_norms
 from datamodules.activations.position import StreamPosition
 from datamodules.activations.stream import TokenBatch
 from saev.errors import UserError
@@ -75,7 +75,7 @@ class InMemoryActivations(StreamPosition):
     @cached_property
     def statistics(self) -> Statistics:
         """Of the training rows."""
-        return statistics_of(lambda: map(self._of, self._pieces(self.training)), self.max_norm)
+        return array_statistics(lambda: map(self._of, self._pieces(self.training)), self.max_norm)
 
     @cached_property
     def normal(self) -> np.ndarray:

@@ -116,7 +116,7 @@ def measure(
     return sums.statistics(str(location), median_norm, max_norm_multiple, n_normal_per_shard)
 
 
-def statistics_of(
+def array_statistics(
     pieces: Callable[[], Iterable[np.ndarray]], max_norm_multiple: float | None
 ) -> Statistics:
     """The same of arrays in memory, read twice: for the median norm, and for the sums.

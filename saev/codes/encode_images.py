@@ -3,7 +3,7 @@
 Shapes: `b` images, `p` tokens that the dictionary reads of each, `d` width, `s` latents.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,10 +46,17 @@ class EncodedImages:
     """Patches down and across."""
 
     def __repr__(self) -> str:
+        n_rows, n_latents = self.shape
         return (
             f"EncodedImages({len(self.image_ids):,} images × {self.n_tokens} tokens × "
-            f"{self.codes.shape[1]:,} latents, {self.codes.nnz / self.codes.shape[0]:.1f} active a token)"
+            f"{n_latents:,} latents, {self.codes.nnz / n_rows:.1f} active a token)"
         )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows (a token each) and latents."""
+        n_rows, n_latents = self.codes.shape  # pyright: ignore[reportGeneralTypeIssues]
+        return n_rows, n_latents
 
     def of(self, image: int | str) -> Float[np.ndarray, "p s"]:
         """Dense codes of one image, by position or id."""
@@ -60,7 +67,7 @@ class EncodedImages:
         """The largest code of each latent on each image."""
         parts = [
             self.codes[first : first + self.n_tokens].max(0).toarray()
-            for first in range(0, self.codes.shape[0], self.n_tokens)
+            for first in range(0, self.shape[0], self.n_tokens)
         ]
         return np.concatenate(parts)
 
@@ -139,7 +146,7 @@ def encode_images(
 
 def _of_list(
     images: Sequence[Image.Image], backbone: Backbone, batch_size: int
-) -> Iterator[tuple[list[str], Tensor]]:
+) -> Generator[tuple[list[str], Tensor], None, None]:
     for first in range(0, len(images), batch_size):
         some = images[first : first + batch_size]
         pixels = torch.stack([backbone.transform(image.convert("RGB")) for image in some])
@@ -149,7 +156,7 @@ def _of_list(
 def _of_source(
     source: ImageSource, split: str | None, n_images: int | None, backbone: Backbone,
     batch_size: int, num_workers: int,
-) -> Iterator[tuple[list[str], Tensor]]:  # fmt: skip
+) -> Generator[tuple[list[str], Tensor], None, None]:  # fmt: skip
     items = (source.items if split is None else source.split(split))[:n_images]
     for batch in image_batches(
         source, items, backbone.transform, batch_size=batch_size, num_workers=num_workers,

@@ -19,10 +19,10 @@ from saev.intervention.setting import Setting
 from saev.intervention.splits import choose_images, hypothesis_images, with_support
 from saev.stats.correction import draws_needed
 
-Register = Callable[[dict[str, Any], str], None]
+Register = Callable[[dict[str, Any], str], object]
 
 
-def run_experiment(setting: Setting, register: Register | None = None) -> ExperimentResult:
+def run_setting(setting: Setting, register: Register | None = None) -> ExperimentResult:
     """Runs all hypotheses of a file.
 
     ``register`` receives what is about to be tested (the file, every hypothesis with its latents)

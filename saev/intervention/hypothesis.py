@@ -4,8 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+from saev.defaults import CONF_DIR, names
 from saev.editing.edits import KINDS, parse_where
 from saev.errors import UserError
 
@@ -35,6 +37,8 @@ which are predicted right. With direction "increase" the first three look at the
 classes: the share that is sent to the class, the same minus the other classes' arrivals, and the
 mean rise of its probability."""
 DIRECTIONS = ("decrease", "increase")
+
+HYPOTHESES_DIR = CONF_DIR / "hypotheses"
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class SupportSettings:
 
 
 @dataclass(frozen=True)
-class HypothesisFile:
+class Hypothesis:
     """Everything that was fixed in advance. One file may speak of many concepts.
 
     Raises:
@@ -180,7 +184,7 @@ class HypothesisFile:
         return digest(self.to_dict())
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], where: str) -> "HypothesisFile":
+    def from_dict(cls, content: Mapping[str, Any], where: str) -> "Hypothesis":
         """From parsed YAML; ``where`` names the file in messages."""
         parts = {
             "selector": Selector,
@@ -260,3 +264,38 @@ def _check(name: str, good: bool, value: Any, allowed: str) -> None:
 
 def _kinds() -> str:
     return f"one of {', '.join(kind for kind in KINDS if kind != 'swap')} (swap is for Python)"
+
+
+def read_hypothesis(where: str | Path | None, concepts: Any = None) -> tuple[Hypothesis, str]:
+    """A hypothesis file and its text.
+
+    Args:
+        where: a path, or a name in ``conf/hypotheses``; None is a file that says nothing, so that
+            everything is at its default.
+        concepts: replaces what the file says of them.
+
+    Raises:
+        UserError: no such file, no YAML, or values that are not allowed.
+    """
+    import yaml
+
+    content: Any = {}
+    if where is not None:
+        path = Path(where)
+        if not path.is_file():
+            path = HYPOTHESES_DIR / f"{where}.yaml"
+        if not path.is_file():
+            known = ", ".join(names("hypotheses"))
+            raise UserError(f"hypothesis={where} is no file and none of {known}")
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not YAML ({error}): correct it") from error
+    if concepts is not None:
+        content = {**content, "concept": concepts}
+    elif where is None:
+        raise UserError("nothing is asked: set hypothesis=FILE, or concepts=all")
+    if not isinstance(content, dict):
+        raise UserError(f"hypothesis={where} holds no key: value pairs")
+    found = Hypothesis.from_dict(content, f"hypothesis={where}")
+    return found, yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

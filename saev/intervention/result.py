@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool
@@ -15,6 +16,9 @@ from saev.intervention.judge.calibration import Calibration
 from saev.intervention.judge.tally import Question, Tally
 from saev.intervention.judge.verdict import Evidence, Verdict
 from saev.intervention.setting import Setting
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(repr=False)
@@ -43,6 +47,12 @@ class ExperimentResult:
             f"ExperimentResult({len(self.verdicts)} hypotheses: {found}; "
             f"{self.test.n_images} test images)"
         )
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row per hypothesis: what ``verdict.json`` says of it."""
+        import pandas as pd
+
+        return pd.DataFrame([verdict.to_dict() for verdict in self.verdicts])
 
     def question(self, concept: str) -> Question:
         """What is asked of a concept; its peers are those that the test images show enough of."""

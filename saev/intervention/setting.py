@@ -12,7 +12,7 @@ from datamodules.images import ImageBatch, ImageItem, ImageSource, image_batches
 from saev.backbones import Backbone
 from saev.editing.tokens import Tokens
 from saev.errors import UserError
-from saev.intervention.hypothesis import HypothesisFile
+from saev.intervention.hypothesis import Hypothesis
 from saev.intervention.readout import Readout
 from saev.loading import check_belongs
 from saev.sae import SparseAutoencoder
@@ -22,7 +22,7 @@ from saev.sae import SparseAutoencoder
 class Setting:
     """What an experiment works with; models are moved to the device and left in eval mode."""
 
-    file: HypothesisFile
+    file: Hypothesis
     sae: SparseAutoencoder
     backbone: Backbone
     readout: Readout

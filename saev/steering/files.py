@@ -14,7 +14,7 @@ FORMAT_VERSION = 1
 KIND = "steering"
 
 
-def write_folder(folder: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def write_steering(folder: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Writes both files; each appears whole or not at all."""
     from safetensors.torch import save
 

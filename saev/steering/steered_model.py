@@ -19,7 +19,7 @@ from saev.errors import UserError
 from saev.heads import backbone_identity
 from saev.loading import check_same_weights, rebuild_backbone
 from saev.sae import SparseAutoencoder
-from saev.steering.files import read_folder, write_folder
+from saev.steering.files import read_folder, write_steering
 from saev.steering.steered_tap import Pictures, SteeredTap, make_tap, pixels_of
 
 
@@ -111,7 +111,9 @@ class Steering(nn.Module):
             found = tap.tensors()
             tensors |= {f"{_name(tap.layer)}.{name}": tensor for name, tensor in found.items()}
         taps = [tap.to_dict() for tap in self.each_tap()]
-        write_folder(folder, {"backbone": backbone_identity(self.backbone), "taps": taps}, tensors)
+        write_steering(
+            folder, {"backbone": backbone_identity(self.backbone), "taps": taps}, tensors
+        )
         return folder
 
     @classmethod

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from saev.atlas.settings import AtlasSettings, NamingSettings
 from saev.comparison.members import CompareSettings
-from saev.defaults import CONF_DIR, defaults, names, node
+from saev.defaults import CONF_DIR, conf_node, defaults, names
 from saev.evaluation.baselines.methods import BaselineSettings
 from saev.evaluation.choice.outcome import ChoiceSettings
 
@@ -74,7 +74,7 @@ def files() -> list[str]:
 
 @pytest.mark.parametrize("name", files())
 def test_no_default_is_in_a_signature_too(name: str) -> None:
-    for path, keys in targets(OmegaConf.to_container(node(name), resolve=False)):
+    for path, keys in targets(OmegaConf.to_container(conf_node(name), resolve=False)):
         target = keys["_target_"]
         if target.startswith(OURS) and target not in KEPT:
             doubled = [key for key in twice(found(target), keys) if f"{target}.{key}" not in KEPT]
@@ -85,8 +85,8 @@ def test_no_default_is_in_a_signature_too(name: str) -> None:
 def test_settings_have_the_keys_of_their_node_and_no_default(settings: type) -> None:
     name, key = SETTINGS[settings]
     fields = inspect.signature(settings).parameters
-    assert set(OmegaConf.to_container(node(name)[key])) == set(fields) - {"seed"} | (
-        {"seed"} if "seed" in node(name)[key] else set()
+    assert set(OmegaConf.to_container(conf_node(name)[key])) == set(fields) - {"seed"} | (
+        {"seed"} if "seed" in conf_node(name)[key] else set()
     )
     with_default = [k for k, field in fields.items() if field.default is not field.empty]
     assert not with_default
@@ -103,7 +103,7 @@ def test_what_is_kept_still_has_defaults() -> None:
     used = {
         keys["_target_"]
         for name in files()
-        for _, keys in targets(OmegaConf.to_container(node(name), resolve=False))
+        for _, keys in targets(OmegaConf.to_container(conf_node(name), resolve=False))
     }
     assert {name for name in KEPT if name.rpartition(".")[0] not in used} <= used
 
@@ -116,7 +116,7 @@ def test_defaults_are_plain_values_of_the_right_type() -> None:
     assert defaults("trainer/gpu")["max_steps"] == 600
     assert "defaults" not in defaults("train")
     assert defaults("train", "evaluation") == defaults("evaluate", "evaluation")
-    lr = node("model/topk").optimizer.lr
+    lr = conf_node("model/topk").optimizer.lr
     assert isinstance(lr, float)  # 1e-3, which PyYAML by itself reads as a string
     assert {"folder", "scenes"} <= set(names("images"))
     with pytest.raises(FileNotFoundError):

@@ -10,7 +10,7 @@ from omegaconf.errors import ConfigAttributeError
 from PIL import Image
 
 from datamodules.images.from_spec import source_from_spec
-from saev.defaults import names, node
+from saev.defaults import conf_node, names
 
 NAMES = sorted(set(names("images")) - {"torchvision"})  # the base of six, nothing by itself
 OWN_VALUES = {"roots", "urls", "dataset", "root", "cache_dir"}
@@ -19,7 +19,7 @@ OWN_VALUES = {"roots", "urls", "dataset", "root", "cache_dir"}
 
 def compose(name: str, *overrides: str):
     config = OmegaConf.create({"paths": {"outputs": "outputs"}})
-    config.images = node(f"images/{name}")
+    config.images = conf_node(f"images/{name}")
     OmegaConf.set_struct(config, True)
     for override in overrides:
         key, _, value = override.partition("=")

@@ -23,13 +23,12 @@ from saev.backbones.base import BackboneOutput, Trunk
 from saev.backbones.transform import ImageTransform
 from saev.errors import UserError
 from saev.heads import Reading, TrainedHead, backbone_identity
-from saev.intervention.experiment import run_experiment
-from saev.intervention.hypothesis import ARMS, HypothesisFile
+from saev.intervention.experiment import run_setting
+from saev.intervention.hypothesis import ARMS, HYPOTHESES_DIR, Hypothesis, read_hypothesis
 from saev.intervention.judge.calibration import random_p_values
 from saev.intervention.judge.verdict import judge
 from saev.intervention.readout import make_readout
 from saev.intervention.report.files import SUMMARY_COLUMNS, write_files
-from saev.intervention.report.from_config import HYPOTHESES_DIR, read_hypothesis
 from saev.intervention.report.page import write_page
 from saev.intervention.setting import Setting
 from saev.sae import SparseAutoencoder
@@ -175,14 +174,14 @@ def setting(folder: Path, per: str = "patch", changes=None, **content) -> Settin
         "support": {"n_discovery_units": 10, "n_test_units": 10},
         **content,
     }
-    file = HypothesisFile.from_dict(given, "toy.yaml")
+    file = Hypothesis.from_dict(given, "toy.yaml")
     readout = make_readout(str(folder / features), model, source)
     sae = dictionary(means, **(changes or {}))
     return Setting(file, sae, model, readout, source, 16, 64, 0, torch.device("cpu"))
 
 
 def run(one: Setting):
-    return run_experiment(one)
+    return run_setting(one)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +280,7 @@ def test_registered_before_any_test_image_is_read(folder):
         seen.append((sha256, set(one.source.loaded)))
         assert content["hypotheses"][0]["latents"] == {"1": [0]}
 
-    found = run_experiment(one, register)
+    found = run_setting(one, register)
     [(sha256, loaded)] = seen
     assert not loaded & test_ids and loaded
     assert sha256 == found.registered_sha256
@@ -444,5 +443,5 @@ def test_concepts_without_support_are_left_out_with_a_reason(folder):
 @pytest.mark.parametrize("name", sorted(p.stem for p in HYPOTHESES_DIR.glob("*.yaml")))
 def test_every_hypothesis_that_comes_along_is_found_by_its_name(name):
     file, text = read_hypothesis(name, None)
-    assert file.to_dict() == HypothesisFile.from_dict(yaml.safe_load(text), name).to_dict()
+    assert file.to_dict() == Hypothesis.from_dict(yaml.safe_load(text), name).to_dict()
     assert read_hypothesis(name, ["one"])[0].concept == ("one",)

@@ -18,7 +18,7 @@ from saev.editing.directions import (
     probe_directions,
 )
 from saev.intervention.choose.discovery import Discovery
-from saev.intervention.hypothesis import HypothesisFile
+from saev.intervention.hypothesis import Hypothesis
 from saev.intervention.readout import Readout
 
 
@@ -35,7 +35,7 @@ class ControlDirections:
 
 
 def control_directions(
-    file: HypothesisFile, discovery: Discovery, readout: Readout, columns: Sequence[int]
+    file: Hypothesis, discovery: Discovery, readout: Readout, columns: Sequence[int]
 ) -> ControlDirections:
     """All directions that the arms of some columns need, from discovery images alone."""
     covariance, n = discovery.covariance, file.directions

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from saev.errors import UserError
 from saev.intervention.choose.code_table import LatentStats
-from saev.intervention.hypothesis import FEATURES, HypothesisFile
+from saev.intervention.hypothesis import FEATURES, Hypothesis
 from saev.stats.correction import draws_needed
 
 
@@ -164,7 +164,7 @@ def _add_drawn(
         n_repeats = 0 if len(drawn) == len(own) and sets.add(drawn) else n_repeats + 1
 
 
-def check_draws(file: HypothesisFile, n_latents: int, n_hypotheses: int, n_alive: int) -> None:
+def check_draws(file: Hypothesis, n_latents: int, n_hypotheses: int, n_alive: int) -> None:
     """Before any test image: draws that could never reach α, or that the dictionary cannot give."""
     needed = draws_needed(file.alpha, n_hypotheses)
     if file.draws is not None and file.draws < needed:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from saev.errors import UserError
 from saev.intervention.choose.discovery import Discovery
 from saev.intervention.choose.selectors import Scores, select_latents
-from saev.intervention.hypothesis import HypothesisFile
+from saev.intervention.hypothesis import Hypothesis
 from saev.intervention.readout import Readout, shuffled
 from saev.intervention.setting import Setting
 from saev.stats.correction import draws_needed
@@ -80,7 +80,7 @@ def tested_columns(setting: Setting, discovery: Discovery) -> list[int]:
     return found
 
 
-def _needed(file: HypothesisFile, readout: Readout) -> int:
+def _needed(file: Hypothesis, readout: Readout) -> int:
     """Images are fewer than patches: three of a class are a start."""
     return file.support.n_discovery_units if readout.per == "patch" else 3
 
@@ -251,7 +251,7 @@ class Proposer:
         return select_latents(method, table, scores[group], column, n, alive)
 
 
-def _by_hand(file: HypothesisFile) -> dict[str, Latents]:
+def _by_hand(file: Hypothesis) -> dict[str, Latents]:
     if file.latents is None:
         return {}
     given = file.latents

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUMMARY_COLUMNS = ("concept", "arm", "n_latents", "scale", "target_change", "other_change")
+
+
+def write_registered(content: dict[str, Any], folder: Path) -> Path:
+    """Writes ``registered.json``: what is about to be tested, before a test image is read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "registered.json"
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return path
 
 
 def write_files(outcome: ExperimentResult, folder: Path) -> "pd.DataFrame":

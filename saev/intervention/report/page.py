@@ -12,6 +12,7 @@ from saev.intervention.hypothesis import ARMS
 from saev.intervention.judge.verdict import NO_POWER, NOT_SUPPORTED, SUPPORTED, Verdict
 from saev.intervention.report.examples import examples_figure, inside_data
 from saev.intervention.report.figures import Curve, arms_figure, dose_figure, uniformity_figure
+from saev.intervention.report.files import write_files
 from saev.intervention.report.page_text import ARM_TEXTS, EXAMPLES_TEXTS, explain, metric_text
 from saev.intervention.result import ExperimentResult
 from saev.pages.render import fill_template
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 BAR_WIDTH = 220
 """Pixels of the small effect bars in the table."""
+
+
+def write_report(outcome: ExperimentResult, folder: Path) -> Path:
+    """Leaves the files for scripts and the page in a folder; returns the page."""
+    return write_page(outcome, write_files(outcome, folder), folder)
 
 
 def write_page(outcome: ExperimentResult, summary: "pd.DataFrame", folder: Path) -> Path:
