@@ -6,7 +6,6 @@ evaluate: a dictionary on held-out images, against baselines, or the members of 
 describe: every latent of a dictionary, scored and named, as tables and pages
 compare: what two or more dictionaries share, and what one lacks
 intervene: hypotheses about latents, tested in the running model against control arms
-sources: image sources by name, folder or object
 loading: SAE folder → dictionary, its backbone, its images
 sources: image sources by name, folder or object
 defaults: defaults of commands, read from conf/
