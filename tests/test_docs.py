@@ -76,6 +76,7 @@ def test_python_in_the_docs_imports_what_there_is() -> None:
     imports = {
         (node.module, alias.name)
         for page in PAGES
+        if page.name != "design.md"  # its blocks are sketches of signatures
         for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
         for node in ast.walk(ast.parse(block))
         if isinstance(node, ast.ImportFrom) and node.module
