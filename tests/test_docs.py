@@ -1,5 +1,7 @@
 """The commands in README and docs are real: each composes to a config the command accepts."""
 
+import ast
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -68,3 +70,18 @@ def test_tests_named_in_the_docs_exist() -> None:
     assert len(named) > 20
     for path, name in named:
         assert f"def {name}(" in (ROOT / path).read_text(), f"{path} has no {name}"
+
+
+def test_python_in_the_docs_imports_what_there_is() -> None:
+    imports = {
+        (node.module, alias.name)
+        for page in PAGES
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    assert ("saev", "fit_dictionary") in imports
+    ours = {item for item in imports if item[0].split(".")[0] in ("saev", "datamodules")}
+    missing = [item for item in ours if not hasattr(importlib.import_module(item[0]), item[1])]
+    assert missing == []

@@ -379,3 +379,11 @@ def test_a_foreign_instantiation_is_found(call: str, is_foreign: bool) -> None:
         f"def verb(cfg: DictConfig, sae, images):\n    return {call}\n"
     )
     assert bool(foreign_instantiations(source)) is is_foreign
+
+
+def test_the_design_page_shows_the_floors_that_are_checked() -> None:
+    layers = PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
+    page = (ROOT / "docs/design.md").read_text()
+    shown = re.search(r"^## Floors\n.*?^```\n(.*?)^```", page, re.M | re.S)
+    assert shown, "docs/design.md has no block below ## Floors"
+    assert shown.group(1).splitlines() == [layer.replace("saev.", "") for layer in layers]

@@ -3,8 +3,6 @@
 command: Hydra, one-sentence errors, exit statuses
 experiments: which verb an experiment is for; a foreign one is refused
 tracked_run: one MLflow run around a command, its config, a clean end
-experiments: which verb an experiment file belongs to
-results: metrics.json, and the device of a command
 sentence: any error as one sentence
 results: metrics.json, written and logged; the device of a command
 console: what a command prints when it is done

@@ -10,7 +10,6 @@ muon: the Muon optimiser
 distributed: what training must know of other ranks
 lost_rank: one sentence when another rank has died
 log_interval: when Lightning hands values to the loggers
-baseline: a baseline fitted like a dictionary is trained
 train_head: config → features → grid of heads → scores
 head_module: LightningModules of a grid of linear heads
 """
