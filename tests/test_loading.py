@@ -43,7 +43,7 @@ def test_a_folder_or_a_dictionary_as_it_is(micro, tmp_path) -> None:
 
 
 def test_weights_that_have_moved(micro, tmp_path) -> None:
-    from saev.backbones.micro.model import MICRO_DIR, WEIGHTS
+    from saev.backbones.micro.micro_vit import MICRO_DIR, WEIGHTS
 
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes((MICRO_DIR / WEIGHTS).read_bytes())

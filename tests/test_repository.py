@@ -339,7 +339,9 @@ def root(expression: ast.expr) -> str | None:
 
 
 OWN_FILES = {
-    "benchmarks/recovery.py: instantiate(cfg, d_model=width)": "reads conf/model of this repository"
+    "benchmarks/recovery.py: instantiate(cfg, d_model=width)": "reads conf/model of this repository",
+    "saev/training/fit.py: get_class(values['_target_'])": "a file of conf/model, by name",
+    "saev/training/fit.py: instantiate(cfg, d_model=d_model)": "the same, with values from Python",
 }
 
 

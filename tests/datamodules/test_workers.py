@@ -24,6 +24,7 @@ def test_a_method_that_is_not_python_s_own_gives_way(monkeypatch: pytest.MonkeyP
         assert start_method(2) == expected
 
 
+@pytest.mark.slow
 def test_in_a_process_of_joblib_a_loader_has_workers() -> None:
     joblib = pytest.importorskip("joblib")
     assert joblib.Parallel(n_jobs=2)(joblib.delayed(read_with_worker)(n) for n in (3, 4)) == [

@@ -207,7 +207,7 @@ def test_in_place_of_the_reconstruction_it_comes_back_too(micro, images, tmp_pat
 
 
 def test_weights_that_have_moved(micro, images, tmp_path) -> None:
-    from saev.backbones.micro.model import MICRO_DIR, WEIGHTS
+    from saev.backbones.micro.micro_vit import MICRO_DIR, WEIGHTS
 
     folder = Steering.of(dictionary(micro), micro, edits.ablate(3)).save(tmp_path / "steered")
     moved = tmp_path / "moved.safetensors"
