@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -20,6 +20,7 @@ from datamodules.activations.verify import require_intact
 from saev.errors import UserError
 
 
+@runtime_checkable  # so that the tests can check the argument
 class BelongsTo(Protocol):
     """What the config of a dictionary says of the activations it is for."""
 
