@@ -22,7 +22,8 @@ from scipy import sparse
 
 from saev.atlas.summaries import statistics_of, summarize
 from saev.backbones import load_backbone
-from saev.codes.sparse_codes import CodePart, PartBuilder
+from saev.codes.part_builder import PartBuilder
+from saev.codes.sparse_codes import CodePart
 from saev.codes.store import CodeStore
 from saev.concepts.best_latents import Concepts, score_concepts
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from datamodules.images import FolderImages
-from saev.editing.steering import Tokens
+from saev.editing.tokens import Tokens
 from saev.errors import UserError
 from saev.intervention.arms.arms import ArmPlan
 from saev.intervention.arms.runner import Runner, TestSet, read_test_images

@@ -13,23 +13,22 @@ import logging
 import math
 import time
 import warnings
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from saev.defaults import CONF_DIR
 from saev.sae import SparseAutoencoder
 from saev.sae.baselines import KINDS, fit_baseline
 from saev.sae.threshold import calibrate_threshold_
-
-CONF = Path(__file__).parents[1] / "conf" / "model"
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "topk": {},
@@ -40,8 +39,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "jump_relu": {},
     "jump_relu_tanh": {"objective": {"coefficient": 0.5}},
     "gated": {},
-    "relu": {"l1_coefficient": 0.5},
-    "relu_free_norm": {"l1_coefficient": 0.5},
+    "relu": {"objective": {"coefficient": 0.5}},
+    "relu_free_norm": {"objective": {"coefficient": 0.5}},
     "p_anneal": {"objective": {"coefficient": 0.5}},
     "frozen_decoder": {},
 }
@@ -151,16 +150,16 @@ def train(
 ) -> SparseAutoencoder:
     """One variant as its YAML says, at this size."""
     torch.manual_seed(0)
-    cfg = OmegaConf.merge(
-        OmegaConf.load(CONF / f"{name}.yaml"), VARIANTS[name], {"optimizer": {"lr": lr}}
-    )
+    with initialize_config_dir(str(CONF_DIR), version_base=None):
+        cfg = compose("train", [f"model={name}"]).model
+    cfg = OmegaConf.merge(cfg, VARIANTS[name], {"optimizer": {"lr": lr}})
     assert isinstance(cfg, DictConfig)
     cfg.d_sae = d_sae
     cfg.dead_after_tokens = 50 * batch_size
     if cfg.get("k") is not None:
         cfg.k = k
-    if cfg.get("l1_warmup_steps"):
-        cfg.l1_warmup_steps = n_steps // 10
+    if name in ("relu", "relu_free_norm"):
+        cfg.objective.warmup_steps = n_steps // 10
     width = len(world.mean_d)
     module = instantiate(cfg, d_model=width)
     pool = world.draw(8192)[0]

@@ -1,6 +1,6 @@
-"""Tables of docs/reproduction_tables.md, from the reports of controlled experiments.
+"""Tables of docs/tables/reproduction.md, from the reports of controlled experiments.
 
-    python -m benchmarks.reproduction NAME=RUN,RUN,RUN … > docs/reproduction_tables.md
+    python -m benchmarks.reproduction NAME=RUN,RUN,RUN … > docs/tables/reproduction.md
 
 Each RUN is the folder of a run of ``saev.intervene``; those of one NAME are one experiment repeated
 with dictionaries of different seeds. Cells are per cent, means over concepts and runs; ± is half a
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit("give NAME=RUN,RUN,… for every experiment")
     print("# Tables of the controlled experiments\n")
     print(
-        "Written by `python -m benchmarks.reproduction`; [reproduction.md](reproduction.md) says what was run and what it means."
+        "Written by `python -m benchmarks.reproduction`; [reproduction.md](../reproduction.md) says what was run and what it means."
     )
     print("Per cent; ± is half a 95 % interval over the runs (dictionaries of different seeds).\n")
     for argument in arguments:

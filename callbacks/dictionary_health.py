@@ -1,4 +1,4 @@
-"""Is the dictionary in use: norms and firing shares while it trains."""
+"""Health of a dictionary in training: atom norms, firing shares."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from saev.metrics.firing import DENSE_ABOVE
 from saev.sae.dead import dead_latents
 from saev.training.log_interval import is_logged
-from saev.training.sae_module import Batch, SAETraining, StepOutput
+from saev.training.sae_module import ActivationBatch, SAETraining, StepOutput
 
 
 class DictionaryHealth(L.Callback):
@@ -18,7 +18,7 @@ class DictionaryHealth(L.Callback):
     - ``train/gradient_norm``: L2 norm over all parameters, the part along the atoms removed, before
       clipping;
     - ``train/atom_norm_min`` and ``train/atom_norm_max``: 1 up to rounding;
-    - ``train/dead_fraction`` and ``train/alive_fraction``: silent for ``model.dead_after_tokens``
+    - ``train/dead_fraction`` and ``train/alive_fraction``: inactive for ``model.dead_after_tokens``
       tokens or not; they add up to 1;
     - ``train/dense_fraction``: latents that fired on more than 10 % of the last tokens: between one
       and two times ``window_tokens``, or of all of them at the start (this rank's tokens).
@@ -52,7 +52,7 @@ class DictionaryHealth(L.Callback):
         trainer: L.Trainer,
         pl_module: L.LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: ActivationBatch,
         batch_idx: int,
     ) -> None:
         self._add(outputs["step"], len(batch.acts))

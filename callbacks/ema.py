@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, for evaluation and export."""
+"""Exponential moving average of the weights, for evaluation and export."""
 
 from typing import Any
 

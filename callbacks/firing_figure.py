@@ -1,11 +1,10 @@
-"""How often latents fire on the held-out tokens, as a figure at every validation."""
+"""Histogram of firing frequencies on held-out tokens, at every validation."""
 
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import MLFlowLogger
 
-from saev.pages.figures import firing_histogram
 from saev.training.sae_module import SAETraining
 
 
@@ -16,6 +15,8 @@ class FiringFigure(L.Callback):
     """
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        from saev.pages.figures import firing_histogram
+
         assert isinstance(pl_module, SAETraining)
         firing = pl_module.val_metrics.firing
         n_tokens = int(firing.n)

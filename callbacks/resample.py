@@ -1,4 +1,4 @@
-"""Dead latents get a new start at inputs the dictionary reconstructs badly."""
+"""Resampling of dead latents, at inputs that the dictionary reconstructs badly."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from saev.sae.dead import dead_latents, draw_inputs, resample_rows
 from saev.training.distributed import broadcast_from_first, gather_rows, world_size
 from saev.training.log_interval import is_logged
-from saev.training.sae_module import Batch, SAETraining, StepOutput
+from saev.training.sae_module import ActivationBatch, SAETraining, StepOutput
 
 
 class ResampleDeadLatents(L.Callback):
     """Neuron resampling of Bricken et al. 2023 (Towards Monosemanticity), counted in tokens.
 
-    Every ``every_n_tokens`` tokens, at most ``n_times`` times: each latent that has been silent for
+    Every ``every_n_tokens`` tokens, at most ``n_times`` times: each latent that has been inactive for
     ``dead_after_tokens`` is pointed at an input drawn with probability proportional to its squared
     loss, and its optimiser state is cleared; see ``saev.sae.dead.resample_rows``. The inputs are
     the training tokens just before the event with the losses they had then, so no extra pass is
@@ -89,7 +89,7 @@ class ResampleDeadLatents(L.Callback):
         trainer: L.Trainer,
         pl_module: L.LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: ActivationBatch,
         batch_idx: int,
     ) -> None:
         module = _sae_training(pl_module)

@@ -1,4 +1,4 @@
-"""Random number generators travel with the checkpoint."""
+"""State of the random number generators, kept in the checkpoint."""
 
 import random
 from typing import Any

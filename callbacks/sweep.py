@@ -1,4 +1,4 @@
-"""One MLflow parent run around the members of a sweep."""
+"""One MLflow parent run around the members of a Hydra sweep."""
 
 import atexit
 import math

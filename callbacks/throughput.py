@@ -1,4 +1,4 @@
-"""How fast the data comes and goes."""
+"""Throughput: tokens per second, and the time spent waiting for data."""
 
 import time
 from typing import Any, Protocol, runtime_checkable
@@ -7,11 +7,11 @@ import lightning as L
 
 from saev.training.distributed import world_size
 from saev.training.log_interval import is_logged
-from saev.training.sae_module import Batch
+from saev.training.sae_module import ActivationBatch
 
 
 @runtime_checkable
-class CountedBatch(Batch, Protocol):
+class CountedBatch(ActivationBatch, Protocol):
     """A batch that knows from how many images its tokens come."""
 
     n_images: int

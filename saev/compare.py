@@ -4,20 +4,14 @@ Leaves ``comparison/`` in the run folder: ``matches.parquet``, ``concepts.parque
 ``drives.parquet``, figures and ``index.html``.
 """
 
-import json
 from pathlib import Path
 
-import lightning as L
 from omegaconf import DictConfig
 
 from saev.cli.command import command
 from saev.cli.console import print_next, print_table
 from saev.cli.tracked_run import tracked_run
-from saev.comparison.comparison import compare_dictionaries
-from saev.comparison.members import CompareSettings
-from saev.comparison.page import write_comparison_page, write_figures
 from saev.errors import UserError
-from saev.loading import open_dictionary, sources_for
 
 
 def compare(cfg: DictConfig) -> dict[str, float]:
@@ -26,6 +20,12 @@ def compare(cfg: DictConfig) -> dict[str, float]:
     Raises:
         UserError: fewer than two dictionaries, names or weights that do not fit, or other bad input.
     """
+    from saev.cli.results import device_of, keep_metrics
+    from saev.comparison.comparison import compare_dictionaries
+    from saev.comparison.members import CompareSettings
+    from saev.comparison.page import write_comparison_page, write_figures
+    from saev.loading import open_dictionary, sources_for
+
     names = _names(cfg)
     atlases = dict(zip(names, _each(cfg, "atlases"), strict=True))
     out_dir = Path(cfg.paths.run)
@@ -37,7 +37,7 @@ def compare(cfg: DictConfig) -> dict[str, float]:
             for sae, weights in zip(cfg.saes, _each(cfg, "weights"), strict=True)
         ]
         sources = sources_for(opened[0][0], cfg.saes[0], cfg.images, cfg.more_images)
-        device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
+        device = device_of(cfg.trainer.accelerator)
         found = compare_dictionaries(
             dict(zip(names, opened, strict=True)), sources, Path(cfg.paths.codes), settings, device
         )
@@ -45,10 +45,7 @@ def compare(cfg: DictConfig) -> dict[str, float]:
         for name, frame in found.tables.files().items():
             frame.to_parquet(folder / f"{name}.parquet", index=False)
             tracking.log_artifact(folder / f"{name}.parquet", "comparison")
-        path = out_dir / "metrics.json"
-        path.write_text(json.dumps(found.metrics, indent=2, sort_keys=True) + "\n")
-        tracking.log_metrics(found.metrics)
-        tracking.log_artifact(path)
+        keep_metrics(found.metrics, out_dir, tracking)
         for figure in write_figures(found.tables, folder):
             tracking.log_artifact(figure, "figures")
         if cfg.pages.enabled:

@@ -4,26 +4,19 @@ Leaves ``latents/`` in the run folder: ``latents.parquet``, ``concepts.parquet``
 ``index.html``. With ``query`` it searches an atlas that is already there.
 """
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from saev.atlas.atlas import Atlas
-from saev.atlas.baseline_table import baseline_table
-from saev.atlas.description import describe_dictionary, write_tables
-from saev.atlas.pages.overview import write_pages
-from saev.atlas.query import ask, with_examples
-from saev.atlas.settings import AtlasSettings, NamingSettings
 from saev.cli.command import command
 from saev.cli.console import print_next, print_table
 from saev.cli.tracked_run import tracked_run
-from saev.codes.code_pass import ImageList
 from saev.errors import UserError
-from saev.loading import open_dictionary, sources_for
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN = 20
 """Rows printed of a query."""
@@ -35,6 +28,16 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
+    import lightning as L
+
+    from saev.atlas.baseline_table import baseline_table
+    from saev.atlas.description import describe_dictionary, write_tables
+    from saev.atlas.pages.overview import write_pages
+    from saev.atlas.settings import AtlasSettings, NamingSettings
+    from saev.cli.results import device_of, keep_metrics
+    from saev.codes.images import ImageList
+    from saev.loading import open_dictionary, sources_for
+
     if cfg.sae is None:
         raise UserError("sae is not set; give the folder of a dictionary: sae=outputs/runs/…/sae")
     out_dir = Path(cfg.paths.run)
@@ -46,7 +49,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
         embedder = instantiate(cfg.embedder) if cfg.embedder is not None else None
         atlas = AtlasSettings(**{**cfg.atlas, "shard": tuple(cfg.atlas.shard)})
         naming = NamingSettings(**cfg.naming)
-        device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
+        device = device_of(cfg.trainer.accelerator)
         found = describe_dictionary(
             sae, backbone, sources, folder, atlas, naming, embedder=embedder, device=device
         )
@@ -58,14 +61,12 @@ def describe(cfg: DictConfig) -> dict[str, float]:
             table = baseline_table(sae, backbone, some, folder, atlas, device)
             table.to_parquet(folder / "baselines.parquet", index=False)
             _show_baselines(table)
-        path = out_dir / "metrics.json"
-        path.write_text(json.dumps(found.metrics, indent=2, sort_keys=True) + "\n")
+        keep_metrics(found.metrics, out_dir, tracking)
         if cfg.pages.enabled:
             for figure in write_pages(found, sae, backbone, folder, cfg.pages):
                 tracking.log_artifact(figure, "figures")
-        tracking.log_metrics({k: v for k, v in found.metrics.items() if v == v})  # nan: no data
-        for file in (path, *sorted(folder.glob("*.parquet"))):
-            tracking.log_artifact(file, "latents" if file != path else None)
+        for file in sorted(folder.glob("*.parquet")):
+            tracking.log_artifact(file, "latents")
     _show(found.metrics)
     print_next(
         [
@@ -79,6 +80,9 @@ def describe(cfg: DictConfig) -> dict[str, float]:
 def search(atlas_dir: str, query: str) -> list[int]:
     """Prints what an atlas answers (the questions stand in :mod:`saev.atlas.query`); returns the
     latents, best first."""
+    from saev.atlas.atlas import Atlas
+    from saev.atlas.query import ask, with_examples
+
     folder = Path(atlas_dir) / "latents"
     atlas = Atlas.open(folder)
     answer = ask(atlas, query)
@@ -101,7 +105,7 @@ def _show(metrics: dict[str, float]) -> None:
     print_table("The atlas in numbers", ["", "value"], rows)
 
 
-def _show_baselines(table) -> None:
+def _show_baselines(table: "pd.DataFrame") -> None:
     columns = list(table.columns)
     rows = [
         [str(row[0]), *(f"{value:.3g}" for value in row[1:])]

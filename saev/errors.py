@@ -1,4 +1,4 @@
-"""The error a user can act on."""
+"""UserError: the error a user can act on."""
 
 
 class UserError(ValueError):

@@ -1,30 +1,27 @@
-"""``python -m saev.evaluate sae=DIR``: an SAE on held-out images, each number beside its baselines.
+"""``python -m saev.evaluate sae=DIR``: an SAE on held-out images, each number with its baselines.
 
 ``python -m saev.evaluate sae=DIR baselines.kinds=all``: a table of it and its baselines as well.
 ``python -m saev.evaluate sweep=ID``: which members of a sweep to take, and why.
 """
 
-import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from datamodules.images import ImageSource
-from saev.backbones import Backbone, load_backbone
 from saev.cli.command import command
 from saev.cli.console import print_next
 from saev.cli.tracked_run import tracked_run
 from saev.errors import UserError
-from saev.evaluation.baselines.methods import BaselineSettings
-from saev.evaluation.baselines.table import PassSettings, baseline_table, report_table
-from saev.evaluation.choice.choice import choose, show
-from saev.evaluation.choice.outcome import ChoiceSettings
-from saev.evaluation.report import evaluate_and_report
-from saev.heads import TrainedHead, load_head
-from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking
+
+if TYPE_CHECKING:
+    from datamodules.images import ImageSource
+    from saev.backbones import Backbone
+    from saev.evaluation.baselines.methods import BaselineSettings
+    from saev.heads import TrainedHead
+    from saev.sae import SparseAutoencoder
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
@@ -33,6 +30,11 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
+    from saev.evaluation.baselines.methods import BaselineSettings
+    from saev.evaluation.report import evaluate_and_report
+    from saev.heads import load_head
+    from saev.sae import SparseAutoencoder
+
     if cfg.sae is None:
         raise UserError("nothing to evaluate; give a dictionary, sae=DIR, or a sweep, sweep=ID")
     settings = BaselineSettings(**cfg.baselines, seed=cfg.seed)
@@ -63,22 +65,24 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
 
 def against_baselines(
-    cfg: DictConfig, sae: SparseAutoencoder, backbone: Backbone, source: ImageSource,
-    settings: BaselineSettings, out_dir: Path, tracking: Tracking,
+    cfg: DictConfig, sae: "SparseAutoencoder", backbone: "Backbone", source: "ImageSource",
+    settings: "BaselineSettings", out_dir: Path, tracking: Tracking,
 ) -> dict[str, float]:  # fmt: skip
     """Leaves the table metric × {SAE, baselines} in ``baselines/``; adds it to ``metrics.json``."""
+    import json
+
+    from saev.cli.results import device_of, keep_metrics
+    from saev.evaluation.baselines.table import PassSettings, baseline_table, report_table
+
     concept_source = instantiate(cfg.concept_images) if cfg.get("concept_images") else None
-    device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
+    device = device_of(cfg.trainer.accelerator)
     one = cfg.evaluation
     run = PassSettings(one.fidelity, one.n_images, one.batch_size, one.num_workers, device)
     folder = out_dir / "baselines"
     table = baseline_table(sae, backbone, source, concept_source, settings, run, folder)
     flat = report_table(table, folder, tracking)
-    path = out_dir / "metrics.json"
-    metrics = json.loads(path.read_text()) | flat
-    path.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    tracking.log_metrics(flat)
-    tracking.log_artifact(path)
+    measured = json.loads((out_dir / "metrics.json").read_text())
+    keep_metrics(measured | flat, out_dir, tracking, new=flat)
     return flat
 
 
@@ -88,6 +92,9 @@ def choose_in_sweep(cfg: DictConfig) -> None:
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
+    from saev.evaluation.choice.choice import choose, show
+    from saev.evaluation.choice.outcome import ChoiceSettings
+
     if cfg.sae is not None:
         raise UserError("sae and sweep are two different questions; give one of them")
     settings = ChoiceSettings(**cfg.choice)
@@ -99,12 +106,14 @@ def choose_in_sweep(cfg: DictConfig) -> None:
 
 
 def backbone_of(
-    sae: SparseAutoencoder, name: str, weights: str | None, head: TrainedHead | None = None
-) -> Backbone:
+    sae: "SparseAutoencoder", name: str, weights: str | None, head: "TrainedHead | None" = None
+) -> "Backbone":
     """The backbone an SAE was trained on, from ``weights`` where they have moved.
 
     With a ``head``, as the head was trained on it: its preprocessing may differ.
     """
+    from saev.backbones import load_backbone
+
     if sae.cfg.backbone is None or sae.cfg.layer is None:
         raise UserError(f"{name} does not say which backbone and layer it belongs to")
     if (

@@ -12,9 +12,6 @@ from omegaconf import DictConfig
 from saev.cli.command import command
 from saev.cli.console import print_next
 from saev.cli.tracked_run import tracked_run
-from saev.intervention.report.from_config import intervene_and_report
-from saev.loading import images_for
-from saev.sae import SparseAutoencoder
 
 
 def intervene(cfg: DictConfig) -> dict[str, float]:
@@ -23,6 +20,10 @@ def intervene(cfg: DictConfig) -> dict[str, float]:
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
+    from saev.intervention.report.from_config import intervene_and_report
+    from saev.loading import images_for
+    from saev.sae import SparseAutoencoder
+
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="intervene") as tracking:
         sae = SparseAutoencoder.from_pretrained(cfg.sae)

@@ -1,4 +1,4 @@
-"""A dictionary from a folder or the hub, and the model and images it says it belongs to."""
+"""SAE folder or hub id → the dictionary, the backbone and the images it belongs to."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -4,17 +4,17 @@
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from datamodules.activations.format import Manifest
-from datamodules.activations.verify import require_intact
 from saev.cli.command import command, refuse_multirun_ddp
 from saev.cli.console import print_next, print_table
 from saev.cli.tracked_run import tracked_run
-from saev.recording.record_activations import record_all
+
+if TYPE_CHECKING:
+    from datamodules.activations import Manifest
 
 
 def record(cfg: DictConfig) -> dict[int, Path]:
@@ -23,6 +23,11 @@ def record(cfg: DictConfig) -> dict[int, Path]:
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
+    import lightning as L
+
+    from datamodules.activations import Manifest
+    from saev.recording.record_activations import record_all
+
     refuse_multirun_ddp(cfg)
     out_dir = Path(cfg.paths.run)
     trainer = cfg.trainer
@@ -43,7 +48,7 @@ def record(cfg: DictConfig) -> dict[int, Path]:
     return folders
 
 
-def _show(folders: dict[int, Path], manifests: dict[int, Manifest]) -> None:
+def _show(folders: dict[int, Path], manifests: "dict[int, Manifest]") -> None:
     rows = []
     for layer, manifest in manifests.items():
         statistics = manifest.statistics
@@ -65,6 +70,8 @@ def _show(folders: dict[int, Path], manifests: dict[int, Manifest]) -> None:
 
 def check(folder: str) -> None:
     """Recomputes every checksum of a recording; raises UserError when a shard is damaged."""
+    from datamodules.activations.verify import require_intact
+
     require_intact(folder)
     print_table(f"{folder}: every shard is as recorded", [], [])
 

@@ -7,7 +7,6 @@ of ``sae/``.
 
 from pathlib import Path
 
-import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -21,6 +20,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
+    import lightning as L
+
     refuse_multirun_ddp(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     out_dir = Path(cfg.paths.run)

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMAND = re.compile(r"python -m saev\.(\w+)(.*)")
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SPELLED_OUT = ("saev", "callbacks", "datamodules", "conf")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HEAVY = ("torch", "lightning", "mlflow", "open_clip", "timm", "hydra", "matplotlib", "webdataset")
 
@@ -48,28 +47,19 @@ def read_tree(text: str) -> dict[str, bool]:
     return paths
 
 
-def must_be_shown(files: list[str], tree: dict[str, bool]) -> set[str]:
-    """Everything at the top level, and in the spelled-out folders down to where the tree stops."""
-    wanted = set()
-    for name in files:
-        parts = name.split("/")
-        if parts[-1] == "__init__.py":
-            parts = parts[:-1]
-        wanted.add(parts[0])
-        if parts[0] not in SPELLED_OUT:
-            continue
-        for count in range(2, len(parts) + 1):
-            if not tree.get("/".join(parts[: count - 1]), False):
-                break
-            wanted.add("/".join(parts[:count]))
-    return wanted
+def rooms(files: list[str]) -> set[str]:
+    """Folders at the top level, and the packages directly in `saev/`, but for hidden ones."""
+    folders = [name.split("/")[:-1] for name in files]
+    top = {parts[0] for parts in folders if parts and not parts[0].startswith(".")}
+    return top | {f"saev/{parts[1]}" for parts in folders if parts[:1] == ["saev"] and parts[1:]}
 
 
-def test_the_readme_tree_is_the_repository() -> None:
-    tree = read_tree((ROOT / "README.md").read_text())
-    for folder in SPELLED_OUT:
-        assert tree.get(folder), f"README tree: {folder}/ must show its contents"
-    missing = must_be_shown(tracked_files(), tree) - tree.keys()
+def test_the_readme_tree_shows_every_room() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 170, "README.md: move what is detail to docs/guide.md"
+    tree = read_tree(readme)
+    assert len(tree) <= 30, "README tree: a line for each room, files go to package docstrings"
+    missing = rooms(tracked_files()) - tree.keys()
     assert not missing, f"README tree lacks {sorted(missing)}"
     gone = [path for path in tree if not (ROOT / path).exists()]
     assert not gone, f"README tree shows what is not there: {gone}"
@@ -80,25 +70,68 @@ def test_read_tree_reads_folders_files_and_depth() -> None:
 ```
 saev-lightning/
 ├── conf/             one YAML per choice
-│   └── train.yaml    the command
 ├── saev/             the library
 │   ├── sae/          maths
-│   │   └── model.py  the autoencoder
 │   └── train.py      the verb
 └── Makefile          targets
 ```
 """
     tree = read_tree(text)
-    assert tree == {
-        "conf": True, "conf/train.yaml": False, "saev": True, "saev/sae": True,
-        "saev/sae/model.py": False, "saev/train.py": False, "Makefile": False,
-    }  # fmt: skip
-    files = ["saev/sae/model.py", "saev/sae/new.py", "saev/__init__.py", "Makefile", "LICENSE"]
-    assert must_be_shown(files, tree) - tree.keys() == {"saev/sae/new.py", "LICENSE"}
-    short = read_tree(text.replace("│   │   └── model.py  the autoencoder\n", ""))
-    assert must_be_shown(["saev/sae/new.py"], short) - short.keys() == set()
+    assert tree.keys() == {"conf", "saev", "saev/sae", "saev/train.py", "Makefile"}
+    files = ["saev/sae/model.py", "saev/new/deep/file.py", "saev/__init__.py", "conf/train.yaml",
+             "docs/guide.md", ".ci/run", "LICENSE"]  # fmt: skip
+    assert rooms(files) - tree.keys() == {"saev/new", "docs"}
     with pytest.raises(AssertionError, match="Makefile has no word"):
         read_tree(text.replace("Makefile          targets", "Makefile"))
+
+
+def wrongly_listed(package: Path) -> list[str]:
+    """Files and sub-packages that a package's docstring lacks, or lists and are not there.
+
+    A line of the list is `name: what it is`, or `name/: what it is` for a sub-package.
+    """
+    docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    listed = re.findall(
+        r"^\s*(?:[-*]\s+|\d+\.\s+)?`*(\w+/?)`*: \S", docstring.partition("\n")[2], re.M
+    )
+    there = [path.stem for path in package.glob("*.py") if path.stem != "__init__"]
+    there += [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    name = package.name
+    return [
+        *(
+            f"{name}: {item} is listed twice"
+            for item in sorted(set(listed))
+            if listed.count(item) > 1
+        ),
+        *(f"{name}: {item} is not listed" for item in sorted(set(there) - set(listed))),
+        *(f"{name}: {item} is not there" for item in sorted(set(listed) - set(there))),
+    ]
+
+
+def test_every_package_lists_its_files() -> None:
+    packages = [
+        path.parent
+        for root in ("saev", "callbacks", "datamodules")
+        for path in sorted((ROOT / root).rglob("__init__.py"))
+    ]
+    assert len(packages) > 20
+    assert [line for package in packages for line in wrongly_listed(package)] == []
+
+
+def test_a_file_that_is_not_listed_and_a_line_without_a_file_are_found(tmp_path: Path) -> None:
+    package = tmp_path / "room"
+    (package / "inner").mkdir(parents=True)
+    for name in ("one.py", "two.py", "inner/__init__.py"):
+        (package / name).write_text("")
+    lines = ["Room: the headline.", "", "one: first", "two: second: with a colon", "inner/: more"]
+    init = package / "__init__.py"
+    init.write_text('"""' + "\n".join(lines) + '\n"""\n')
+    assert wrongly_listed(package) == []
+    (package / "new.py").write_text("")
+    (package / "two.py").unlink()
+    assert wrongly_listed(package) == ["room: new is not listed", "room: two is not there"]
+    init.write_text('"""The room."""\n')
+    assert "room: inner/ is not listed" in wrongly_listed(package)
 
 
 def test_packages_are_listed_one_by_one() -> None:

@@ -1,9 +1,14 @@
-"""Activations on disk: recording them, checking them, streaming them to training.
+"""Activation tars: their format, and the token stream out of them.
 
-``format`` and ``tar`` are the format itself (docs/formats.md), ``request`` says what a recording
-depends on, ``recorder`` with ``shard_recorder`` and ``parts`` makes one, ``statistics`` and
-``verify`` look at it, ``reservoir``, ``stream``, ``heldout`` and ``loader`` read it, ``module`` is
-what the trainer sees.
+format: manifest and files of a folder of activation tars
+tar: layout inside one tar
+verify: tars against their manifest
+norms: norm statistics: normal tokens, normalisation
+reservoir: slots in which tokens of many images are mixed
+stream: the endless, shuffled stream of training tokens
+heldout: held-out tokens, in order, once
+loader: worker processes → batches
+module: the LightningDataModule
 """
 
 from datamodules.activations.format import Manifest

@@ -1,4 +1,4 @@
-"""The manifest of a folder of activation tars, and how its files are reached (docs/formats.md)."""
+"""Manifest of a folder of activation tars, and how its files are reached (docs/formats.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokens of held-out images, in order, once.
+"""Held-out tokens, in order, once.
 
 Shape legend: b batch, d width.
 """

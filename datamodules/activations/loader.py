@@ -1,4 +1,4 @@
-"""Batches from worker processes to the trainer.
+"""Activation loader: batches from worker processes to the trainer.
 
 Not a ``DataLoader``'s own way of doing it, which maps fresh shared memory for every batch: that
 costs more than reading the tars. Here each worker fills a few shared slots in turn, only their
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from datamodules.activations.format import Manifest
 from datamodules.activations.heldout import HeldoutTokens
 from datamodules.activations.stream import TokenBatch
+from datamodules.workers import start_method
 from saev.errors import UserError
 
 PREFETCH = 2  # batches asked of each worker in advance: torch's default
@@ -67,6 +68,7 @@ class BatchLoader:
             batch_size=None,
             num_workers=self.num_workers,
             prefetch_factor=PREFETCH,
+            multiprocessing_context=start_method(self.num_workers),
         )
         for filled in loader:
             if isinstance(filled, str):

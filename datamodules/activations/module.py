@@ -1,4 +1,4 @@
-"""What the trainer sees of a folder of activation tars."""
+"""LightningDataModule of a folder of activation tars."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from datamodules.activations.verify import require_intact
 from saev.errors import UserError
 
 
-@runtime_checkable  # so that the tests can check the argument
+@runtime_checkable
 class BelongsTo(Protocol):
     """What the config of a dictionary says of the activations it is for."""
 

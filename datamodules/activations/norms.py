@@ -1,4 +1,4 @@
-"""Norm statistics of recorded activations: what is a normal token, and how to normalise one.
+"""Norm statistics of recorded activations: which tokens are normal, and their normalisation.
 
 A small share of tokens at later blocks has norms tens of times the median and would drown
 everything else; a token is *normal* when its norm is at most ``max_norm``.

@@ -1,4 +1,4 @@
-"""A fixed number of slots in which tokens of many images are mixed.
+"""Shuffle buffer: a fixed number of slots in which tokens of many images are mixed.
 
 Shape legend: n slots, b batch, t tokens, d width.
 """

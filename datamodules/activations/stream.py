@@ -1,4 +1,4 @@
-"""The endless, shuffled stream of training tokens.
+"""Training tokens as an endless, shuffled stream.
 
 The epoch is ours rather than webdataset's, whose shuffling repeats one order in every epoch: the
 order of shards comes from (seed, epoch), each stream (a worker of a rank) takes every n-th of

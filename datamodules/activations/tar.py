@@ -1,4 +1,4 @@
-"""The layout inside one activation tar: the only code that writes or reads samples.
+"""Layout inside one activation tar: the only code that writes or reads samples.
 
 Shape legend: t tokens of one image, d width.
 """

@@ -1,13 +1,12 @@
-"""Comparing tars with what their manifest says of them."""
+"""Verification of tars against their manifest."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rich.progress import track
-
 from datamodules.activations.format import Manifest, ShardInfo, is_url, join, open_read
 from datamodules.activations.tar import REPAIR, file_sha256
+from datamodules.progress import progress_bar, progress_bars
 from saev.errors import UserError
 
 
@@ -18,8 +17,14 @@ def verify(location: str | Path, *, checksums: bool = True, progress: bool = Tru
     compared, and at a URL nothing is.
     """
     shards = Manifest.read(location).shards
-    rounds = track(shards, "checking shards", transient=True) if progress and checksums else shards
-    faults = (_fault(location, shard, checksums) for shard in rounds)
+    faults = []
+    with (
+        progress_bars(progress and checksums),
+        progress_bar("checking shards", len(shards), unit="shards") as advance,
+    ):
+        for shard in shards:
+            faults.append(_fault(location, shard, checksums))
+            advance(1)
     return [fault for fault in faults if fault]
 
 

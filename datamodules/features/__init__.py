@@ -1,4 +1,7 @@
-"""Recorded final features with their labels, as batches for the trainer of a head."""
+"""Features: recorded final features with their labels, for training heads.
+
+module: the LightningDataModule
+"""
 
 from datamodules.features.module import FeatureBatch as FeatureBatch
 from datamodules.features.module import FeatureDataModule as FeatureDataModule

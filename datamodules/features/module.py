@@ -1,4 +1,4 @@
-"""Recorded features with their labels, as the trainer of a head sees them.
+"""LightningDataModule of recorded features with their labels, for training heads.
 
 Shape legend: n rows of all images, b rows of a batch, e width.
 """

@@ -1,4 +1,4 @@
-"""The contract of an image source, and what all sources share."""
+"""Contract of an image source, and what all sources share."""
 
 import hashlib
 import os

@@ -1,7 +1,7 @@
 """Images of a source as model inputs, for a `DataLoader`; a broken image travels as its error."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -9,8 +9,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.images.base import ImageItem, ImageSource
+from datamodules.images.base import ImageItem
 from datamodules.images.decode import BrokenImage
+
+
+@runtime_checkable
+class Loads(Protocol):
+    """What loading needs: an `ImageSource`, or several seen as one."""
+
+    def try_load(self, item: ImageItem) -> Image.Image | BrokenImage: ...
+    def report_broken(self, item: ImageItem, error: BrokenImage) -> None: ...
 
 
 class LoadedImage(NamedTuple):
@@ -47,7 +55,7 @@ class ImageDataset(Dataset[LoadedImage]):
 
     def __init__(
         self,
-        source: ImageSource,
+        source: Loads,
         items: Sequence[ImageItem],
         transform: Callable[[Image.Image], Tensor],
     ) -> None:

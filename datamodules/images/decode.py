@@ -1,4 +1,4 @@
-"""From a file's bytes to an upright RGB picture or a mask; what is broken is refused by name."""
+"""Image decoding: bytes to an upright RGB image or a mask; a broken file is refused by name."""
 
 import warnings
 from io import BytesIO

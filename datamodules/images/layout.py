@@ -1,4 +1,4 @@
-"""How folders of images are laid out: roots, splits, segmentation folders, files."""
+"""Layout of image folders: roots, splits, segmentation folders, files."""
 
 import os
 from collections.abc import Iterator, Sequence

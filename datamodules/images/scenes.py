@@ -1,4 +1,4 @@
-"""The procedural scenes as an image source: no files, no download, known concepts."""
+"""Procedural scenes as an image source: no files, no download, known concepts."""
 
 import hashlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which images are held out and which remain under a limit: decided by seeded draws per image id.
+"""Held-out images, and images under a limit: seeded draws per image id.
 
 A draw depends on seed and id alone, so images that come or go do not move the others.
 """

@@ -1,4 +1,4 @@
-"""Image tars: where they are, how they come here, and what is in them.
+"""Image tars: where they are, how they are fetched, and what is in them.
 
 A local tar is indexed by reading its headers once; images are then read by offset, which needs no
 open file and so works in any process.

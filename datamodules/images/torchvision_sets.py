@@ -1,4 +1,4 @@
-"""Data sets that torchvision downloads, as image sources."""
+"""Torchvision data sets as image sources; they download themselves."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

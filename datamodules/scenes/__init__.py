@@ -1,4 +1,11 @@
-"""Procedural images with known concepts: made from (seed, index), labelled to the pixel."""
+"""Scenes: procedural images with known concepts, made from (seed, index), labelled to the pixel.
+
+attributes: tables of values, and sampled descriptions
+shapes: outlines and textures
+backgrounds: the five backgrounds
+draw: description → image and masks
+labels: labels per patch, scenes as arrays
+"""
 
 from datamodules.scenes.attributes import (
     ATTRIBUTES,

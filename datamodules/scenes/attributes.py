@@ -1,4 +1,4 @@
-"""What a scene contains before a pixel of it exists: value tables and sampled descriptions.
+"""Attributes of a scene, before a pixel of it exists: value tables and sampled descriptions.
 
 Lengths and positions are fractions of the image's side, so that a description can be drawn at any
 size. x runs to the right and y downwards, as pixels do.

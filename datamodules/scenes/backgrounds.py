@@ -1,4 +1,4 @@
-"""The five backgrounds: a base colour and a few features that make it readable at a glance.
+"""Backgrounds: five, each a base colour and a few features that make it readable at a glance.
 
 Every feature is a formula of the position in fractions of the side, so the same scene drawn larger
 shows the same clouds. Low contrast against objects is on purpose.

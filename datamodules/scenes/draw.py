@@ -1,4 +1,4 @@
-"""From description to pixels: the image and the masks that go with it."""
+"""Rendering: from a description to the image and its masks."""
 
 from dataclasses import dataclass
 from math import ceil, cos, floor, sin

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from saev.codes.store import CodeStore
-from saev.concepts.pair_scores import Codes, score_pairs
+from saev.concepts.pair_scores import score_pairs
+from saev.concepts.ranked_codes import CodeEntries
 from saev.errors import UserError
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class Atlas:
         auroc, precision = np.full(store.n_latents, 0.5), np.zeros(store.n_latents)
         for first, last in store.chunks():
             found = store.image_codes(first, last)
-            codes = Codes(found.latent - first, found.image, found.max, last - first,
+            codes = CodeEntries(found.latent - first, found.image, found.max, last - first,
                           len(store.image_ids)).on(images)  # fmt: skip
             scores = score_pairs(codes, sparse.csr_matrix(labels))
             auroc[first:last], precision[first:last] = scores.auroc[:, 0], scores.ap[:, 0]

@@ -16,7 +16,8 @@ from saev.atlas.samples import centred
 from saev.atlas.settings import AtlasSettings
 from saev.atlas.summaries import MIN_SUPPORT, Likeness, labels_of, statistics_of
 from saev.backbones import Backbone
-from saev.codes.code_pass import CodePass, Encoder, ImageList, open_store, tokens_of
+from saev.codes.code_pass import CodePass, Encoder, open_store, tokens_of
+from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.concepts.annotations import restrict
 from saev.concepts.best_latents import Concepts, score_concepts

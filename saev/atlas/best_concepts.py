@@ -7,7 +7,7 @@ import numpy as np
 
 from saev.atlas.settings import AtlasSettings
 from saev.backbones import Backbone
-from saev.codes.code_pass import ImageList
+from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.concepts.annotations import concepts_of, restrict
 from saev.concepts.best_latents import Concepts, ConceptScores, score_concepts

@@ -38,8 +38,9 @@ from saev.atlas.tables import (
     statistics_table,
 )
 from saev.backbones import Backbone
-from saev.codes.code_pass import CodePass, ImageList, open_store
+from saev.codes.code_pass import CodePass, open_store
 from saev.codes.exemplars import top_images
+from saev.codes.images import ImageList
 from saev.codes.running_sums import LatentStatistics
 from saev.codes.store import CodeStore
 from saev.concepts.annotations import assign_splits

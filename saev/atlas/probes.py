@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from saev.codes.code_pass import ImageList
+from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.concepts.best_latents import Concepts, ConceptScores, concept_codes
-from saev.concepts.pair_scores import Codes
+from saev.concepts.ranked_codes import CodeEntries
 from saev.errors import UserError
 from saev.metrics.geometry import matched_cosine, random_atoms
 from saev.metrics.ood import energy, knn, mahalanobis, msp, separation
@@ -84,7 +84,7 @@ class _Columns:
         self.n_rows = n_rows
         self.entries: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
-    def add(self, codes: Codes, first: int, wanted: Int[np.ndarray, " k"], n: int) -> None:
+    def add(self, codes: CodeEntries, first: int, wanted: Int[np.ndarray, " k"], n: int) -> None:
         for pool in range(codes.n_latents // n):
             for latent in wanted:
                 row = latent - first + pool * n

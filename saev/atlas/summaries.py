@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from saev.atlas.samples import Samples, centred, collect_samples
 from saev.atlas.settings import AtlasSettings
-from saev.codes.code_pass import ImageList, image_batches
+from saev.codes.images import ImageList, pixel_batches
 from saev.codes.running_sums import LatentStatistics
 from saev.codes.sparse_codes import ImageCodes, per_image
 from saev.codes.store import CodeStore
@@ -70,7 +70,7 @@ def embedding_of(
     embedder.to(device)
     everything = list(range(len(images.entries)))
     rows = []
-    batches = image_batches(images, everything, embedder, atlas.batch_size, atlas.num_workers)
+    batches = pixel_batches(images, everything, embedder, atlas.batch_size, atlas.num_workers)
     for pixels, whole in batches:
         with torch.no_grad():
             pooled = embedder(pixels.to(device)).pooled.float().cpu()

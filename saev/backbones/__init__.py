@@ -1,4 +1,19 @@
-"""Frozen vision transformers behind one contract: transform, forward, tap, edit."""
+"""Backbones: frozen vision transformers behind one contract (transform, forward, tap, edit).
+
+base: the contract
+load: name → backbone, the one way in
+family: what a family receives and returns
+timm_family: ViT, DeiT, BEiT, EVA, DINOv3 of timm
+timm_trunk: the parts of a timm vision transformer
+open_clip_family: vision towers of open_clip
+open_clip_config: model, activation function, preprocessing and weights file in open_clip
+taps: hooks that read and write the residual stream
+last_block: the last block for the tokens that are read, and no others
+transform: images and masks → tensors
+weights: weights on disk: which file, is it safe, its hash
+hub: downloads that fail within seconds
+micro/: the embedded micro ViT
+"""
 
 from saev.backbones.base import Backbone, BackboneOutput
 from saev.backbones.load import load_backbone

@@ -1,4 +1,4 @@
-"""The one contract behind which every frozen vision transformer stands.
+"""Contract of a backbone, behind which every frozen vision transformer is reached.
 
 Shape legend: b batch, t tokens (prefix tokens, then patches row-major), d width, e pooled
 embedding, c classes, h w image height and width.

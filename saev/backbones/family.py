@@ -1,4 +1,4 @@
-"""What a family hands over: the request it gets and the parts it returns."""
+"""Contract of a family of models: the request it receives and the parts it returns."""
 
 from __future__ import annotations
 

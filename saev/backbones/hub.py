@@ -1,4 +1,4 @@
-"""Downloads that fail within seconds and in one sentence."""
+"""Hub downloads that fail within seconds and in one sentence."""
 
 from __future__ import annotations
 

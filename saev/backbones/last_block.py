@@ -1,4 +1,4 @@
-"""The last block of a plain vision transformer, computed for the tokens alone that will be read.
+"""Last block of a plain vision transformer, computed for the tokens alone that will be read.
 
 A probe on the class token needs every token's key and value in the last block, but one query, one
 projection and one MLP instead of 197: about a tenth of the work.

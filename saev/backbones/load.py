@@ -1,4 +1,4 @@
-"""From a name to a backbone: the one way in, for code, YAML and manifests."""
+"""``load_backbone``: from a name to a backbone, for code, YAML and manifests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which open_clip model, with which activation function, preprocessing and weights file."""
+"""Configuration of an open_clip model: activation function, preprocessing, weights file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading and writing the residual stream of a stack of blocks: hooks that leave no trace."""
+"""Taps: hooks that read and write the residual stream of a stack of blocks, and leave no trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a timm vision transformer is made of, wherever it stands."""
+"""Parts of a timm vision transformer, whichever family loads it."""
 
 from __future__ import annotations
 

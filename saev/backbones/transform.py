@@ -1,4 +1,4 @@
-"""Pictures and masks to tensors, as the model was trained to see them."""
+"""Preprocessing: images and masks to tensors, as the model was trained to see them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights on disk: which file, is it safe to open, what is in it, which bytes were they.
+"""Weights on disk: which file, whether it is safe to open, what is in it, its hash.
 
 Nothing here ever unpickles: a weights file comes from anyone.
 """

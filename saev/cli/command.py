@@ -1,4 +1,4 @@
-"""What stands around every command: Hydra, one-sentence errors, exit statuses."""
+"""Entry point of every command: Hydra, one-sentence errors, exit statuses."""
 
 import functools
 import logging
@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from saev.cli.experiments import refuse_foreign_experiments
 from saev.cli.sentence import sentence
 from saev.defaults import CONF_DIR
 from saev.errors import UserError
@@ -49,7 +50,7 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
 
         @functools.wraps(task)
         def main() -> None:
-            _run(run)
+            _run(run, config_name)
 
         return main
 
@@ -115,12 +116,13 @@ def _module_name(task: Task) -> str:
     return spec.name if spec is not None else Path(task.__code__.co_filename).stem
 
 
-def _run(run: Callable[[], Any]) -> None:
+def _run(run: Callable[[], Any], verb: str) -> None:
     if os.environ.get("HYDRA_FULL_ERROR") != "1":
         os.environ[_SHORT_ERRORS] = "1"
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print; printed below
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        refuse_foreign_experiments(verb, sys.argv[1:])
         run()
     except BaseException as error:
         if status_of(error) == "KILLED":

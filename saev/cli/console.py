@@ -1,4 +1,4 @@
-"""What a command says on screen when it is done."""
+"""Console output of a command when it is done."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Errors in one sentence."""
+"""Errors as one sentence."""
 
 import errno
 import re

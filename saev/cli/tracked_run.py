@@ -1,4 +1,4 @@
-"""What every command does around its work: one MLflow run, the composed config, a clean end."""
+"""Tracked run: one MLflow run around a command's work, its config, a clean end."""
 
 import json
 from collections.abc import Iterator

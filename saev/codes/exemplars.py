@@ -1,4 +1,4 @@
-"""The images and patches on which each latent is strongest, found in one pass.
+"""Exemplars: the images and patches on which each latent is strongest, found in one pass.
 
 Suffixes: b images, p patches, s latents, n exemplars kept per latent.
 """

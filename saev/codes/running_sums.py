@@ -1,4 +1,4 @@
-"""Running sums per latent: everything that is known without keeping a single code.
+"""Running sums per latent: all statistics that need no codes kept.
 
 Suffixes: s latents, p tokens per image, h histogram bins, r sketch width, c classes.
 """

@@ -1,4 +1,4 @@
-"""The folder of sparse codes: one file per few hundred images, written whole or not at all.
+"""Code store: the folder of sparse codes, in files written whole or not at all.
 
     codes/codes.json            what the codes belong to, and the images in order
     codes/part-000000.safetensors …

@@ -1,1 +1,12 @@
-"""Several dictionaries over the same images: matches, concepts one lacks, drives, the page."""
+"""Comparison: several dictionaries on the same images.
+
+comparison: all of it: codes, matches, concepts, power, effects across layers
+members: the dictionaries and their codes
+matching: which latents of two dictionaries correspond
+matches: the partner of every latent in every other dictionary
+presence: whether a dictionary has a latent for a concept, and the power to say it lacks one
+lacking: concepts that each dictionary has, and that one lacks
+drives: causal effect of earlier latents on later ones
+figures: figures, from the tables
+page: the page
+"""

@@ -8,7 +8,7 @@ import torch
 
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
-from saev.codes.code_pass import ImageList
+from saev.codes.images import ImageList
 from saev.comparison.drives import drive_metrics, drive_table
 from saev.comparison.lacking import concept_metrics, concept_table, power_table, read_concepts
 from saev.comparison.matches import match_metrics, match_table

@@ -1,6 +1,6 @@
-"""How latents of an earlier layer move latents of a later one: edit here, read there.
+"""Causal effect across layers: steer latents of an earlier layer, read latents of a later one.
 
-Suffixes: b images, t tokens, d width, k pushed latents, c latents of the later dictionary.
+Suffixes: b images, t tokens, d width, k steered latents, c latents of the later dictionary.
 """
 
 from itertools import combinations
@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saev.codes.code_pass import ImageList
+from saev.codes.images import ImageList
 from saev.comparison.members import CompareSettings, Member
 from saev.editing.steering_effects import random_shifts, shifts_of
+from saev.editing.tokens import on_chosen_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,7 @@ def drive_table(
     device: str | torch.device = "cpu",
 ) -> "pd.DataFrame":
     """For every two dictionaries of one model at different layers: the matched latents of the
-    earlier one pushed, the codes of the later one read.
+    earlier one steered, the codes of the later one read.
 
     Empty where there are none. Columns: docs/formats.md.
     """
@@ -117,24 +118,21 @@ def read_late(
     shifts_kd: Float[Tensor, "k d"],
 ) -> Float[Tensor, "k c"]:
     """Mean code of every later latent over its tokens, with each shift added at the tokens of the
-    earlier dictionary; neither pushes nor reads tokens that a dictionary does not answer for."""
+    earlier dictionary; neither steers nor reads tokens that a dictionary does not answer for."""
     backbone, device = early.backbone, pixels_b3hw.device
-    pushed, read = early.tokens.to(device), late.tokens.to(device)
+    steered, read = early.tokens.to(device), late.tokens.to(device)
     rows = []
     for shift in shifts_kd.to(device):
         seen: list[Tensor] = []
-
-        def push(acts_btd: Tensor, shift: Tensor = shift) -> Tensor:
-            acts_btd = acts_btd.clone()
-            normal = early.sae.is_normal(acts_btd[:, pushed].float())[..., None]
-            acts_btd[:, pushed] += normal * shift.to(acts_btd.dtype)
-            return acts_btd
+        steer = on_chosen_tokens(
+            early.sae, steered, lambda x_nd, shift=shift: x_nd + shift.to(x_nd)
+        )
 
         def look(acts_btd: Tensor, seen: list[Tensor] = seen) -> Tensor:
             seen.append(acts_btd[:, read].float())
             return acts_btd
 
-        backbone(pixels_b3hw, {early.layer: push, late.layer: look})
+        backbone(pixels_b3hw, {early.layer: steer, late.layer: look})
         normal = late.sae.is_normal(seen[0])[..., None]
         z = late.sae.encode(seen[0]) * normal
         rows.append((z.sum((0, 1)) / normal.sum().clamp(min=1)).cpu())
@@ -160,7 +158,7 @@ class _Coactivation:
 
 
 def drive_metrics(drives: "pd.DataFrame") -> dict[str, float]:
-    """How far down the list of driven latents the match stands, against latents pushed in its stead."""
+    """Rank of the match among the latents that steering moves, against other latents steered instead."""
     metrics: dict[str, float] = {}
     for (one, two), rows in drives[drives["matched"].astype(bool)].groupby(["sae_a", "sae_b"]):  # type: ignore[misc]
         found = {

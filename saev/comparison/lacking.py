@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from saev.codes.code_pass import ImageList
+from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.comparison.members import CompareSettings, Member
 from saev.comparison.presence import (
@@ -24,13 +24,10 @@ from saev.comparison.presence import (
 )
 from saev.concepts.annotations import concepts_of, restrict
 from saev.concepts.best_latents import Concepts, concept_codes, score_concepts
-from saev.concepts.max_null import (
-    auroc_max_null,
-    auroc_max_null_of_maps,
-    benjamini_hochberg,
-    permutation_p,
-)
-from saev.concepts.pair_scores import Codes
+from saev.concepts.max_null import auroc_max_null, auroc_max_null_of_maps, permutation_p
+from saev.concepts.ranked_codes import CodeEntries
+from saev.stats.bootstrap import interval
+from saev.stats.correction import benjamini_hochberg
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +126,11 @@ def read_source(store: CodeStore, concepts: Concepts, settings: CompareSettings)
 
 
 def _null(
-    codes: Codes, concepts: Concepts, rows: np.ndarray, store: CodeStore, settings: CompareSettings
+    codes: CodeEntries,
+    concepts: Concepts,
+    rows: np.ndarray,
+    store: CodeStore,
+    settings: CompareSettings,
 ) -> Float[np.ndarray, "c p"]:
     labels = concepts.labels[rows]
     if not len(rows):
@@ -183,9 +184,7 @@ def _evidence(own: Reading, other: Reading, k: int) -> Evidence:
 
 
 def _side(name: str, reading: Reading, k: int) -> dict[str, Any]:
-    draws = reading.resampled("test", k)
-    draws = draws[~np.isnan(draws)]
-    low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (np.nan, np.nan)
+    low, high = interval(reading.resampled("test", k))
     return {
         f"latent_{name}": int(reading.best[k]),
         f"auroc_{name}": reading.auroc[k],

@@ -13,7 +13,7 @@ from saev.codes.exemplars import top_images
 from saev.codes.store import CodeStore
 from saev.comparison.matching import Matches, jaccard, match, match_exemplars
 from saev.comparison.members import CompareSettings, Member
-from saev.concepts.pair_scores import Codes
+from saev.concepts.ranked_codes import CodeEntries
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,13 +70,13 @@ def _frame(
     )  # fmt: skip
 
 
-def _codes(store: CodeStore, rows: str) -> Codes:
+def _codes(store: CodeStore, rows: str) -> CodeEntries:
     n_images = len(store.image_ids)
     if rows == "patch":
         latent, row, value = store.token_codes(0, store.n_latents)
-        return Codes(latent, row, value, store.n_latents, n_images * store.n_tokens)
+        return CodeEntries(latent, row, value, store.n_latents, n_images * store.n_tokens)
     found = store.image_codes()
-    return Codes(found.latent, found.image, found.max, store.n_latents, n_images)
+    return CodeEntries(found.latent, found.image, found.max, store.n_latents, n_images)
 
 
 def match_metrics(matches: "pd.DataFrame", fdr: float) -> dict[str, float]:

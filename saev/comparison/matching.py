@@ -14,13 +14,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from saev.concepts.max_null import benjamini_hochberg
-from saev.concepts.pair_scores import Codes
+from saev.concepts.ranked_codes import CodeEntries
+from saev.stats.correction import benjamini_hochberg
+from saev.stats.tests import rank_p
 
 BLOCK = 1024
 """Latents of the first dictionary compared with all of the second at once."""
 N_BINS = 10
 """Latents of similar firing rate share one null."""
+ROUNDING = 1e-6
+"""Correlations are products in float32: those that differ by less are equal."""
 SPARSE_BELOW = 0.03
 """Share of codes above 0 below which sparse products are faster than dense ones: tokens, not images."""
 
@@ -41,8 +44,8 @@ class Matches(NamedTuple):
 
 
 def match(
-    first: Codes,
-    second: Codes,
+    first: CodeEntries,
+    second: CodeEntries,
     *,
     n_draws: int = 20,
     block_rows: int = 1,
@@ -161,7 +164,7 @@ class _Standard(NamedTuple):
     spread: Float[np.ndarray, " a"]
 
 
-def _standardized(codes: Codes) -> _Standard:
+def _standardized(codes: CodeEntries) -> _Standard:
     shape = (codes.n_latents, codes.n_rows)
     matrix = sparse.csr_matrix((codes.value.astype(float), (codes.latent, codes.row)), shape=shape)
     mean = np.asarray(matrix.mean(1)).ravel()
@@ -173,7 +176,7 @@ def _standardized(codes: Codes) -> _Standard:
     return _Standard(sparse.csr_matrix(scaled), mean * factor, spread)
 
 
-def _count(codes: Codes) -> Int[np.ndarray, " a"]:
+def _count(codes: CodeEntries) -> Int[np.ndarray, " a"]:
     return np.bincount(codes.latent, minlength=codes.n_latents)
 
 
@@ -255,8 +258,7 @@ def _pooled(
     order = fired[alive].argsort(kind="stable")
     for bin_ in np.array_split(alive.nonzero()[0][order], N_BINS):
         if len(bin_):
-            draws = np.sort(null[:, bin_].ravel())
+            draws = null[:, bin_].ravel()
             level[bin_] = np.quantile(draws, 0.95)
-            below = np.searchsorted(draws, observed[bin_] - 1e-6)  # products are float32
-            p[bin_] = (1 + len(draws) - below) / (1 + len(draws))
+            p[bin_] = rank_p(observed[bin_], draws, ROUNDING)
     return level, p

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from saev.backbones import Backbone
-from saev.codes.code_pass import CodePass, ImageList, identity_of, open_store
+from saev.codes.code_pass import CodePass, identity_of, open_store
+from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.errors import UserError
 from saev.sae import SparseAutoencoder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saev.codes.code_pass import ImageList
+from saev.codes.images import ImageList
 from saev.codes.sparse_codes import ImageCodes
 from saev.comparison.figures import concept_figure, match_figure, power_figure
 from saev.comparison.members import Member

@@ -1,6 +1,6 @@
 """Whether a dictionary has a latent for a concept, and when it may be said to lack one.
 
-Suffixes: r rows (images or patches), n bootstrap draws, c concepts.
+Suffixes: r rows (images or patches), n bootstrap draws, i images, c concepts.
 """
 
 from typing import NamedTuple
@@ -9,6 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from saev.concepts.max_null import ROUNDING
+from saev.stats.bootstrap import image_weights, interval, weighted_auroc
+
+MAX_WEIGHTS = 2**24
+"""Weights of rows held at once: 128 MB."""
 
 
 def bootstrap_auroc(
@@ -24,23 +28,14 @@ def bootstrap_auroc(
     Draws of one seed and number of clusters are of the same images, so those of two latents can be
     paired. nan where a draw holds no positive or no negative row.
     """
-    order = value.argsort(kind="stable")
-    value, label, cluster = value[order], label[order].astype(float), cluster[order]
-    new = np.r_[True, value[1:] != value[:-1]] if len(value) else np.zeros(0, bool)
-    group = new.cumsum() - 1
-    n_groups = int(new.sum())
-    rng = np.random.default_rng(seed)
-    found = np.full(n_draws, np.nan)
-    for draw in range(n_draws):
-        times = np.bincount(rng.integers(0, n_clusters, n_clusters), minlength=n_clusters)
-        weight = times[cluster]
-        positive = np.bincount(group, weight * label, n_groups)
-        negative = np.bincount(group, weight * (1 - label), n_groups)
-        total = positive.sum() * negative.sum()
-        if total > 0:
-            below = negative.cumsum() - negative / 2
-            found[draw] = (positive * below).sum() / total
-    return found
+    weight_ni = image_weights(n_clusters, n_draws, np.random.default_rng(seed))
+    n_parts = 1 + n_draws * len(value) // MAX_WEIGHTS
+    return np.concatenate(
+        [
+            weighted_auroc(value, label, part[:, cluster])
+            for part in np.array_split(weight_ni, n_parts)
+        ]
+    )
 
 
 def rejection_level(
@@ -112,18 +107,15 @@ def presence(a: Evidence, b: Evidence, *, fdr: float = 0.05, min_power: float = 
     significant latent, the first's latent would have been found there with ``min_power``, and the
     95 % interval of the difference of their AUROCs lies off 0. Anything less is undecided.
     """
-    both = ~(np.isnan(a.test) | np.isnan(b.test))
-    differences = (a.test - b.test)[both]
-    low, high = np.quantile(differences, [0.025, 0.975]) if both.any() else (np.nan, np.nan)
-    interval = float(low), float(high)
+    difference = low, high = interval(a.test - b.test)
     has_a, has_b = a.q <= fdr, b.q <= fdr
     if has_a == has_b:
-        return Presence("both" if has_a else "neither", float("nan"), interval)
+        return Presence("both" if has_a else "neither", float("nan"), difference)
     power = b.power_of_other if has_a else a.power_of_other
     apart = low > 0 if has_a else high < 0
     if apart and power >= min_power:
-        return Presence("only_a" if has_a else "only_b", power, interval)
-    return Presence("undecided", power, interval)
+        return Presence("only_a" if has_a else "only_b", power, difference)
+    return Presence("undecided", power, difference)
 
 
 def thinned_auroc(

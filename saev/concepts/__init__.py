@@ -1,1 +1,7 @@
-"""What images show, and which latent predicts it."""
+"""Concepts: what images show, and which latent predicts it.
+
+annotations: labels per image or per patch, from sources and tables
+pair_scores: exact F1, AUROC and AP of every latent × concept
+best_latents: the best latent of each concept: chosen on some images, tested on others
+max_null: permutation null of the best of many
+"""

@@ -17,18 +17,17 @@ from saev.codes.store import CodeStore
 from saev.concepts.max_null import (
     auroc_max_null,
     auroc_max_null_of_maps,
-    benjamini_hochberg,
-    family_q,
     permutation_p,
 )
 from saev.concepts.pair_scores import (
-    Codes,
     PairScores,
     ThresholdScores,
     at_thresholds,
     purity_at,
     score_pairs,
 )
+from saev.concepts.ranked_codes import CodeEntries
+from saev.stats.correction import benjamini_hochberg, family_q
 
 SPLITS = ("discovery", "calibration", "test")
 POOLS = ("max", "sum")
@@ -199,7 +198,7 @@ def _score_chunk(
     }
 
 
-def concept_codes(store: CodeStore, concepts: Concepts, first: int, last: int) -> Codes:
+def concept_codes(store: CodeStore, concepts: Concepts, first: int, last: int) -> CodeEntries:
     """Codes on the rows of a source's concepts; for images the largest codes, then the sums."""
     place = np.full(len(store.image_ids), -1, np.int64)
     place[concepts.images] = np.arange(len(concepts.images))
@@ -209,12 +208,12 @@ def concept_codes(store: CodeStore, concepts: Concepts, first: int, last: int) -
         kept = image >= 0
         moved = image[kept] * store.n_tokens + row[kept] % store.n_tokens
         n_rows = len(concepts.images) * store.n_tokens
-        return Codes(latent[kept] - first, moved, value[kept], last - first, n_rows)
+        return CodeEntries(latent[kept] - first, moved, value[kept], last - first, n_rows)
     images = store.image_codes(first, last)
     kept = place[images.image] >= 0
     latent, row = images.latent[kept] - first, place[images.image[kept]]
     n = last - first
-    return Codes(
+    return CodeEntries(
         np.concatenate([latent, latent + n]),
         np.concatenate([row, row]),
         np.concatenate([images.max[kept], images.sum[kept].astype(np.float32)]),
@@ -224,7 +223,7 @@ def concept_codes(store: CodeStore, concepts: Concepts, first: int, last: int) -
 
 
 def _null(
-    codes: Codes,
+    codes: CodeEntries,
     concepts: Concepts,
     rows: Int[np.ndarray, " r"],
     labels: sparse.csr_matrix,

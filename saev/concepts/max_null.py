@@ -1,4 +1,4 @@
-"""Nulls for "the best of many": permutation max-statistics, and false-discovery rates.
+"""Max-statistic null of the best of many latents, under permuted labels.
 
 The best of 24,576 random latents reaches an AUROC of 0.69 on 50 positives among 20,000 images, so
 a best latent is compared with the best latent under permuted labels (Westfall & Young 1993), which
@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from saev.concepts.pair_scores import Codes, _by_strength, _tie_groups
+from saev.concepts.ranked_codes import CodeEntries, rank_entries
+from saev.stats.tests import rank_p
 
 GRID_RATIO = 1.1
 """Concepts whose numbers of positives differ by less than this share one null."""
@@ -30,7 +31,7 @@ label, which takes as long as about so many multiplications."""
 
 
 def auroc_max_null(
-    codes: Codes, n_positives: Int[np.ndarray, " c"], n_permutations: int, seed: int = 0
+    codes: CodeEntries, n_positives: Int[np.ndarray, " c"], n_permutations: int, seed: int = 0
 ) -> Float[np.ndarray, "c p"]:
     """Largest AUROC over all latents, for each concept's number of positives and random labelling.
 
@@ -55,7 +56,7 @@ def auroc_max_null(
 
 
 def auroc_max_null_of_maps(
-    codes: Codes,
+    codes: CodeEntries,
     labels: sparse.csr_matrix,
     images: Int[np.ndarray, " r"],
     places: Int[np.ndarray, " r"],
@@ -94,56 +95,17 @@ def auroc_max_null_of_maps(
 def permutation_p(
     observed: Float[np.ndarray, "*k c"], null: Float[np.ndarray, "c p"]
 ) -> Float[np.ndarray, "*k c"]:
-    """p = (1 + #{null ≥ observed}) / (draws + 1), concept by concept; nan where either is."""
-    p = np.full(observed.shape, np.nan)
+    """:func:`saev.stats.tests.rank_p` concept by concept."""
+    p = np.empty(observed.shape)
     for concept, draws in enumerate(null):
-        if not np.isnan(draws).any():
-            below = np.searchsorted(np.sort(draws), observed[..., concept] - ROUNDING)
-            p[..., concept] = (1 + len(draws) - below) / (1 + len(draws))
-    return np.where(np.isnan(observed), np.nan, p)
+        p[..., concept] = rank_p(observed[..., concept], draws, ROUNDING)
+    return p
 
 
-def benjamini_hochberg(p: Float[np.ndarray, " c"]) -> Float[np.ndarray, " c"]:
-    """Adjusted p-values q: rejecting q ≤ α keeps the expected share of false rejections ≤ α.
-
-    nan stays nan and counts for nothing. Source: Benjamini & Hochberg 1995, as ``scipy.stats``.
-    """
-    from scipy.stats import false_discovery_control
-
-    q = np.full(p.shape, np.nan)
-    known = ~np.isnan(p)
-    if known.any():
-        q[known] = false_discovery_control(p[known])
-    return q
-
-
-def family_q(
-    p_sc: Float[np.ndarray, "s c"], best_c: Float[np.ndarray, " c"]
-) -> Float[np.ndarray, "s c"]:
-    """q of any latent for a concept, in the family in which each concept is tested once.
-
-    ``best_c`` are the p-values of the latents that were chosen for the concepts; their own q is
-    Benjamini–Hochberg's. Another latent's q is the smallest q of a chosen latent with a p at least
-    as large as its own, so it never looks better than it would have as the chosen one.
-    """
-    known = np.sort(best_c[~np.isnan(best_c)])
-    if not len(known):
-        return np.full(p_sc.shape, np.nan)
-    # q(t) = C·t / #{chosen p ≤ t}, made monotone from the right; beyond the last chosen p it is t
-    steps = len(known) * known / np.searchsorted(known, known, side="right")
-    q_at = np.minimum.accumulate(steps[::-1])[::-1]
-    index = np.searchsorted(known, p_sc)
-    inside = index < len(known)
-    q = np.where(inside, q_at[np.minimum(index, len(known) - 1)], p_sc)
-    return np.where(np.isnan(p_sc), np.nan, np.maximum(q, p_sc))
-
-
-def _ranks(codes: Codes) -> tuple[sparse.csr_matrix, Float[np.ndarray, " s"]]:
+def _ranks(codes: CodeEntries) -> tuple[sparse.csr_matrix, Float[np.ndarray, " s"]]:
     """Midranks above the midrank of silent rows, latents × rows, and that midrank per latent."""
-    ordered = _by_strength(codes)
-    first, last = _tie_groups(ordered.latent, ordered.value)
+    ordered, _, midrank = rank_entries(codes)
     bounds = np.searchsorted(ordered.latent, np.arange(codes.n_latents + 1))
-    midrank = codes.n_rows - ((first + last) / 2 - bounds[:-1][ordered.latent])
     silent_rank = (codes.n_rows - np.diff(bounds) + 1) / 2
     above = midrank - silent_rank[ordered.latent]
     shape = (codes.n_latents, codes.n_rows)

@@ -1,4 +1,4 @@
-"""Baseline edits: a direction added to the residual stream with the norm of the edit it stands by.
+"""Baseline edits: a direction added to the residual stream, matched in norm to a reference edit.
 
 Suffixes: b images, p chosen tokens, d width, n units, r draws.
 """
@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saev.editing.steering import Encoded, Steering, Tokens, put_back
+from saev.editing.tap_edit import TapEdit
+from saev.editing.tokens import Encoded, Tokens, write
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class MatchedDirection:
     """
 
     direction: Float[Tensor, " d"]
-    reference: Steering
+    reference: TapEdit
 
     def __post_init__(self) -> None:
         norm = float(self.direction.norm())
@@ -35,7 +36,7 @@ class MatchedDirection:
         delta_bpd, changed_bp = self.reference.delta(encoded, mask)
         length_bp1 = delta_bpd.norm(dim=-1, keepdim=True)
         new_bpd = encoded.x + length_bp1 * self.direction.to(encoded.x)
-        return put_back(encoded, self.reference.tokens, new_bpd, changed_bp)
+        return write(encoded.acts, self.reference.tokens.positions, new_bpd, changed_bp)
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class RawUnit:
     ) -> Float[Tensor, "b t d"]:
         new_bpd = encoded.x.clone()
         new_bpd[..., self.unit] = self.value
-        changed_bp = torch.ones_like(encoded.normal) if mask is None else mask
-        return put_back(encoded, self.tokens, new_bpd, changed_bp)
+        changed_bp = encoded.normal if mask is None else mask & encoded.normal
+        return write(encoded.acts, self.tokens.positions, new_bpd, changed_bp)
 
 
 def isotropic_directions(n: int, width: int, generator: torch.Generator) -> Float[Tensor, "r d"]:

@@ -1,199 +1,105 @@
-"""Edits: pure functions on codes, z → z'. Nothing here knows a model or a dictionary.
+"""Edits by name, for Python (``edits.set(latent=17, scale=-1.0)``), YAML and JSON.
 
-Suffixes: b images, p chosen tokens, s latents, m edited latents.
+Amounts called ``scale``, ``low`` and ``high`` are multiples of the largest code that a latent was
+seen to have; those called ``code``, ``low_code`` and ``high_code`` are codes as they are.
+``where`` says at which tokens, as in YAML: "all", "class", "mask", "off_mask",
+``{"patches": [0, 1]}``, ``{"fires": 17, "threshold": 0.5}`` or ``{"silent": 17}``.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from saev.editing.code_edits import (
+    EVERYWHERE,
+    Ablate,
+    Add,
+    Clamp,
+    CodeEdit,
+    Scale,
+    SetTo,
+    Swap,
+    Where,
+)
 from saev.errors import UserError
 
-
-class TokenCodes(NamedTuple):
-    """What an edit may look at: the codes of a batch at the tokens a dictionary reads."""
-
-    z: Float[Tensor, "b p s"]
-    """Codes before any edit."""
-    patches: Int[Tensor, " p"]
-    """Number of each token's patch on the grid, row-major; −1 for class and register tokens."""
-    is_class: Bool[Tensor, " p"]
-    """Which of them is the class token."""
-    mask: Bool[Tensor, "b p"] | None = None
-    """Tokens of interest, e.g. those of one class in an image's segmentation."""
+Amount = float | int
 
 
-@dataclass(frozen=True)
-class Where:
-    """The tokens an edit touches, among those the dictionary reads.
-
-    ``all``; ``patches`` with their numbers; ``mask`` and ``off_mask``, inside and outside the mask
-    that comes with the batch; ``class``; ``fires`` and ``silent``, where latent ``latent`` has a
-    code above ``threshold``, or not.
-    """
-
-    kind: str = "all"
-    patches: tuple[int, ...] = ()
-    latent: int | None = None
-    threshold: float = 0.0
-
-    KINDS = ("all", "patches", "mask", "off_mask", "class", "fires", "silent")
-
-    def __post_init__(self) -> None:
-        if self.kind not in self.KINDS:
-            raise ValueError(f"where is {self.kind!r}; choose one of {', '.join(self.KINDS)}")
-        if (self.kind == "patches") != bool(self.patches):
-            raise ValueError(
-                f"where is {self.kind!r} with patches={list(self.patches)}: numbers of patches go "
-                "with where=patches and with nothing else"
-            )
-        if (self.kind in ("fires", "silent")) != (self.latent is not None):
-            raise ValueError(
-                f"where is {self.kind!r} with latent={self.latent}: a latent goes with "
-                "where=fires or where=silent and with nothing else"
-            )
-
-    def select(self, codes: TokenCodes) -> Bool[Tensor, "b p"]:
-        """Where the edit applies; raises ``ValueError`` when a mask is asked for and not there."""
-        b, p, _ = codes.z.shape
-        if self.kind in ("mask", "off_mask"):
-            if codes.mask is None:
-                raise ValueError(f"where is {self.kind!r} and the batch came without a mask")
-            return codes.mask if self.kind == "mask" else ~codes.mask
-        if self.kind in ("fires", "silent"):
-            fires_bp = codes.z[..., self.latent] > self.threshold
-            return fires_bp if self.kind == "fires" else ~fires_bp
-        if self.kind == "patches":
-            wanted = torch.tensor(self.patches, device=codes.patches.device)
-            chosen_p = torch.isin(codes.patches, wanted)
-        elif self.kind == "class":
-            chosen_p = codes.is_class
-        else:
-            chosen_p = torch.ones(p, dtype=torch.bool, device=codes.z.device)
-        return chosen_p.expand(b, p)
-
-
-EVERYWHERE = Where()
-
-
-@dataclass(frozen=True)
-class CodeEdit(ABC):
-    """One edit of some latents at some tokens; amounts are multiples of the largest code that each
-    latent was seen to have, so that one number means the same for all of them."""
-
-    latents: tuple[int, ...]
-    where: Where = field(default=EVERYWHERE, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if not self.latents:
-            raise ValueError(f"latents=[] leaves {type(self).__name__} nothing to edit")
-        if len(set(self.latents)) < len(self.latents):
-            raise ValueError(f"latents={list(self.latents)} names a latent twice")
-
-    @abstractmethod
-    def new_codes(
-        self, z: Float[Tensor, "b p m"], largest: Float[Tensor, " m"]
-    ) -> Float[Tensor, "b p m"]:
-        """What the latents become where the edit applies; ``largest`` is the largest code seen."""
-
-
-@dataclass(frozen=True)
-class Ablate(CodeEdit):
+def ablate(
+    latent: int | None = None, *, latents: Sequence[int] = (), where: Any = "all"
+) -> CodeEdit:
     """z' = 0."""
-
-    def new_codes(self, z: Tensor, largest: Tensor) -> Tensor:
-        return torch.zeros_like(z)
+    return make_edit("ablate", _latents(latent, latents), parse_where(where))
 
 
-@dataclass(frozen=True)
-class SetTo(CodeEdit):
-    """z' = scale × largest; the paper's edit, with scale from −20 to 20."""
+def set(
+    latent: int | None = None, *, latents: Sequence[int] = (), scale: Amount | None = None,
+    code: Amount | None = None, where: Any = "all",
+) -> CodeEdit:  # fmt: skip
+    """z' = scale × largest, or z' = code."""
+    unit, amount = _unit(scale=scale, code=code)
+    edit = make_edit("set", _latents(latent, latents), parse_where(where), scale=amount)
+    return replace(edit, unit=unit)
 
-    scale: float
 
-    def new_codes(self, z: Tensor, largest: Tensor) -> Tensor:
-        return (self.scale * largest).expand_as(z)
-
-
-@dataclass(frozen=True)
-class Scale(CodeEdit):
+def scale(
+    latent: int | None = None, *, latents: Sequence[int] = (), factor: Amount, where: Any = "all"
+) -> CodeEdit:
     """z' = factor × z."""
-
-    factor: float
-
-    def new_codes(self, z: Tensor, largest: Tensor) -> Tensor:
-        return self.factor * z
+    return make_edit("scale", _latents(latent, latents), parse_where(where), factor=factor)
 
 
-@dataclass(frozen=True)
-class Add(CodeEdit):
-    """z' = z + scale × largest."""
-
-    scale: float
-
-    def new_codes(self, z: Tensor, largest: Tensor) -> Tensor:
-        return z + self.scale * largest
-
-
-@dataclass(frozen=True)
-class Clamp(CodeEdit):
-    """z' = z kept between ``low`` × largest and ``high`` × largest."""
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.low > self.high:
-            raise ValueError(f"low={self.low} is above high={self.high}")
-
-    def new_codes(self, z: Tensor, largest: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(z, self.low * largest), self.high * largest)
+def add(
+    latent: int | None = None, *, latents: Sequence[int] = (), scale: Amount | None = None,
+    code: Amount | None = None, where: Any = "all",
+) -> CodeEdit:  # fmt: skip
+    """z' = z + scale × largest, or z' = z + code."""
+    unit, amount = _unit(scale=scale, code=code)
+    edit = make_edit("add", _latents(latent, latents), parse_where(where), scale=amount)
+    return replace(edit, unit=unit)
 
 
-@dataclass(frozen=True, eq=False)
-class Swap(CodeEdit):
-    """z' = the codes another image has at the same tokens."""
-
-    source: Float[Tensor, "p m"]
-    """Codes of the other image, one column per edited latent."""
-
-    def new_codes(self, z: Tensor, largest: Tensor) -> Tensor:
-        if self.source.shape != z.shape[1:]:
-            raise ValueError(
-                f"source is {tuple(self.source.shape)}; the image has {z.shape[1]} tokens and "
-                f"{z.shape[2]} latents are swapped"
-            )
-        return self.source.to(z).expand_as(z)
-
-
-def edited_latents(edits: Sequence[CodeEdit]) -> tuple[int, ...]:
-    """Every latent that one of the edits names, once, in the order of appearance."""
-    return tuple(dict.fromkeys(latent for edit in edits for latent in edit.latents))
+def clamp(
+    latent: int | None = None, *, latents: Sequence[int] = (), low: Amount | None = None,
+    high: Amount | None = None, low_code: Amount | None = None, high_code: Amount | None = None,
+    where: Any = "all",
+) -> CodeEdit:  # fmt: skip
+    """z' = z kept between ``low`` × largest and ``high`` × largest, or between two codes."""
+    unit, lowest = _unit(low=low, low_code=low_code)
+    other, highest = _unit(high=high, high_code=high_code)
+    if unit != other:
+        raise UserError("clamp: give low and high, or low_code and high_code, not one of each")
+    edit = make_edit(
+        "clamp", _latents(latent, latents), parse_where(where), low=lowest, high=highest
+    )
+    return replace(edit, unit=unit)
 
 
-def apply_edits(
-    edits: Sequence[CodeEdit], codes: TokenCodes, largest: Float[Tensor, " s"]
-) -> tuple[tuple[int, ...], Float[Tensor, "b p m"]]:
-    """The edits one after another: the latents they touch, and those latents' codes afterwards.
+def swap(
+    latent: int | None = None, *, latents: Sequence[int] = (), source: Float[Tensor, "p m"],
+    where: Any = "all",
+) -> CodeEdit:  # fmt: skip
+    """z' = ``source``: codes of another image at the same tokens, one column per edited latent."""
+    return make_edit("swap", _latents(latent, latents), parse_where(where), source=source)
 
-    A ``Where`` looks at the codes before any edit, so the order of edits on different latents
-    makes no difference.
-    """
-    latents = edited_latents(edits)
-    column = {latent: number for number, latent in enumerate(latents)}
-    z_bpm = codes.z[..., list(latents)].clone()
-    for edit in edits:
-        columns = [column[latent] for latent in edit.latents]
-        before = z_bpm[..., columns]
-        after = edit.new_codes(before, largest[list(edit.latents)].to(before))
-        z_bpm[..., columns] = torch.where(edit.where.select(codes)[..., None], after, before)
-    return latents, z_bpm
+
+def _latents(latent: int | None, latents: Sequence[int]) -> Sequence[int]:
+    if (latent is None) == (len(latents) == 0):
+        raise UserError("an edit takes latent=… or latents=[…], and one of them only")
+    return latents if latent is None else [latent]
+
+
+def _unit(**given: Amount | None) -> tuple[str, Amount]:
+    """Which of two amounts was given, the one in largest codes or the one in codes."""
+    chosen = [(key, amount) for key, amount in given.items() if amount is not None]
+    if len(chosen) != 1:
+        raise UserError(f"an edit takes {'=… or '.join(given)}=…, and one of them only")
+    key, amount = chosen[0]
+    return ("code" if key.endswith("code") else "largest"), amount
 
 
 KINDS: dict[str, tuple[type[CodeEdit], tuple[str, ...]]] = {
@@ -207,12 +113,14 @@ KINDS: dict[str, tuple[type[CodeEdit], tuple[str, ...]]] = {
 """Names in YAML: the class, and the keys it needs."""
 
 
-def make_edit(kind: str, latents: Sequence[int], where: Where = EVERYWHERE, **amounts: Any) -> Any:
+def make_edit(
+    kind: str, latents: Sequence[int], where: Where = EVERYWHERE, **amounts: Any
+) -> CodeEdit:
     """An edit by its name in ``KINDS``; raises ``UserError`` for unknown names or wrong amounts."""
     if kind not in KINDS:
         raise UserError(f"edit.kind is {kind!r}: choose one of {', '.join(KINDS)}")
     edit, keys = KINDS[kind]
-    if set(amounts) != set(keys):
+    if sorted(amounts) != sorted(keys):
         needs = ", ".join(keys) or "nothing else"
         raise UserError(
             f"edit.kind={kind} got {', '.join(sorted(amounts)) or 'no amount'}: it takes {needs}"
@@ -226,6 +134,8 @@ def make_edit(kind: str, latents: Sequence[int], where: Where = EVERYWHERE, **am
 
 def parse_where(value: Any) -> Where:
     """``all``, ``class``, …, ``{patches: [0, 1]}`` or ``{fires: 17, threshold: 0.5}``, as in YAML."""
+    if isinstance(value, Where):
+        return value
     try:
         if isinstance(value, str):
             return Where(value)
@@ -242,8 +152,37 @@ def parse_where(value: Any) -> Where:
     raise UserError(f"edit.where is {value!r}: give {', '.join(Where.KINDS)}")
 
 
-def parse_edit(node: Mapping[str, Any], latents: Sequence[int]) -> Any:
+def parse_edit(node: Mapping[str, Any], latents: Sequence[int]) -> CodeEdit:
     """An edit from a YAML mapping: ``kind``, its amount, optionally ``where`` and ``latents``."""
     given = dict(node)
     kind, where = str(given.pop("kind", "set")), parse_where(given.pop("where", "all"))
     return make_edit(kind, given.pop("latents", latents), where, **given)
+
+
+def edit_to_dict(edit: CodeEdit) -> dict[str, Any]:
+    """The edit such that JSON can hold it; the tensor of a swap is left out."""
+    kind = next(name for name, (cls, _) in KINDS.items() if type(edit) is cls)
+    content = {"kind": kind, "latents": list(edit.latents), "where": _where_to_plain(edit.where)}
+    if edit.has_unit:
+        content["unit"] = edit.unit
+    amounts = {key: getattr(edit, key) for key in KINDS[kind][1]}
+    return content | {k: a for k, a in amounts.items() if not isinstance(a, Tensor)}
+
+
+def edit_from_dict(content: Mapping[str, Any], **tensors: Tensor) -> CodeEdit:
+    """The inverse of :func:`edit_to_dict`, with the tensor of a swap as ``source``."""
+    given = dict(content)
+    unit = given.pop("unit", "largest")
+    edit = parse_edit({**given, **tensors}, ())
+    try:
+        return replace(edit, unit=unit)
+    except ValueError as error:
+        raise UserError(f"edit.unit: {error}") from error
+
+
+def _where_to_plain(where: Where) -> str | dict[str, Any]:
+    if where.kind == "patches":
+        return {"patches": list(where.patches)}
+    if where.latent is not None:
+        return {where.kind: where.latent, "threshold": where.threshold}
+    return where.kind

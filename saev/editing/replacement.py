@@ -1,4 +1,4 @@
-"""What a backbone sees in place of its own activations: one function per control arm.
+"""Replacement of activations: what a backbone sees in place of its own, one function per control arm.
 
 Every function maps the residual stream (b, t, d) at a tap to the stream that goes on, and touches
 only the chosen tokens of normal norm; all others pass through bit for bit.
@@ -10,30 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saev.backbones.taps import Edit
+from saev.editing.tokens import on_chosen_tokens
 from saev.sae import SparseAutoencoder
 
-Edit = Callable[[Tensor], Tensor]
-
 ARMS = ("clean", "reconstructed", "mean_ablated", "zero_ablated", "untrained")
-
-
-def on_chosen_tokens(
-    sae: SparseAutoencoder, positions: Int[Tensor, " p"], replace: Callable[[Tensor], Tensor]
-) -> Edit:
-    """An edit that applies ``replace`` to the tokens at ``positions`` whose norm is normal.
-
-    ``replace`` maps activations (n, d) to activations (n, d) in raw units.
-    """
-
-    def edit(acts_btd: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        chosen_bpd = acts_btd[:, positions]
-        normal_bp1 = sae.is_normal(chosen_bpd).unsqueeze(-1)
-        new_bpd = replace(chosen_bpd.flatten(0, 1)).view_as(chosen_bpd).to(acts_btd.dtype)
-        edited = acts_btd.clone()
-        edited[:, positions] = torch.where(normal_bp1, new_bpd, chosen_bpd)
-        return edited
-
-    return edit
 
 
 def control_arms(

@@ -1,31 +1,34 @@
-"""What the rest of the model makes of a latent: push it everywhere and read which columns rise.
+"""Effect of steering a latent on the model's logits: which columns rise when it is added everywhere.
 
-Suffixes: b images, t tokens, d width, s latents, v columns of a head.
+Suffixes: b images, t tokens, p chosen tokens, d width, s latents, v columns of a head.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
-from rich.progress import track
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from datamodules.progress import progress_bar, progress_bars
 from saev.backbones import Backbone
 from saev.backbones.base import BackboneOutput
+from saev.editing.tokens import add_shifts
 from saev.sae import SparseAutoencoder
 
 Readout = Callable[[BackboneOutput], Tensor]
 
 
-class Pushed(NamedTuple):
-    """Activations of a few images, ready to be pushed."""
+class Unsteered(NamedTuple):
+    """Activations of a few images at the tap, before any steering."""
 
     acts_btd: Float[Tensor, "b t d"]
-    normal_bt: Float[Tensor, "b t"]
-    """1 at the tokens that are pushed: those of the dictionary that it answers for."""
+    positions_p: Int[Tensor, " p"]
+    """Tokens that the dictionary reads."""
+    normal_bp: Bool[Tensor, "b p"]
+    """Those of normal norm: they alone are steered."""
     clean_bv: Float[Tensor, "b v"]
-    """What the read-out says without a push."""
+    """What the read-out says without steering."""
 
 
 @torch.no_grad()
@@ -34,44 +37,43 @@ def prepare(
     sae: SparseAutoencoder,
     backbone: Backbone,
     readout: Readout,
-) -> Pushed:
-    """The images up to the layer of the dictionary, computed once for all pushes."""
+) -> Unsteered:
+    """The images up to the layer of the dictionary, computed once for all latents."""
     assert sae.cfg.layer is not None and sae.cfg.tokens is not None
     acts_btd = backbone.tap(pixels_b3hw, [sae.cfg.layer])[sae.cfg.layer]
     positions = backbone.token_indices(sae.cfg.tokens["which"]).to(acts_btd.device)
-    normal_bt = torch.zeros(acts_btd.shape[:2], device=acts_btd.device)
-    normal_bt[:, positions] = sae.is_normal(acts_btd[:, positions].float()).float()
     clean = readout(backbone.resume(acts_btd, sae.cfg.layer))
-    return Pushed(acts_btd, normal_bt, clean.float())
+    return Unsteered(acts_btd, positions, sae.is_normal(acts_btd[:, positions]), clean.float())
 
 
 @torch.no_grad()
-def push_effects(
-    pushed: Pushed,
+def steer_effects(
+    unsteered: Unsteered,
     shifts_sd: Float[Tensor, "s d"],
     layer: int,
     backbone: Backbone,
     readout: Readout,
     batch_size: int = 64,
-    description: str = "pushing latents",
+    description: str = "steering latents",
 ) -> Float[Tensor, "s v"]:
     """Mean change of every column when each shift is added at all normal tokens, on the CPU.
 
     ``shifts_sd`` are in raw units of the residual stream. Several latents share a forward pass.
     """
-    n_images = len(pushed.acts_btd)
+    n_images = len(unsteered.acts_btd)
     per_pass = max(1, batch_size // n_images)
     rows = []
-    for block in track(
-        shifts_sd.split(per_pass),
-        description=description,
-        transient=True,
-        disable=len(shifts_sd) < 64,
+    with (
+        progress_bars(len(shifts_sd) >= 64),
+        progress_bar(description, len(shifts_sd), unit="latents") as advance,
     ):
-        moved = pushed.acts_btd[None] + pushed.normal_bt[None, ..., None] * block[:, None, None]
-        values = readout(backbone.resume(moved.flatten(0, 1), layer)).float()
-        change = values.view(len(block), n_images, -1) - pushed.clean_bv[None]
-        rows.append(change.mean(1).cpu())
+        acts_btd, positions_p, normal_bp, clean_bv = unsteered
+        for block in shifts_sd.split(per_pass):
+            steered = add_shifts(acts_btd, positions_p, block, normal_bp)
+            values = readout(backbone.resume(steered.flatten(0, 1), layer)).float()
+            change = values.view(len(block), n_images, -1) - clean_bv[None]
+            rows.append(change.mean(1).cpu())
+            advance(len(block))
     return torch.cat(rows)
 
 

@@ -1,4 +1,4 @@
-"""How much of a model's prediction survives when its activations are replaced."""
+"""Downstream fidelity: how much of a prediction survives when activations are replaced."""
 
 from collections.abc import Mapping
 
@@ -7,9 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saev.backbones import Backbone, BackboneOutput
-from saev.editing.replacement import Edit
+from saev.backbones.taps import Edit
 from saev.heads.own import Head
-from saev.metrics import PredictionFidelity
+from saev.metrics.prediction_fidelity import PredictionFidelity
 
 
 class Fidelity:

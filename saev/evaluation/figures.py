@@ -1,4 +1,4 @@
-"""The figures that every evaluated SAE gets: firing frequencies and what latents look at."""
+"""Figures of every evaluated SAE: firing frequencies, exemplars of some latents."""
 
 from pathlib import Path
 

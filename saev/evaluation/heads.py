@@ -1,23 +1,21 @@
-"""Scoring a trained head: clean, under any edit, and under the control arms of a dictionary.
+"""Evaluation of a trained head: clean, under any edit, and under the control arms of a dictionary.
 
 Shape legend: b images, t tokens, d width, c classes, n scored rows (images or patches).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
-from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from datamodules.activations.format import Manifest
 from datamodules.activations.tar import iter_samples
 from datamodules.features import item_of
-from datamodules.images import ImageBatch, ImageDataset, ImageItem, ImageSource
+from datamodules.images import ImageBatch, ImageItem, ImageSource, image_batches
 from datamodules.images.decode import IGNORE
 from saev.backbones import Backbone
 from saev.editing import Edit, control_arms
@@ -25,7 +23,7 @@ from saev.errors import UserError
 from saev.heads import TrainedHead
 from saev.heads.scores import ClassificationScores, SegmentationScores
 from saev.heads.targets import class_names_of, image_mask, patch_labels
-from saev.metrics import PredictionFidelity
+from saev.metrics.prediction_fidelity import PredictionFidelity
 from saev.sae import SparseAutoencoder
 
 RECORDED_BATCH = 64
@@ -209,18 +207,15 @@ class _Arms:
         self.fidelity = {name: PredictionFidelity().to(self.device) for name in names}
 
     def run(self, items: list[ImageItem], batch_size: int, num_workers: int) -> None:
-        loader = DataLoader(
-            ImageDataset(self.source, items, self.backbone.transform),
+        for batch in image_batches(
+            self.source,
+            items,
+            self.backbone.transform,
             batch_size=batch_size,
             num_workers=num_workers,
-            collate_fn=ImageDataset.collate,
-        )
-        batches: Iterator[ImageBatch] = iter(loader)
-        for batch in track(batches, "scoring the head", total=len(loader), transient=True):
-            for item, error in batch.broken:
-                self.source.report_broken(item, error)
-            if batch.items:
-                self._update(batch)
+            description="scoring the head",
+        ):
+            self._update(batch)
 
     @torch.no_grad()
     def _update(self, batch: ImageBatch) -> None:

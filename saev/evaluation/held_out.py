@@ -1,18 +1,17 @@
-"""One pass over held-out images: reconstruction, sparsity, downstream fidelity, exemplars.
+"""Held-out evaluation in one pass: reconstruction, sparsity, downstream fidelity, exemplars.
 
 Suffixes: b images, t tokens, p chosen tokens, d width, s latents.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
-from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from datamodules.images import ImageBatch, ImageDataset, ImageItem, ImageSource
+from datamodules.images import ImageBatch, ImageItem, ImageSource, image_batches
 from saev.backbones import Backbone
 from saev.codes.exemplars import Exemplars
 from saev.editing import control_arms
@@ -81,10 +80,17 @@ def evaluate_images(
             "give it a val or test folder, or set images.val_fraction above 0"
         )
     run = _Pass(sae, backbone, source, fidelity, device, seed, n_top)
-    loader = _loader(source, items, backbone, batch_size, num_workers)
+    batches = partial(
+        image_batches,
+        source,
+        items,
+        backbone.transform,
+        batch_size=batch_size,
+        num_workers=num_workers,
+    )
     if run.fidelity is not None and run.fidelity.head.needs_fit:
-        run.fit_head(_progress(loader, "fitting the head"))
-    for batch in _progress(loader, "evaluating"):
+        run.fit_head(batches(description="fitting the head"))
+    for batch in batches(description="evaluating"):
         run.update(batch)
     if int(run.normal.firing.n) == 0:
         raise UserError(
@@ -101,19 +107,6 @@ def evaluate_images(
     )
 
 
-def _loader(source, items, backbone, batch_size, num_workers) -> DataLoader:
-    return DataLoader(
-        ImageDataset(source, items, backbone.transform),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=ImageDataset.collate,
-    )
-
-
-def _progress(loader: DataLoader, description: str) -> Iterator[ImageBatch]:
-    yield from track(loader, description=description, total=len(loader))
-
-
 class _Pass:
     """The state of one pass: metrics for normal and all tokens, the control arms, the exemplars."""
 
@@ -121,7 +114,6 @@ class _Pass:
         self.device = torch.device(device)
         self.backbone = backbone.to(self.device)
         self.sae = sae.to(self.device).eval()
-        self.source = source
         self.layer = sae.cfg.layer
         self.positions = backbone.token_indices(sae.cfg.tokens["which"]).to(self.device)
         self.untrained = sae.untrained(seed).to(self.device).eval()
@@ -148,10 +140,6 @@ class _Pass:
 
     @torch.no_grad()
     def update(self, batch: ImageBatch) -> None:
-        for item, error in batch.broken:
-            self.source.report_broken(item, error)
-        if not batch.items:
-            return
         images = batch.images.to(self.device)
         acts_btd = self.backbone.tap(images, [self.layer])[self.layer]
         step = max(1, MAX_CODES // (len(self.positions) * self.sae.cfg.d_sae))

@@ -1,13 +1,12 @@
-"""Evaluating an SAE for a command: metrics, tables, figures, all of it on the run."""
+"""Evaluation of an SAE for a command: metrics, tables, figures, all of it on the run."""
 
-import json
 from pathlib import Path
 
-import lightning as L
 from omegaconf import DictConfig
 
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
+from saev.cli.results import device_of, keep_metrics
 from saev.evaluation.figures import save_figures
 from saev.evaluation.heads import head_fidelity
 from saev.evaluation.held_out import evaluate_images
@@ -38,7 +37,7 @@ def evaluate_and_report(
     """
     if not is_main_process():
         return {}
-    device = L.Fabric(accelerator=accelerator, devices=1).device
+    device = device_of(accelerator)
     evaluation = evaluate_images(
         sae,
         backbone,
@@ -61,10 +60,7 @@ def evaluate_and_report(
             num_workers=settings.num_workers,
             device=device,
         )
-    path = out_dir / "metrics.json"
-    path.write_text(json.dumps(evaluation.metrics, indent=2, sort_keys=True) + "\n")
-    tracking.log_metrics(evaluation.metrics, step)
-    tracking.log_artifact(path)
+    keep_metrics(evaluation.metrics, out_dir, tracking, step=step)
     if settings.figures:
         for figure in save_figures(
             evaluation, sae, backbone, source, out_dir / "figures", device=device

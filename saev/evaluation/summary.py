@@ -1,4 +1,4 @@
-"""The tables at the end of an evaluation."""
+"""Summary tables at the end of an evaluation."""
 
 from saev.cli.console import print_table
 from saev.editing import ARMS

@@ -1,4 +1,14 @@
-"""Heads on features of a frozen backbone: trained in a grid, kept as plain torch, read from disk."""
+"""Heads: from a backbone's output to classes.
+
+own: what the model itself answers: classifier, zero-shot, prototypes, retrieval
+reading: which part of a backbone's output a head reads
+targets: the class of an image or of each patch
+trained: a trained head: output, clean or edited → logits
+folder: trained heads on disk
+class_rows: heads without training, from embeddings of classes
+label_map: which column of a classifier is which class of an image source
+scores: accuracy, mIoU and calibration from one confusion matrix
+"""
 
 from saev.heads.folder import load_head as load_head
 from saev.heads.reading import FEATURES as FEATURES

@@ -1,4 +1,4 @@
-"""Heads without training: the rows of classes are embeddings that exist already.
+"""Class-row heads, without training: the rows are embeddings of the classes that exist already.
 
 Shape legend: c classes, e width of a row.
 """

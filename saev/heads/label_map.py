@@ -1,4 +1,4 @@
-"""Which column of a classifier means which class of an image source."""
+"""Label map: which column of a classifier is which class of an image source."""
 
 from __future__ import annotations
 

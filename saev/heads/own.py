@@ -1,4 +1,4 @@
-"""Read-outs for fidelity: what the model would answer, from its clean or edited forward pass.
+"""Heads that a model comes with: its own classifier, zero-shot, prototypes, retrieval.
 
 Shape legend: b batch, n fitted images, e pooled embedding, c columns.
 """

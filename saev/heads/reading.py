@@ -1,4 +1,4 @@
-"""Which part of a backbone's output a head reads.
+"""Features that a head reads of a backbone's output.
 
 Shape legend: b batch, t tokens, r rows that are read of each image, e width of a row.
 """

@@ -1,4 +1,4 @@
-"""How good the predictions of a head are, from one confusion matrix over everything seen.
+"""Scores of a head: accuracy, IoU and calibration from one confusion matrix over everything seen.
 
 Shape legend: b batch, c classes, h w pixels, gh gw patch grid.
 """

@@ -1,4 +1,4 @@
-"""What a head is to say about each row of an image: its class, or the class of each patch.
+"""Targets of a head: the class of an image, or of each of its patches.
 
 Shape legend: r rows of an image, h w pixels, gh gw patch grid.
 """

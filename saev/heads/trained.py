@@ -1,4 +1,4 @@
-"""A head as others use it: from a backbone's output, clean or edited, to logits over classes.
+"""Trained heads: from a backbone's output, clean or edited, to logits over classes.
 
 Shape legend: b batch, r rows read of each image, e width of a row, c classes, gh gw patch grid.
 """

@@ -9,7 +9,7 @@ from saev.intervention.choose.proposals import Proposal
 from saev.intervention.hypothesis import HypothesisFile
 from saev.intervention.setting import Setting
 from saev.loading import check_belongs
-from saev.stats.tests import draws_needed, images_needed
+from saev.stats.correction import draws_needed, images_needed
 
 
 def check_dictionary(setting: Setting) -> None:

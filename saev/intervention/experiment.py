@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from datamodules.images import ImageItem
-from saev.editing.steering import Tokens
+from saev.editing.tokens import Tokens
 from saev.intervention.arms.arms import ArmPlan
 from saev.intervention.arms.runner import Runner, TestSet, read_test_images
 from saev.intervention.checks import check_dictionary, check_draws, check_pool, with_support
@@ -22,7 +22,7 @@ from saev.intervention.judge.verdict import Evidence, Verdict, judge
 from saev.intervention.setting import Setting
 from saev.intervention.splits import choose_images, images_for
 from saev.sae import SparseAutoencoder
-from saev.stats.tests import draws_needed
+from saev.stats.correction import draws_needed
 
 
 @dataclass

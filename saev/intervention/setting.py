@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
-from saev.editing.steering import Tokens
+from saev.editing.tokens import Tokens
 from saev.intervention.hypothesis import HypothesisFile
 from saev.intervention.readout import Readout
 from saev.sae import SparseAutoencoder

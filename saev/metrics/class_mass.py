@@ -1,4 +1,4 @@
-"""How a latent's activation spreads over labels, and what the labels' tree says of it.
+"""Class mass: how a latent's activation spreads over labels, and over the tree of labels.
 
 Suffixes: s latents, c classes.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 
 def label_entropy(mass_sc: Float[np.ndarray, "s c"]) -> Float[np.ndarray, " s"]:
@@ -22,19 +22,6 @@ def label_entropy(mass_sc: Float[np.ndarray, "s c"]) -> Float[np.ndarray, " s"]:
         p = mass_sc / total
         terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0)
     return np.where(total[:, 0] > 0, -terms.sum(1), np.nan)
-
-
-def entropy_null(
-    mass_n: Sequence[float], labels: Int[np.ndarray, " m"], n_draws: int, seed: int = 0
-) -> Float[np.ndarray, " k"]:
-    """Label entropy of the same activations on images with randomly drawn labels."""
-    rng = np.random.default_rng(seed)
-    mass = np.asarray(mass_n)
-    n_classes = int(labels.max()) + 1
-    drawn = np.stack([rng.choice(labels, len(mass), replace=False) for _ in range(n_draws)])
-    table = np.zeros((n_draws, n_classes))
-    np.add.at(table, (np.arange(n_draws)[:, None], drawn), mass)
-    return label_entropy(table)
 
 
 class Tree:

@@ -1,4 +1,4 @@
-"""The numbers reported of a dictionary, the same in training and in evaluation.
+"""Metrics reported of every dictionary, the same in training and in evaluation.
 
 Shapes: `b` tokens, `d` d_model, `s` d_sae.
 """

@@ -1,4 +1,4 @@
-"""How often and how strongly latents fire.
+"""Firing: how often and how strongly latents are active.
 
 Shapes: `b` tokens, `s` d_sae.
 """

@@ -1,4 +1,4 @@
-"""The dictionary as a set of directions: how its atoms lie to each other and to other sets.
+"""Geometry of atoms: angles between them, and between sets of them.
 
 Suffixes: s atoms, d width, n activations.
 """
@@ -65,25 +65,6 @@ def matched_cosine(
     rows, columns = linear_sum_assignment(cosine.numpy(), maximize=True)
     matched = torch.as_tensor(columns)
     return cosine[torch.as_tensor(rows), matched].float(), matched
-
-
-def mean_max_cosine(atoms_sd: Float[Tensor, "s d"], other_nd: Float[Tensor, "n d"]) -> float:
-    """Mean over atoms of the largest cosine to any row of the other set, in chunks.
-
-    Null value: about √(2 ln n / d) for random rows.
-    """
-    unit, other = F.normalize(atoms_sd.float(), dim=-1), F.normalize(other_nd.float(), dim=-1)
-    best = [(part @ other.T).max(1).values for part in unit.split(CHUNK)]
-    return float(torch.cat(best).mean())
-
-
-def ood_score(atoms_sd: Float[Tensor, "s d"], activations_nd: Float[Tensor, "n d"]) -> float:
-    """1 − mean_i max_j ⟨D_i, A_j⟩, both normalised: 0 where every atom is an activation.
-
-    The activations must be centred as the dictionary's input is. Null value for random atoms:
-    1 − √(2 ln n / d). Source: Fel et al. 2025 (arXiv 2502.12892).
-    """
-    return 1 - mean_max_cosine(atoms_sd, activations_nd)
 
 
 def random_atoms(n: int, width: int, seed: int = 0) -> Float[Tensor, "s d"]:

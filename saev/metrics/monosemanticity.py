@@ -1,4 +1,4 @@
-"""How alike the images of one latent are, as seen by an encoder.
+"""Monosemanticity: similarity of the images of one latent, as seen by an encoder.
 
 Suffixes: s latents, n stored codes, b images, e embedding.
 """

@@ -1,4 +1,4 @@
-"""Telling images of another kind from those a model knows: scores of codes beside the usual ones.
+"""Out-of-distribution scores from codes, against MSP, energy, kNN, Mahalanobis.
 
 Every score is higher for images that look foreign. Suffixes: n known images, m judged ones, d width,
 c classes, s latents.

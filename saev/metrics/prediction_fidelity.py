@@ -1,4 +1,4 @@
-"""Comparing the predictions of an edited model with those of the untouched one."""
+"""Prediction fidelity: predictions of an edited model against those of the untouched one."""
 
 from jaxtyping import Float, Int
 from torch import Tensor

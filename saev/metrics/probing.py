@@ -1,4 +1,4 @@
-"""What a few latents tell together, and what a single one tells when its threshold is learned.
+"""Sparse probing: logistic probes on one latent, unions of a few.
 
 Suffixes: n rows, s latents, c concepts, k chosen latents.
 """
@@ -6,7 +6,7 @@ Suffixes: n rows, s latents, c concepts, k chosen latents.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 STEPS = 30
 RIDGE = 1e-4
@@ -105,37 +105,6 @@ def coalition(
         found.append(latent)
         best, covered, rest = float(f1), union, rest & ~fires_ns[:, latent]
     return Coalition(found, best)
-
-
-def probing_curve(
-    train_ns: Float[np.ndarray, "n s"],
-    label_n: Int[np.ndarray, " n"],
-    test_ms: Float[np.ndarray, "m s"],
-    test_label_m: Int[np.ndarray, " m"],
-    sizes: tuple[int, ...] = (1, 2, 5, 10, 20, 50),
-) -> dict[int, float]:
-    """Test accuracy of a linear classifier that may use so many latents per class.
-
-    Latents are chosen per class by the difference of their means (in deviations) on the training
-    rows, their union feeds a logistic regression. Null value: the largest class's share. Source:
-    sparse probing after Gurnee et al. 2023; compare with raw units and PCA.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    scale = train_ns.std(0) + 1e-9
-    classes = np.unique(label_n)
-    distance = np.stack(
-        [(train_ns[label_n == c].mean(0) - train_ns[label_n != c].mean(0)) / scale for c in classes]
-    )
-    order = (-np.abs(distance)).argsort(1, kind="stable")
-    accuracy = {}
-    for size in sizes:
-        chosen = np.unique(order[:, :size])
-        model = LogisticRegression(max_iter=500)
-        model.fit(train_ns[:, chosen] / scale[chosen], label_n)
-        predicted = model.predict(test_ms[:, chosen] / scale[chosen])
-        accuracy[size] = float(np.mean(predicted == test_label_m))
-    return accuracy
 
 
 def _sigmoid(z: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m n"]:

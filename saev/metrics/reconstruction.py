@@ -1,4 +1,4 @@
-"""How well x̂ stands for x. All sums are float64 and add up over batches and ranks.
+"""Reconstruction metrics as float64 sums, which add up over batches and ranks.
 
 Shapes: `b` tokens, `d` d_model.
 """

@@ -1,4 +1,4 @@
-"""Pages that open from disk: jinja2 templates, no script and nothing from the network."""
+"""Rendering of pages that open from disk: jinja2 templates, nothing from the network."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The atlas as pages that open from disk: templates filled with plain values, assets beside them."""
+"""Atlas site: pages that open from disk, from templates, plain values and assets."""
 
 import base64
 import io

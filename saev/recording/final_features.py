@@ -1,4 +1,4 @@
-"""What a backbone ends in, seen as one more layer, so that the activation recorder writes it.
+"""Final features of a backbone as one more layer, so that the activation recorder writes them.
 
 Shape legend: b batch, r rows read of each image, e width of a row.
 """

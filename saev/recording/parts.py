@@ -1,4 +1,4 @@
-"""The state of a recording on disk: which shards are done, and the manifest they add up to."""
+"""State of a recording on disk: which shards are done, and the manifest they add up to."""
 
 from __future__ import annotations
 

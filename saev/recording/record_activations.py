@@ -1,4 +1,4 @@
-"""From a composed config to a folder of activation tars, recorded now or found on disk."""
+"""Recorded activations for a command: a folder of tars, recorded now or found on disk."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 from datamodules.activations.format import MANIFEST_NAME
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
-from saev.recording.recorder import record
 from saev.recording.request import RecordingRequest
 
 log = logging.getLogger(__name__)
@@ -35,6 +34,8 @@ def record_all(
     cfg: DictConfig, backbone: Backbone, source: ImageSource, fabric: L.Fabric
 ) -> dict[int, Path]:
     """Records every layer of the request that is not on disk yet; layer → folder."""
+    from saev.recording.recorder import record
+
     settings = cfg.record
     return record(
         request_of(cfg, backbone, source),

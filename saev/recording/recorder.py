@@ -1,4 +1,4 @@
-"""Images → backbone → activation tars, in a way that can be stopped at any moment.
+"""Recorder: images → backbone → activation tars, in a way that can be stopped at any moment.
 
 The work is cut into shards before it begins. A shard is written under another name and appears by
 rename, followed by a small file that describes it (``.parts/<shard>.json``); what has both is
@@ -18,6 +18,7 @@ import torch
 from datamodules.activations.format import Manifest
 from datamodules.activations.norms import check_multiple, measure, median_of
 from datamodules.images.base import ImageSource
+from datamodules.progress import progress_bar, progress_bars
 from saev.backbones.base import Backbone
 from saev.errors import UserError
 from saev.recording.parts import (
@@ -28,14 +29,12 @@ from saev.recording.parts import (
     skipped_images,
     training_histogram,
 )
-from saev.recording.progress import image_bar
 from saev.recording.request import RecordingRequest
 from saev.recording.shard_recorder import PlannedShard, ShardRecorder, plan
 
 PRECISIONS = ("auto", "32", "bf16")
 
 
-@runtime_checkable
 @runtime_checkable
 class Ranks(Protocol):
     """What is used of Lightning's ``Fabric``."""
@@ -96,7 +95,8 @@ def record(
     is_first = ranks.global_rank == 0
     for folder in folders.values() if is_first else ():
         make_folder(folder)
-    with locked(list(folders.values())) if is_first else nullcontext():
+    lock = locked(list(folders.values())) if is_first else nullcontext()
+    with progress_bars(progress and is_first), lock:
         ranks.barrier()
         unfinished = {k: path for k, path in folders.items() if not is_complete(path, precision)}
         if unfinished:
@@ -105,11 +105,11 @@ def record(
             shards = plan(request, source.items)
             recorder = ShardRecorder(request, backbone, source, unfinished, precision, ranks.device)
             own = shards[ranks.global_rank :: ranks.world_size]
-            recorder.run(own, batch_size, num_workers, progress and is_first)
+            recorder.run(own, batch_size, num_workers)
             ranks.barrier()
             if is_first:
                 for layer in unfinished:
-                    _finish(recorder, layer, shards, max_norm, progress)
+                    _finish(recorder, layer, shards, max_norm)
         ranks.barrier()
     return folders
 
@@ -119,7 +119,6 @@ def _finish(
     layer: int,
     shards: Sequence[PlannedShard],
     max_norm: float | None,
-    progress: bool,
 ) -> None:
     """Adds the parts of all ranks up to the manifest, which makes the recording complete."""
     folder, precision = recorder.folders[layer], recorder.precision
@@ -131,7 +130,7 @@ def _finish(
     median_norm = median_of(training_histogram(folder, done))
     training = [part.shard for part in done if part.shard.split == "train"]
     n_images = sum(shard.n_images for shard in training)
-    with image_bar(f"statistics of layer {layer}", n_images, 0, progress) as advance:
+    with progress_bar(f"statistics of layer {layer}", n_images, stays=True) as advance:
         statistics = measure(folder, training, median_norm, max_norm, advance)
     Manifest(
         id=request.id(layer),

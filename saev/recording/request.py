@@ -1,4 +1,4 @@
-"""What a recording depends on, and the name that follows from it."""
+"""Recording request: everything a recording depends on, and the name that follows from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pass over images that writes the activation tars of several layers.
+"""Shard recorder: one pass over images that writes the activation tars of several layers.
 
 Shape legend: b batch, t tokens, p tokens that were asked for, d width.
 """
@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from datamodules.activations.format import ShardInfo
 from datamodules.activations.norms import norm_histogram, token_norms
 from datamodules.activations.tar import ShardWriter
 from datamodules.images.base import ImageItem, ImageSource
-from datamodules.images.dataset import ImageBatch, ImageDataset
+from datamodules.images.batches import loaded_batches
+from datamodules.images.dataset import ImageBatch
+from datamodules.progress import progress_bar
 from saev.backbones.base import Backbone
 from saev.errors import UserError
 from saev.recording.parts import Part, temporary_path
-from saev.recording.progress import image_bar
 from saev.recording.request import RecordingRequest
 
 
@@ -77,9 +77,7 @@ class ShardRecorder:
             if Part.read(folder, shard.name, self.precision) is None
         ]
 
-    def run(
-        self, own: list[PlannedShard], batch_size: int, num_workers: int, progress: bool
-    ) -> None:
+    def run(self, own: list[PlannedShard], batch_size: int, num_workers: int) -> None:
         """Records what is missing of these shards."""
         missing = {shard.name: self._missing(shard) for shard in own}
         todo = [shard for shard in own if missing[shard.name]]
@@ -88,18 +86,18 @@ class ShardRecorder:
             for shard in todo
             for i in range(0, len(shard.positions), batch_size)
         ]
-        loader = DataLoader(
-            ImageDataset(self.source, self.source.items, self.backbone.transform),
-            batch_sampler=chunks,
-            num_workers=num_workers if chunks else 0,
-            collate_fn=ImageDataset.collate,
+        batches = loaded_batches(
+            self.source,
+            self.source.items,
+            self.backbone.transform,
+            chunks,
+            num_workers=num_workers,
             pin_memory=self.device.type == "cuda",
         )
         n_images = sum(len(shard.positions) for shard in own)
         n_done = n_images - sum(len(chunk) for chunk in chunks)
         title = f"recording {self.backbone.name}"
-        with image_bar(title, n_images, n_done, progress) as advance:
-            batches = iter(loader)
+        with progress_bar(title, n_images, done=n_done, stays=True) as advance:
             for shard in todo:
                 n_batches = -(-len(shard.positions) // batch_size)
                 own_batches = (next(batches) for _ in range(n_batches))
@@ -123,9 +121,10 @@ class ShardRecorder:
                 temporary = temporary_path(folder, shard.name)
                 writers[layer] = stack.enter_context(ShardWriter(folder / shard.name, temporary))
             for batch in batches:
-                for item, error in batch.broken:
-                    self.source.report_broken(item, error)
-                    skipped.append({"image_id": item.image_id, "reason": error.reason})
+                skipped += [
+                    {"image_id": item.image_id, "reason": error.reason}
+                    for item, error in batch.broken
+                ]
                 chosen = self._choose(batch.items)
                 acts = self._acts(batch, layers, chosen)
                 for i, item in enumerate(batch.items):

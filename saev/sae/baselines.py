@@ -1,4 +1,4 @@
-"""Dictionaries that nobody trained by gradient: what an SAE has to be better than.
+"""Baseline dictionaries (PCA, ICA, k-means, random …) that a trained SAE must beat.
 
 Each is an ordinary ``SparseAutoencoder``, so every command that takes one takes these.
 

@@ -1,4 +1,4 @@
-"""What stands in an exported dictionary's ``config.json``."""
+"""The contents of ``config.json``: shape, activation, provenance."""
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -16,7 +16,7 @@ TOPK_FAMILY = ("topk", "batch_topk")
 class SAEConfig:
     """Shape, activation and origin of a sparse autoencoder.
 
-    The input normalisation (mean and scale) is not here: it is data, and stands beside these fields
+    The input normalisation (mean and scale) is not here: it is data, and lies next to these fields
     in ``config.json`` under ``normalization``.
 
     Raises:

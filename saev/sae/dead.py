@@ -1,4 +1,4 @@
-"""Dead latents: which they are, and giving them new inputs to fire on.
+"""Detecting and resampling dead latents.
 
 Shapes: `n` latents to replace, `d` d_model, `s` d_sae.
 """
@@ -76,13 +76,12 @@ def resample_rows(
     sae.W_dec[ids] = directions
     sae.W_enc[ids] = directions * (encoder_scale * mean_norm)
     sae.b_enc[ids] = 0.0
-    extras = {name: e for name, e in sae.activation.extras(sae.cfg.d_sae).items() if e.trained}
-    for name, extra in extras.items():
-        tensor = getattr(sae, name)
-        tensor[ids] = tensor[living].mean() if name == "threshold" else extra.start.to(tensor)[ids]
+    extras = {name: p for name, p in sae.named_parameters() if name in sae.extras}
+    for name, tensor in extras.items():
+        tensor[ids] = tensor[living].mean() if name == "threshold" else 0.0
     if optimizer is None:
         return
-    for parameter in (sae.W_enc, sae.b_enc, sae.W_dec, *(getattr(sae, name) for name in extras)):
+    for parameter in (sae.W_enc, sae.b_enc, sae.W_dec, *extras.values()):
         for state in optimizer.state.get(parameter, {}).values():
             if isinstance(state, Tensor) and state.shape == parameter.shape:
                 state[ids] = 0.0

@@ -34,7 +34,7 @@ def initialize_(
         ValueError: an unknown ``encoder``.
     """
     if encoder not in ENCODER_INITS:
-        raise ValueError(f"encoder_init must be one of {ENCODER_INITS}, got {encoder!r}.")
+        raise ValueError(f"init.encoder must be one of {ENCODER_INITS}, got {encoder!r}.")
     W_dec.normal_(generator=generator)
     normalize_atoms_(W_dec)
     d_sae, d_model = W_dec.shape

@@ -1,6 +1,6 @@
 """The dictionary: x̄ = scale·(x − mean), z = act(W_enc(x̄ − b_dec) + b_enc), x̄̂ = z·W_dec + b_dec.
 
-What an activation adds (a threshold, the magnitude's gain and bias) are tensors beside these.
+All of inference is in this file: normalisation, the five activations, decoding.
 
 Shapes: `b` tokens, `d` d_model, `s` d_sae; `*n` any leading axes. A bar marks normalised units.
 """
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from saev.sae.activations import make_activation
+from saev.sae import pretrained
 from saev.sae.config import SAEConfig
 from saev.sae.initialize import initialize_
 
@@ -32,26 +32,33 @@ class SparseAutoencoder(nn.Module):
 
     mean: Tensor
     scale: Tensor
-    threshold: Tensor  # JumpReLU: (s,); BatchTopK: one number
-    r_mag: Tensor  # Gated
+    threshold: Tensor  # JumpReLU: (s,), trained; BatchTopK: one number, measured on data
+    r_mag: Tensor  # Gated: (s,)
     b_mag: Tensor
 
     def __init__(self, cfg: SAEConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.cfg = cfg
-        self.activation = make_activation(cfg)
         self.W_enc = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_model))
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
         self.W_dec = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_model))
         self.b_dec = nn.Parameter(torch.zeros(cfg.d_model))
         self.register_buffer("mean", torch.zeros(cfg.d_model))
         self.register_buffer("scale", torch.ones(()))
-        for name, extra in self.activation.extras(cfg.d_sae).items():
-            if extra.trained:
-                self.register_parameter(name, nn.Parameter(extra.start))
-            else:
-                self.register_buffer(name, extra.start)
+        match cfg.activation:
+            case "jump_relu":
+                self.threshold = nn.Parameter(torch.zeros(cfg.d_sae))
+            case "batch_topk":
+                self.register_buffer("threshold", torch.zeros(()))
+            case "gated":
+                self.r_mag = nn.Parameter(torch.zeros(cfg.d_sae))
+                self.b_mag = nn.Parameter(torch.zeros(cfg.d_sae))
         initialize_(self.W_enc, self.W_dec, "transpose", generator)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Names of the tensors that the activation adds: threshold, or r_mag and b_mag, or none."""
+        return tuple(name for name in ("threshold", "r_mag", "b_mag") if hasattr(self, name))
 
     def _apply(self, fn: Any, recurse: bool = True) -> "SparseAutoencoder":
         threshold = getattr(self, "threshold", None)
@@ -92,8 +99,27 @@ class SparseAutoencoder(nn.Module):
         return self.b_dec if self.cfg.subtract_b_dec else torch.zeros_like(self.b_dec)
 
     def activate(self, pre: Float[Tensor, "*n s"]) -> Float[Tensor, "*n s"]:
-        """Codes of pre-activations, each token on its own."""
-        return self.activation(pre, **{name: getattr(self, name) for name in self.activation.needs})
+        """Codes of pre-activations, each token on its own.
+
+        - relu: z = max(pre, 0).
+        - topk: that at the k largest pre-activations of each token, 0 elsewhere.
+        - jump_relu: z = pre where pre > max(θ, 0), else 0, with a trained θ for each latent
+          (Rajamanoharan et al. 2024, arXiv 2407.14435, eq. 4; θ itself is the parameter).
+        - batch_topk: the same with one measured θ, so that no token depends on the others of its
+          batch (Bussmann et al. 2024, arXiv 2412.06410, sec. 3).
+        - gated: z = max(exp(r_mag)·(pre − b_enc) + b_mag, 0) where pre > 0, else 0; b_enc is the
+          gate's bias (Rajamanoharan et al. 2024, arXiv 2404.16014, eq. 6 and 7).
+        """
+        match self.cfg.activation:
+            case "relu":
+                return pre.relu()
+            case "topk":
+                return top_k(pre, int(self.cfg.k or 0))
+            case "jump_relu" | "batch_topk":
+                return torch.where(pre > self.threshold.clamp_min(0), pre, 0.0)
+            case _:
+                magnitude = (self.r_mag.exp() * (pre - self.b_enc) + self.b_mag).relu()
+                return torch.where(pre > 0, magnitude, 0.0)
 
     def decode_normalized(self, z: Float[Tensor, "*n s"]) -> Float[Tensor, "*n d"]:
         """z·W_dec + b_dec, in normalised units."""
@@ -147,27 +173,46 @@ class SparseAutoencoder(nn.Module):
         fresh.mean.copy_(self.mean)
         fresh.scale.copy_(self.scale)
         if cfg.activation == self.cfg.activation:
-            for name in self.activation.extras(cfg.d_sae):
+            for name in self.extras:
                 getattr(fresh, name).data.copy_(getattr(self, name))
         return fresh.eval().requires_grad_(False)
 
     def save_pretrained(self, directory: str | Path) -> Path:
-        """Write ``config.json`` and ``weights.safetensors``; see ``saev.sae.pretrained``."""
-        from saev.sae.pretrained import save_pretrained
-
-        return save_pretrained(self, directory)
+        """Write ``config.json`` and ``weights.safetensors``, each whole or not at all; the folder."""
+        return pretrained.write(self.cfg, self.state_dict(), directory)
 
     @classmethod
     def from_pretrained(
         cls, source: str | Path, device: str | torch.device = "cpu"
     ) -> "SparseAutoencoder":
-        """Read a folder or a hub repository; see ``saev.sae.pretrained``."""
-        from saev.sae.pretrained import from_pretrained
+        """Read what ``save_pretrained`` wrote, from a folder or a hub id such as ``user/name``.
 
-        return from_pretrained(source, device)
+        Returns the dictionary in eval mode, without gradients; its codes equal the saved one's bit
+        for bit.
+
+        Raises:
+            UserError: nothing there, a pickle, a damaged file, a newer format, shapes that
+                contradict the config, a hub that does not answer.
+        """
+        export = pretrained.read(source)
+        sae = cls(export.cfg, torch.Generator())
+        export.check(sae.state_dict())
+        sae.to(export.tensors["W_enc"].dtype).load_state_dict(export.tensors)
+        return sae.to(device).eval().requires_grad_(False)
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
-        """Upload to the Hugging Face hub and return its URL; see ``saev.sae.pretrained``."""
-        from saev.sae.pretrained import push_to_hub
+        """Upload to the Hugging Face hub and return the repository's URL.
 
-        return push_to_hub(self, repo_id, private)
+        Raises:
+            UserError: the hub refuses or does not answer.
+        """
+        return pretrained.push(self.cfg, self.state_dict(), repo_id, private)
+
+
+def top_k(pre: Float[Tensor, "*n s"], k: int) -> Float[Tensor, "*n s"]:
+    """max(pre, 0) at the k largest entries of each token, 0 elsewhere.
+
+    Source: Gao et al. 2024 (arXiv 2406.04093), eq. 2, with the ReLU of their released models.
+    """
+    values, indices = pre.topk(k, dim=-1, sorted=False)
+    return torch.zeros_like(pre).scatter(-1, indices, values.relu())

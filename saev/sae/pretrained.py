@@ -1,20 +1,21 @@
 """Dictionaries on disk and on the hub: a folder with ``config.json`` and ``weights.safetensors``.
 
-The tensors are what the dictionary learned; how its input is normalised is data and stands as
+The tensors are what the dictionary learned; how its input is normalised is data and is kept as
 numbers in ``config.json`` under ``normalization``, exact to the bit. Nothing here can execute code
-from the file: pickles are refused.
+from the file: pickles are refused. Which tensors a config asks for, ``model`` knows.
 """
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from saev.errors import UserError
 from saev.sae.config import SAEConfig
-from saev.sae.model import SparseAutoencoder
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "weights.safetensors"
@@ -22,58 +23,77 @@ NORMALIZATION = ("mean", "scale")
 PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
 
 
-def save_pretrained(sae: SparseAutoencoder, directory: str | Path) -> Path:
-    """Write the folder; each file appears whole or not at all. Returns the folder."""
+class Export(NamedTuple):
+    """What a folder holds."""
+
+    folder: Path
+    cfg: SAEConfig
+    tensors: dict[str, Tensor]
+    """By their names in a state dict; the normalisation in float64, which holds every decimal."""
+
+    def check(self, expected: Mapping[str, Tensor]) -> None:
+        """Raises UserError unless names and shapes are those of ``expected``."""
+        where = self.folder / WEIGHTS_NAME
+        if wrong := sorted(set(expected) ^ set(self.tensors)):
+            state = "missing from" if wrong[0] in expected else "unexpected in"
+            raise UserError(f"{wrong[0]} is {state} {where}; export it again.")
+        for name, tensor in expected.items():
+            shape = tuple(self.tensors[name].shape)
+            if shape != tensor.shape and name in NORMALIZATION:
+                raise UserError(
+                    f"{self.folder / CONFIG_NAME} has {name} of shape {shape} where d_model is "
+                    f"{self.cfg.d_model}; export the dictionary again."
+                )
+            if shape != tensor.shape:
+                raise UserError(
+                    f"{where} has {name} of shape {shape} where {CONFIG_NAME} says "
+                    f"{tuple(tensor.shape)}; the two files do not belong together."
+                )
+
+
+def write(cfg: SAEConfig, tensors: Mapping[str, Tensor], directory: str | Path) -> Path:
+    """Write the folder; each file appears whole or not at all. Returns the folder.
+
+    Args:
+        tensors: a dictionary's state dict.
+    """
     from safetensors.torch import save
 
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
+    learned = {
         name: t.detach().cpu().contiguous()
-        for name, t in sae.state_dict().items()
+        for name, t in tensors.items()
         if name not in NORMALIZATION
     }
     # Python writes the shortest decimal that reads back as the same number.
-    normalization = {name: getattr(sae, name).tolist() for name in NORMALIZATION}
-    values = {**sae.cfg.to_dict(), "normalization": normalization}
+    normalization = {name: tensors[name].tolist() for name in NORMALIZATION}
+    values = {**cfg.to_dict(), "normalization": normalization}
     config = json.dumps(values, indent=2, sort_keys=True) + "\n"
     # The config comes last: a folder that has one is complete.
-    for name, content in ((WEIGHTS_NAME, save(tensors)), (CONFIG_NAME, config.encode())):
+    for name, content in ((WEIGHTS_NAME, save(learned)), (CONFIG_NAME, config.encode())):
         partial = folder / f"{name}.partial"
         partial.write_bytes(content)
         partial.replace(folder / name)
     return folder
 
 
-def from_pretrained(source: str | Path, device: str | torch.device = "cpu") -> SparseAutoencoder:
-    """Read what ``save_pretrained`` wrote, from a folder or a hub id such as ``user/name``.
-
-    Returns the dictionary in eval mode, without gradients; its codes equal the saved one's bit
-    for bit.
+def read(source: str | Path) -> Export:
+    """Read what ``write`` wrote, from a folder or a hub id such as ``user/name``.
 
     Raises:
-        UserError: nothing there, a pickle, a damaged file, a newer format, shapes that contradict
-            the config, a hub that does not answer.
+        UserError: nothing there, a pickle, a damaged file, a newer format, a hub that does not
+            answer.
     """
     folder = _local_folder(source)
     cfg, normalization = _read_config(folder / CONFIG_NAME)
-    tensors = _read_weights(folder / WEIGHTS_NAME)
-    sae = SparseAutoencoder(cfg, torch.Generator())
-    learned = {name: t for name, t in sae.state_dict().items() if name not in NORMALIZATION}
-    _check_tensors(learned, tensors, folder)
-    sae.to(tensors["W_enc"].dtype).load_state_dict(tensors, strict=False)
-    for name, value in normalization.items():
-        buffer = getattr(sae, name)
-        if value.shape != buffer.shape:
-            raise UserError(
-                f"{folder / CONFIG_NAME} has {name} of shape {tuple(value.shape)} where d_model is "
-                f"{cfg.d_model}; export the dictionary again."
-            )
-        buffer.copy_(value)
-    return sae.to(device).eval().requires_grad_(False)
+    learned = _read_weights(folder / WEIGHTS_NAME)
+    if stray := [name for name in NORMALIZATION if name in learned]:
+        raise UserError(f"{stray[0]} is unexpected in {folder / WEIGHTS_NAME}; export it again.")
+    return Export(folder, cfg, {**learned, **normalization})
 
 
-def push_to_hub(sae: SparseAutoencoder, repo_id: str, private: bool = False) -> str:
+def push(cfg: SAEConfig, tensors: Mapping[str, Tensor], repo_id: str, private: bool) -> str:
     """Upload to the Hugging Face hub and return the repository's URL.
 
     Raises:
@@ -85,7 +105,7 @@ def push_to_hub(sae: SparseAutoencoder, repo_id: str, private: bool = False) -> 
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            save_pretrained(sae, folder)
+            write(cfg, tensors, folder)
             api.upload_folder(repo_id=repo_id, folder_path=folder)
     except Exception as error:  # the hub's errors have no useful common base
         raise UserError(
@@ -159,15 +179,3 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged; export or download the dictionary again.") from error
-
-
-def _check_tensors(expected: dict[str, Tensor], found: dict[str, Tensor], folder: Path) -> None:
-    if wrong := sorted(set(expected) ^ set(found)):
-        state = "missing from" if wrong[0] in expected else "unexpected in"
-        raise UserError(f"{wrong[0]} is {state} {folder / WEIGHTS_NAME}; export it again.")
-    for name, tensor in expected.items():
-        if found[name].shape != tensor.shape:
-            raise UserError(
-                f"{folder / WEIGHTS_NAME} has {name} of shape {tuple(found[name].shape)} where "
-                f"{CONFIG_NAME} says {tuple(tensor.shape)}; the two files do not belong together."
-            )

@@ -1,4 +1,4 @@
-"""Steps with gradients: straight-through estimators for thresholds.
+"""Straight-through gradients for JumpReLU thresholds.
 
 Inside the window |pre − θ| < ε/2 of a threshold a jump is treated as a ramp of width ε; averaged
 over tokens this estimates the derivative of the expected value (Rajamanoharan et al. 2024,
@@ -46,7 +46,7 @@ class _JumpReLU(torch.autograd.Function):
         return grad_pre.to(pre.dtype), _to_threshold(-jump, threshold), None, None
 
 
-class _Step(torch.autograd.Function):
+class _Heaviside(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float, to_input: bool
@@ -82,7 +82,7 @@ def jump_relu(
     return _JumpReLU.apply(pre, threshold.clamp_min(0), bandwidth, to_input)
 
 
-def step(
+def heaviside(
     pre: Float[Tensor, "*n s"],
     threshold: Float[Tensor, " s"],
     bandwidth: float | int,
@@ -93,4 +93,4 @@ def step(
     Gradients: ∂/∂θ = −(1/ε)·K((pre − θ)/ε), and ∂/∂pre = 0 or with ``to_input`` the same with the
     other sign.
     """
-    return _Step.apply(pre, threshold.clamp_min(0), bandwidth, to_input)
+    return _Heaviside.apply(pre, threshold.clamp_min(0), bandwidth, to_input)

@@ -1,1 +1,4 @@
-"""Tests, corrections for many tests, bootstrap intervals."""
+"""Statistics: tests, corrections for many tests, intervals.
+
+tests: rank p, sign flips, intervals and effect sizes
+"""

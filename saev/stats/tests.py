@@ -1,25 +1,31 @@
-"""Tests, intervals and effect sizes of a controlled experiment; scipy does the work.
+"""Permutation tests and effect sizes; scipy does the work.
 
 Suffixes: r draws of a control, n images, h hypotheses.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-N_BOOTSTRAP = 2000
 N_FLIPS = 9999
-ROUNDING = 1e-9
-"""Relative: 22 / 0.05 must not need a draw more than 440 − 1 because of the last bit."""
 
 
-def rank_p(observed: float, null: Float[np.ndarray, " r"]) -> float:
+def rank_p(
+    observed: float | Float[np.ndarray, "*k"], null: Float[np.ndarray, " r"], rounding: float = 0.0
+) -> Float[np.ndarray, "*k"]:
     """p = (1 + #{null ≥ observed}) / (R + 1): exact when the observed one is exchangeable with the
-    draws (Phipson & Smyth 2010). Never below 1 / (R + 1)."""
-    return (1 + int((null >= observed).sum())) / (len(null) + 1)
+    draws (Phipson & Smyth 2010). Never below 1 / (R + 1); nan where either side is nan.
+
+    ``rounding``: an observed value that is smaller by less counts as equal, where the two sides were
+    not computed to the same last bit.
+    """
+    observed_k = np.asarray(observed)
+    n_at_least = len(null) - np.searchsorted(np.sort(null), observed_k - rounding)
+    known = ~(np.isnan(observed_k) | np.isnan(null).any())
+    return np.where(known, (1 + n_at_least) / (1 + len(null)), np.nan)
 
 
 def tie_broken_p(observed: float, null: Float[np.ndarray, " r"], rng: np.random.Generator) -> float:
@@ -28,17 +34,6 @@ def tie_broken_p(observed: float, null: Float[np.ndarray, " r"], rng: np.random.
     checks of uniformity, not for tests: the same data would give two answers."""
     above, level = int((null > observed).sum()), int((null == observed).sum())
     return (above + float(rng.random()) * (1 + level)) / (len(null) + 1)
-
-
-def draws_needed(alpha: float, n_hypotheses: int) -> int:
-    """Draws R for which 1 / (R + 1) ≤ α / h: only then can a single true hypothesis survive
-    Benjamini–Hochberg over h."""
-    return math.ceil(n_hypotheses / alpha - ROUNDING) - 1
-
-
-def images_needed(alpha: float, n_hypotheses: int) -> int:
-    """Images n for which a sign-flip test can reach α / h: 2⁻ⁿ ≤ α / h."""
-    return math.ceil(math.log2(n_hypotheses / alpha) - ROUNDING)
 
 
 def max_null(
@@ -53,11 +48,6 @@ def max_null(
         return null
     picks = np.stack([rng.choice(len(null), n_best_of, replace=False) for _ in range(len(null))])
     return null[picks].max(1)
-
-
-def benjamini_hochberg(p: Sequence[float]) -> Float[np.ndarray, " h"]:
-    """Adjusted p-values: those below α make a false-discovery rate of α."""
-    return stats.false_discovery_control(np.asarray(p, float)) if len(p) else np.zeros(0)
 
 
 def sign_flip_p(differences: Float[np.ndarray, " n"], seed: int = 0) -> float:
@@ -78,27 +68,6 @@ def sign_flip_p(differences: Float[np.ndarray, " n"], seed: int = 0) -> float:
         rng=np.random.default_rng(seed),
     )
     return float(result.pvalue)
-
-
-def bootstrap_interval(
-    effect_of: Callable[[np.ndarray], np.ndarray],
-    n_images: int,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """Percentile interval and standard error of an effect under resampling of images.
-
-    ``effect_of`` maps weights (r, n), how often each image was drawn, to effects (r,); draws without
-    an effect (NaN) are left out.
-    """
-    rng = np.random.default_rng(seed)
-    weights_rn = rng.multinomial(n_images, np.full(n_images, 1 / n_images), N_BOOTSTRAP)
-    effects = effect_of(weights_rn.astype(np.float64))
-    effects = effects[~np.isnan(effects)]
-    if not len(effects):
-        return math.nan, math.nan, math.nan
-    low, high = np.quantile(effects, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high), float(effects.std())
 
 
 def cliffs_delta(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"]) -> float:

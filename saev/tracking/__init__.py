@@ -1,4 +1,12 @@
-"""The MLflow store and its runs, and where a result came from.
+"""Tracking: the MLflow store, its runs, provenance.
+
+run: one MLflow run per command, or none
+mlflow_store: the one place that opens the store
+sweeps: a sweep read back from the store, and the model registry
+lightning_logger: Lightning's logger in a run that the command owns
+provenance: code, versions and files behind a result
+rank: which process of a distributed run this is
+ui: the MLflow UI on this machine
 
 Importing this package imports neither mlflow nor Lightning.
 """

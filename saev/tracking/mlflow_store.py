@@ -1,4 +1,4 @@
-"""The one place that opens the MLflow store."""
+"""MLflow store: the one place that opens it."""
 
 import logging
 from contextlib import contextmanager

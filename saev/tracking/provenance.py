@@ -1,4 +1,4 @@
-"""Where a result came from: code, versions, files."""
+"""Provenance of a result: code, versions, files."""
 
 import hashlib
 import os

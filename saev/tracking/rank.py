@@ -1,4 +1,4 @@
-"""Which process of a distributed run this is."""
+"""Rank of this process in a distributed run."""
 
 import os
 

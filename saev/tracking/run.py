@@ -1,4 +1,4 @@
-"""One MLflow run per command, or none."""
+"""MLflow run: one per command, or none."""
 
 import logging
 import os

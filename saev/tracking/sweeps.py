@@ -1,4 +1,4 @@
-"""Reading a sweep back from the MLflow store, and its model registry."""
+"""Sweeps read back from the MLflow store, and its model registry."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,43 +1,131 @@
-"""Arguments of ``SAETraining`` that are out of range, refused before any data is read."""
+"""Arguments of ``SAETraining``: its three nodes, and what is refused before any data is read."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from saev.sae import SAEConfig
-from saev.sae.decoders import ArchetypalAtoms, FrozenAtoms, UnitAtoms
+from saev.sae.atoms import ArchetypalAtoms, FrozenAtoms, UnitAtoms
 from saev.sae.initialize import ATOM_INITS, BIAS_INITS, ENCODER_INITS
 from saev.sae.objectives import Objective
-from saev.training.schedules import DECAY_SHAPES
+
+DECAY_SHAPES = ("linear", "cosine")
+
+Node = TypeVar("Node")
 
 
-def check_arguments(arguments: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Initialization:
+    """Where weights start; see ``saev.sae.initialize``."""
+
+    encoder: str
+    """"transpose", "unit_gain" or "kaiming"."""
+    bias: str
+    """b_dec: "mean", "geometric_median" or "zero" of the starting pool."""
+    atoms: str = "random"
+    """"random", or "data": directions of inputs; encoder rows follow."""
+
+    def __post_init__(self) -> None:
+        _one_of("init.encoder", self.encoder, ENCODER_INITS)
+        _one_of("init.bias", self.bias, BIAS_INITS)
+        _one_of("init.atoms", self.atoms, ATOM_INITS)
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The course of the optimiser's learning rate."""
+
+    warmup_steps: int
+    """It rises linearly from 0 over so many steps."""
+    decay_fraction: float | int
+    """It falls to 0 over this last part of the run."""
+    decay_shape: str = "linear"
+    """Or "cosine"."""
+    reference_width: int | None = None
+    """The optimiser's rate is that of a dictionary with so many latents; it is multiplied by
+    √(reference_width / d_sae) (Gao et al. 2024, A.3). None: it is that of this one."""
+
+    def __post_init__(self) -> None:
+        _not_negative("learning_rate.warmup_steps", self.warmup_steps)
+        if not 0 <= self.decay_fraction <= 1:
+            raise ValueError(
+                f"model.learning_rate.decay_fraction must lie in [0, 1], got {self.decay_fraction}."
+            )
+        _one_of("learning_rate.decay_shape", self.decay_shape, DECAY_SHAPES)
+        _positive_count("learning_rate.reference_width", self.reference_width)
+
+
+@dataclass(frozen=True)
+class JumpReLUTraining:
+    """How the thresholds of JumpReLU are trained."""
+
+    start_threshold: float | int | None
+    """Normalised units; None: all where the L0 is k on the starting pool, or at 0.001·√d (the
+    source's, in our units) without a k."""
+    bandwidth: float | int
+    """Width of the ramp that gives thresholds a gradient, normalised units."""
+    jump_to_input: bool = False
+    """Whether the jump has a gradient towards the pre-activation, too."""
+    threshold_lr_factor: float | int = 1.0
+    """Thresholds learn so many times faster than the rest: a step of Adam moves every number by
+    about the learning rate, and thresholds are large numbers."""
+
+    def __post_init__(self) -> None:
+        if self.start_threshold is not None:
+            _not_negative("jump_relu.start_threshold", self.start_threshold)
+        for name in ("bandwidth", "threshold_lr_factor"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"model.jump_relu.{name} must be positive, got {getattr(self, name)}."
+                )
+
+
+def node(kind: type[Node], name: str, values: Node | Mapping[str, Any]) -> Node:
+    """``values`` as the dataclass ``kind``, of which they may be the fields.
+
+    Raises:
+        ValueError: a field that is missing or unknown, with the config key.
+    """
+    if isinstance(values, kind):
+        return values
+    assert isinstance(values, Mapping)
+    known = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
+    if unknown := [key for key in values if key not in known]:
+        allowed = ", ".join(known)
+        raise ValueError(f"model.{name}.{unknown[0]} is unknown; model.{name} takes {allowed}.")
+    try:
+        return kind(**values)
+    except TypeError as error:  # its message names what is missing
+        raise ValueError(f"model.{name} is not complete: {error}.") from error
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        choices = ", ".join(allowed)
+        raise ValueError(f"model.{name} must be one of {choices}, got {value!r}.")
+
+
+def _not_negative(name: str, value: float | int) -> None:
+    if not value >= 0:
+        raise ValueError(f"model.{name} must be 0 or more, got {value}.")
+
+
+def _positive_count(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"model.{name} must be at least 1, got {value}.")
+
+
+def check_dead_latents(
+    dead_after_tokens: int, aux_coefficient: float | int, k_aux: int | None
+) -> None:
     """Raises ValueError with the config key, the value and what is allowed."""
-    for name in ("l1_coefficient", "aux_coefficient", "l1_warmup_steps", "lr_warmup_steps"):
-        if not arguments[name] >= 0:
-            raise ValueError(f"model.{name} must be 0 or more, got {arguments[name]}.")
-    for name in ("dead_after_tokens", "k_aux", "lr_reference_width"):
-        value = arguments[name]
-        if value is not None and value < 1:
-            raise ValueError(f"model.{name} must be at least 1, got {value}.")
-    fraction = arguments["lr_decay_fraction"]
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"model.lr_decay_fraction must lie in [0, 1], got {fraction}.")
-    for name in ("bandwidth", "threshold_lr_factor"):
-        if not arguments[name] > 0:
-            raise ValueError(f"model.{name} must be positive, got {arguments[name]}.")
-    for name, allowed in (
-        ("bias_init", BIAS_INITS),
-        ("encoder_init", ENCODER_INITS),
-        ("atom_init", ATOM_INITS),
-        ("lr_decay_shape", DECAY_SHAPES),
-    ):
-        if arguments[name] not in allowed:
-            choices = ", ".join(allowed)
-            raise ValueError(f"model.{name} must be one of {choices}, got {arguments[name]!r}.")
+    _not_negative("aux_coefficient", aux_coefficient)
+    _positive_count("dead_after_tokens", dead_after_tokens)
+    _positive_count("k_aux", k_aux)
 
 
 def check_optimizer(make: Callable[..., Optimizer]) -> None:
@@ -51,7 +139,7 @@ def check_optimizer(make: Callable[..., Optimizer]) -> None:
         raise ValueError(f"model.optimizer cannot be built: {error}.") from error
 
 
-def check_end(arguments: Mapping[str, Any], objective: Objective, n_steps: float | int) -> None:
+def check_end(rate: LearningRate, objective: Objective, n_steps: float | int) -> None:
     """Raises ValueError where a schedule needs to know the end of a run that has none.
 
     Args:
@@ -60,7 +148,7 @@ def check_end(arguments: Mapping[str, Any], objective: Objective, n_steps: float
     if 0 < n_steps < float("inf"):
         return
     for kind, needs_end in (
-        ("model.lr_decay_fraction", arguments["lr_decay_fraction"] > 0),
+        ("model.learning_rate.decay_fraction", rate.decay_fraction > 0),
         (type(objective).__name__, objective.needs_end),
     ):
         if needs_end:
@@ -79,7 +167,7 @@ def count_latents(d_model: int, d_sae: int | None, expansion: float | int | None
 
 
 def make_config(
-    d_model: int, d_sae: int, activation: str, k: int | float | None, subtract_b_dec: bool = True
+    d_model: int, d_sae: int, activation: str, k: int | float | None, subtract_b_dec: bool
 ) -> SAEConfig:
     """The config, or its ValueError with the config key in front."""
     try:
@@ -88,56 +176,51 @@ def make_config(
         raise ValueError(f"model.{error}") from error
 
 
+NEEDS_OBJECTIVE = {"jump_relu": "thresholds", "gated": "gate"}
+
+
 def check_together(
     cfg: SAEConfig,
-    objective: Objective | None,
+    objective: Objective,
     decoder: UnitAtoms,
-    arguments: Mapping[str, Any],
+    jump_relu: JumpReLUTraining | None,
+    init: Initialization,
 ) -> None:
     """Raises ValueError with the reason where two choices make no sense together."""
-    if objective is not None:
-        try:
-            objective.check(cfg)
-        except ValueError as error:
-            raise ValueError(f"model.{error}") from error
-        if arguments["l1_coefficient"] > 0:
-            raise ValueError(
-                "model.l1_coefficient has no effect beside model.objective, got "
-                f"{arguments['l1_coefficient']}; set the objective's own coefficient."
-            )
-    elif cfg.activation in NEEDS_OBJECTIVE:
+    if not isinstance(objective, Objective):
+        raise ValueError(
+            f"model.objective must name a class of saev.sae.objectives as _target_, got {objective}; "
+            "where an experiment sets keys of another objective, choose its model or set it to null."
+        )
+    try:
+        objective.check(cfg)
+    except ValueError as error:
+        raise ValueError(f"model.{error}") from error
+    if cfg.activation in NEEDS_OBJECTIVE and type(objective) is Objective:
         raise ValueError(
             f"model.objective must be given for activation={cfg.activation}: without it nothing "
             f"trains its {NEEDS_OBJECTIVE[cfg.activation]}; see conf/model/{cfg.activation}.yaml."
         )
-    if cfg.activation != "jump_relu":
-        for name, default in (("start_threshold", None), ("jump_to_input", False)):
-            if arguments[name] != default:
-                raise ValueError(
-                    f"model.{name} is for activation=jump_relu, got {arguments[name]} with "
-                    f"activation={cfg.activation}."
-                )
-    elif (start := arguments["start_threshold"]) is not None and not start >= 0:
-        raise ValueError(f"model.start_threshold must be 0 or more, got {start}.")
-    _check_decoder(cfg, objective, decoder, arguments)
-
-
-NEEDS_OBJECTIVE = {"jump_relu": "thresholds", "gated": "gate"}
-
-
-def _check_decoder(
-    cfg: SAEConfig, objective: Objective | None, decoder: UnitAtoms, arguments: Mapping[str, Any]
-) -> None:
+    if cfg.activation == "jump_relu" and jump_relu is None:
+        raise ValueError(
+            "model.jump_relu must be given for activation=jump_relu; see conf/model/jump_relu.yaml."
+        )
+    if cfg.activation != "jump_relu" and jump_relu is not None:
+        raise ValueError(
+            f"model.jump_relu is for activation=jump_relu, got {jump_relu} with "
+            f"activation={cfg.activation}."
+        )
     kind = type(decoder).__name__
-    weighted = objective.norm_weighted if objective is not None else True
-    if not decoder.unit and (cfg.activation not in ("relu", "jump_relu") or not weighted):
+    if not decoder.unit and not (
+        cfg.activation in ("relu", "jump_relu") and objective.norm_weighted
+    ):
         raise ValueError(
             f"model.decoder={kind} lets atoms have any norm, which activation={cfg.activation} with "
             "this objective does not count in; use it with relu or jump_relu and an objective "
-            "whose penalty is weighted by norms (L1, TanhPenalty)."
+            "whose penalty is weighted by norms (L1Penalty, TanhPenalty)."
         )
-    if isinstance(decoder, FrozenAtoms | ArchetypalAtoms) and arguments["atom_init"] != "random":
+    if isinstance(decoder, FrozenAtoms | ArchetypalAtoms) and init.atoms != "random":
         raise ValueError(
-            f"model.atom_init={arguments['atom_init']} has no effect with model.decoder={kind}, "
-            "which has a start of its own."
+            f"model.init.atoms={init.atoms} has no effect with model.decoder={kind}, which has a "
+            "start of its own."
         )

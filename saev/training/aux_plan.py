@@ -1,4 +1,4 @@
-"""When AuxK has to be computed, decided without asking the device at every step."""
+"""AuxK schedule: when it has to be computed, decided without asking the device at every step."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ class AuxPlan(NamedTuple):
 def make_plan(
     since_fired: Int[Tensor, " s"], dead_after_tokens: int, step: int, n_tokens: int
 ) -> AuxPlan:
-    """Look ``HORIZON_STEPS`` ahead: who is silent for long enough to be dead by then?
+    """Look ``HORIZON_STEPS`` ahead: which latents may be inactive for long enough to be dead by then?
 
     The number is rounded up to a power of two, so that shapes change rarely. Reads one number from
     the device.
@@ -40,5 +40,5 @@ def make_plan(
 
 
 def candidates(since_fired: Int[Tensor, " s"], n: int) -> Int[Tensor, " n"]:
-    """The n latents that have been silent longest, which include every dead one."""
+    """The n latents that have been inactive longest, which include every dead one."""
     return torch.sort(since_fired, descending=True, stable=True).indices[:n]

@@ -1,4 +1,4 @@
-"""Fitting a baseline for a command, as a dictionary is trained: recorded activations, fit, evaluation."""
+"""Baseline fitting for a command: recorded activations, fit, evaluation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,6 @@ from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.cli.console import override, print_next
 from saev.errors import UserError
-from saev.evaluation.report import evaluate_and_report
 from saev.recording.record_activations import activations_for, identity
 from saev.sae.baselines import Baseline
 from saev.tracking import Tracking, is_main_process
@@ -49,6 +48,8 @@ def fit_baseline_dictionary(
     folder = sae.save_pretrained(out_dir / "sae")
     tracking.log_artifact(folder, "sae")
     tracking.set_tags({"saev.sha256.manifest": manifest.sha256, **sae_tags(folder)})
+    from saev.evaluation.report import evaluate_and_report
+
     metrics = evaluate_and_report(
         sae, backbone, source, cfg.evaluation, cfg.trainer.accelerator, out_dir, tracking
     )

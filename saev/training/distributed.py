@@ -1,4 +1,4 @@
-"""The few things training must know of the other ranks; one process is rank 0 of 1."""
+"""Distributed training: the few things to know of the other ranks; one process is rank 0 of 1."""
 
 import torch
 import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""Training one dictionary with Lightning, from recorded activations to an exported folder."""
+"""Fit of one dictionary with Lightning, from recorded activations to an exported folder."""
 
 import logging
 import pickle

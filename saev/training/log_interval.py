@@ -1,4 +1,4 @@
-"""When Lightning hands what is logged to the loggers."""
+"""Log interval: when Lightning hands what is logged to the loggers."""
 
 import lightning as L
 

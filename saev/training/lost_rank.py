@@ -1,4 +1,4 @@
-"""One sentence when another process of the run has died."""
+"""Lost rank: one sentence when another process of the run has died."""
 
 import os
 import sys

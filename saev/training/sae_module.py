@@ -1,10 +1,10 @@
-"""Training of one sparse autoencoder.
+"""LightningModule that trains one sparse autoencoder.
 
 Shapes: `b` tokens, `d` d_model, `s` d_sae, `n` tokens of the starting pool.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import lightning as L
@@ -16,25 +16,30 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from saev.metrics import ReconstructionMetrics
 from saev.sae import SparseAutoencoder
+from saev.sae.atoms import UnitAtoms, fold_norms_
+from saev.sae.auxk import auxk, default_k_aux
 from saev.sae.dead import advance_since_fired, dead_latents
-from saev.sae.decoders import UnitAtoms, fold_norms_
-from saev.sae.forward import Encoding, Pass
+from saev.sae.encode import BatchCodes, Encoding
 from saev.sae.initialize import (
     initialize_,
     normalize_atoms_,
     point_atoms_at_data_,
     pool_center,
 )
-from saev.sae.losses import auxk, default_k_aux, l1
-from saev.sae.objectives import L1, Objective, Step
+from saev.sae.objectives import Objective, Step
+from saev.sae.objectives.l1 import l1
 from saev.sae.threshold import threshold_for
 from saev.training.arguments import (
-    check_arguments,
+    Initialization,
+    JumpReLUTraining,
+    LearningRate,
+    check_dead_latents,
     check_end,
     check_optimizer,
     check_together,
     count_latents,
     make_config,
+    node,
 )
 from saev.training.aux_plan import AuxPlan, candidates, make_plan
 from saev.training.distributed import (
@@ -46,7 +51,7 @@ from saev.training.distributed import (
     world_size,
 )
 from saev.training.log_interval import is_logged
-from saev.training.schedules import learning_rate
+from saev.training.schedules import rate_factor
 
 CODES_AT_ONCE = 2**26
 """Codes held at once in validation: 256 MB."""
@@ -56,8 +61,15 @@ THRESHOLD_SHARE = 0.1
 some ten steps behind. The one that is exported is measured afterwards."""
 
 
+CONSTANT = LearningRate(warmup_steps=0, decay_fraction=0)
+"""The learning rate that the optimiser was built with, throughout."""
+
+NOT_PLAIN = ["optimizer", "objective", "decoder", "init", "jump_relu", "learning_rate"]
+"""Arguments that may be objects; the last three are kept as their fields."""
+
+
 @runtime_checkable
-class Batch(Protocol):
+class ActivationBatch(Protocol):
     """What a batch must have: raw activations."""
 
     @property
@@ -91,31 +103,18 @@ class SAETraining(L.LightningModule):
         d_model: width of the activations.
         optimizer: builds the optimiser from parameters, e.g. a partial of ``torch.optim.Adam``.
         activation: one of ``saev.sae.config.ACTIVATIONS``.
-        dead_after_tokens: a latent silent for so many tokens, over all ranks, is dead.
+        dead_after_tokens: a latent inactive for so many tokens, over all ranks, is dead.
+        init: where weights start, an ``Initialization`` or its fields.
         k: latents per token, see ``SAEConfig.k``.
         d_sae: number of latents.
         expansion: d_sae as a multiple of d_model, where ``d_sae`` is not given.
-        objective: what is minimised, see ``saev.sae.objectives``; None: L1 as the next two say.
-        l1_coefficient: weight of Σ z; only without an ``objective``.
-        l1_warmup_steps: the weight rises linearly from 0 over so many steps.
-        decoder: how atoms are parameterised, see ``saev.sae.decoders``; None: free directions.
-        encoder_init: "transpose", "unit_gain" or "kaiming", see ``saev.sae.initialize``.
-        atom_init: "random", or "data": directions of inputs; encoder rows follow.
-        bias_init: "mean", "geometric_median" or "zero": where b_dec starts.
+        objective: what is minimised, see ``saev.sae.objectives``; None: the squared error alone.
+        decoder: how atoms are parameterised, see ``saev.sae.atoms``; None: free directions.
         subtract_b_dec: whether the encoder sees x̄ − b_dec or x̄.
-        start_threshold: where JumpReLU's thresholds start, normalised units; None: all where the
-            L0 is k on the starting pool, or at 0.001·√d (the source's, in our units) without a k.
-        bandwidth: width of the ramp that gives thresholds a gradient, normalised units.
-        jump_to_input: whether the jump has a gradient towards the pre-activation, too.
-        threshold_lr_factor: JumpReLU's thresholds learn so many times faster than the rest: a step of
-            Adam moves every number by about the learning rate, and thresholds are large numbers.
         aux_coefficient: weight of AuxK; 0 leaves it out.
         k_aux: dead latents that explain each token's error; None: power of two nearest d_model / 2.
-        lr_warmup_steps: the learning rate rises linearly from 0 over so many steps.
-        lr_decay_fraction: the learning rate falls to 0 over this last part of the run.
-        lr_decay_shape: "linear" or "cosine".
-        lr_reference_width: the optimiser's learning rate is that of a dictionary with so many
-            latents; it is multiplied by √(lr_reference_width / d_sae) (Gao et al. 2024, A.3).
+        jump_relu: a ``JumpReLUTraining`` or its fields; for that activation and no other.
+        learning_rate: a ``LearningRate`` or its fields; None: constant.
 
     Raises:
         ValueError: an argument is out of range, or two do not go together; one sentence with the
@@ -128,48 +127,48 @@ class SAETraining(L.LightningModule):
         optimizer: Callable[..., Optimizer],
         activation: str,
         dead_after_tokens: int,
+        init: Initialization | Mapping[str, Any],
         k: int | float | None = None,
         d_sae: int | None = None,
         expansion: float | int | None = None,
         objective: Objective | None = None,
-        l1_coefficient: float | int = 0.0,
-        l1_warmup_steps: int = 0,
         decoder: UnitAtoms | None = None,
-        encoder_init: str = "transpose",
-        atom_init: str = "random",
-        bias_init: str = "mean",
         subtract_b_dec: bool = True,
-        start_threshold: float | int | None = None,
-        bandwidth: float | int = 1.0,
-        jump_to_input: bool = False,
-        threshold_lr_factor: float | int = 1.0,
         aux_coefficient: float | int = 0.0,
         k_aux: int | None = None,
-        lr_warmup_steps: int = 0,
-        lr_decay_fraction: float | int = 0.0,
-        lr_decay_shape: str = "linear",
-        lr_reference_width: int | None = None,
+        jump_relu: JumpReLUTraining | Mapping[str, Any] | None = None,
+        learning_rate: LearningRate | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        # A partial or a module inside a checkpoint would make it unreadable with weights_only=True.
-        self.save_hyperparameters(ignore=["optimizer", "objective", "decoder"], logger=False)
-        check_arguments(self.hparams)
+        check_dead_latents(dead_after_tokens, aux_coefficient, k_aux)
         check_optimizer(optimizer)
         self._make_optimizer = optimizer
+        self.init = node(Initialization, "init", init)
+        self.rate = node(
+            LearningRate, "learning_rate", CONSTANT if learning_rate is None else learning_rate
+        )
+        self.jump = None if jump_relu is None else node(JumpReLUTraining, "jump_relu", jump_relu)
         n_latents = count_latents(d_model, d_sae, expansion)
         cfg = make_config(d_model, n_latents, activation, k, subtract_b_dec)
-        self.decoder = decoder or UnitAtoms()
-        check_together(cfg, objective, self.decoder, self.hparams)
-        self.objective = objective or L1(l1_coefficient, l1_warmup_steps)
+        self.objective, self.decoder = objective or Objective(), decoder or UnitAtoms()
+        check_together(cfg, self.objective, self.decoder, self.jump, self.init)
         self.k_aux = min(k_aux if k_aux is not None else default_k_aux(d_model), n_latents)
+        # Plain values only: a checkpoint is opened with weights_only=True.
+        self.save_hyperparameters(ignore=NOT_PLAIN, logger=False)
+        self.hparams.update(
+            init=asdict(self.init),
+            learning_rate=asdict(self.rate),
+            jump_relu=self.jump and asdict(self.jump),
+        )
 
         self.sae = SparseAutoencoder(cfg)
-        initialize_(self.sae.W_enc, self.sae.W_dec, encoder_init)
+        initialize_(self.sae.W_enc, self.sae.W_dec, self.init.encoder)
         self.decoder.attach(self.sae)
-        if activation == "jump_relu":
-            paper = 0.001 * d_model**0.5
-            self.sae.threshold.data.fill_(paper if start_threshold is None else start_threshold)
-        self.encoding = Encoding(bandwidth, jump_to_input, gather_rows)
+        self.encoding = Encoding(gather=gather_rows)
+        if self.jump is not None:
+            start, paper = self.jump.start_threshold, 0.001 * d_model**0.5
+            self.sae.threshold.data.fill_(paper if start is None else start)
+            self.encoding = Encoding(self.jump.bandwidth, self.jump.jump_to_input, gather_rows)
         self.averaged: dict[str, Tensor] | None = None
         self.val_metrics = ReconstructionMetrics(d_model, n_latents)
         self.val_all_metrics = ReconstructionMetrics(d_model, n_latents)
@@ -207,38 +206,40 @@ class SAETraining(L.LightningModule):
                 f"{self.sae.cfg.max_norm}; raise tokens.max_norm."
             )
         pool_bar = self.sae.normalize(normal)
-        self.sae.b_dec.copy_(pool_center(pool_bar, self.hparams["bias_init"]))
-        if self.hparams["atom_init"] == "data":
+        self.sae.b_dec.copy_(pool_center(pool_bar, self.init.bias))
+        if self.init.atoms == "data":
             centred = pool_bar - self.sae.b_dec
             point_atoms_at_data_(self.sae.W_enc, self.sae.W_dec, centred)
         self.decoder.start_from(self.sae, pool_bar)
+        given = self.jump is not None and self.jump.start_threshold is not None
         k, threshold = self.sae.cfg.k, getattr(self.sae, "threshold", None)
-        if threshold is not None and k is not None and self.hparams["start_threshold"] is None:
+        if threshold is not None and k is not None and not given:
             threshold.fill_(threshold_for(self.sae, [normal], k))
 
     def check_length(self, n_steps: float | int) -> None:
         """Raises ValueError where a schedule needs to know the end of a run that has none."""
-        check_end(self.hparams, self.objective, n_steps)
+        check_end(self.rate, self.objective, n_steps)
 
     def configure_optimizers(self) -> Any:
         total = self.trainer.estimated_stepping_batches
         self.check_length(total)
         if total > 0:
             self._total_steps = float(total)
-        rate = learning_rate(total, self.sae.cfg.d_sae, self.hparams)
+        rate = rate_factor(total, self.sae.cfg.d_sae, self.rate)
         threshold = [p for name, p in self.named_parameters() if name == "sae.threshold"]
         trained = [p for p in self.parameters() if p.requires_grad and p not in set(threshold)]
         groups, rates = [{"params": trained}], [rate]
-        if threshold:
+        if threshold and self.jump is not None:
             groups.append({"params": threshold})
-            rates.append(lambda step: self.hparams["threshold_lr_factor"] * rate(step))
+            faster = self.jump.threshold_lr_factor
+            rates.append(lambda step: faster * rate(step))
         optimizer = self._make_optimizer(groups)  # pyright: ignore[reportArgumentType]
         scheduler = {"scheduler": LambdaLR(optimizer, rates), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     # --- training ----------------------------------------------------------------------------
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: ActivationBatch, batch_idx: int) -> dict[str, Any]:
         x_bar = self.sae.normalize(batch.acts)
         step = Step(
             x_bar,
@@ -250,20 +251,20 @@ class SAETraining(L.LightningModule):
             seed=torch.initial_seed(),
             mean_over_ranks=mean_over_ranks,
         )
-        out, terms, error_b, codes = self.objective(self.sae, step)
+        x_hat, codes, terms, error_b = self.objective(self.sae, step)
         if self.hparams["aux_coefficient"] > 0:
             weight = self.hparams["aux_coefficient"] * self.sae.cfg.d_model
-            terms["aux"] = weight * self._aux_loss(step, out)
+            terms["aux"] = weight * self._aux_loss(step, x_hat)
         loss = torch.stack(list(terms.values())).sum()
         if codes.threshold is not None:
             self.sae.threshold.lerp_(codes.threshold.to(self.sae.threshold), THRESHOLD_SHARE)
-        self._count_firing(out, len(x_bar))
+        self._count_firing(codes, len(x_bar))
         # What only serves the log is computed in the steps that are logged.
         if is_logged(self.trainer, self.global_step + 1):
-            self._log_step(loss, terms, step, out)
-        return {"loss": loss, "step": StepOutput(error_b.detach(), out.firing_counts())}
+            self._log_step(loss, terms, step, x_hat, codes)
+        return {"loss": loss, "step": StepOutput(error_b.detach(), codes.firing_counts())}
 
-    def _aux_loss(self, step: Step, out: Pass) -> Float[Tensor, ""]:
+    def _aux_loss(self, step: Step, x_hat: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
         n_tokens = len(step.x_bar) * world_size()
         dead_after = self.hparams["dead_after_tokens"]
         if not self._aux_plan.covers(self.global_step, n_tokens):
@@ -274,7 +275,7 @@ class SAETraining(L.LightningModule):
             return step.x_bar.new_zeros(())
         ids = candidates(self.tokens_since_fired, self._aux_plan.n_candidates)
         sae = self.sae
-        error = step.target - out.x_hat
+        error = step.target - x_hat
         return auxk(
             step.x_bar,
             error,
@@ -288,21 +289,23 @@ class SAETraining(L.LightningModule):
         )
 
     @torch.no_grad()
-    def _count_firing(self, out: Pass, n_tokens: int) -> None:
-        last = out.last_firing()
+    def _count_firing(self, codes: BatchCodes, n_tokens: int) -> None:
+        last = codes.last_firing()
         # Ranks' batches count as one after the other.
         last = max_over_ranks(torch.where(last >= 0, last + rank() * n_tokens, -1))
         since = advance_since_fired(self.tokens_since_fired, last, n_tokens * world_size())
         self.tokens_since_fired.copy_(since)
 
     @torch.no_grad()
-    def _log_step(self, loss: Tensor, terms: dict[str, Tensor], step: Step, out: Pass) -> None:
-        error = (step.target - out.x_hat).square().sum()
+    def _log_step(
+        self, loss: Tensor, terms: dict[str, Tensor], step: Step, x_hat: Tensor, codes: BatchCodes
+    ) -> None:
+        error = (step.target - x_hat).square().sum()
         of_this_rank = {
             "loss": loss,
             **terms,
-            "l0": (out.codes > 0).sum(-1).float().mean(),
-            "l1": l1(out.codes).mean(),
+            "l0": (codes.values > 0).sum(-1).float().mean(),
+            "l1": l1(codes.values).mean(),
         }
         values = {
             **{name: mean_over_ranks(value.detach()) for name, value in of_this_rank.items()},
@@ -340,7 +343,7 @@ class SAETraining(L.LightningModule):
 
     # --- validation --------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: ActivationBatch, batch_idx: int) -> None:
         for x in batch.acts.split(max(1, CODES_AT_ONCE // self.sae.cfg.d_sae)):
             x = x.to(self.sae.W_enc.dtype)
             z = self.sae.encode(x)

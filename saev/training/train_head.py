@@ -1,8 +1,7 @@
-"""Training heads for a command: cached features, a grid of members, scores on held-out images."""
+"""Head training for a command: cached features, a grid of members, scores on held-out images."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from datamodules.features import FeatureDataModule
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.cli.console import override, print_next, print_table
+from saev.cli.results import device_of, keep_metrics
 from saev.errors import UserError
 from saev.evaluation.heads import evaluate_head, evaluate_recorded
 from saev.heads import TrainedHead
@@ -90,7 +90,7 @@ def build_class_rows(
     split = _test_split(source)
     recipe: ClassRows = instantiate(cfg.model)
     head = recipe.build(backbone, source.class_names)
-    device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
+    device = device_of(cfg.trainer.accelerator)
     settings = cfg.record
     scores = evaluate_head(
         head,
@@ -119,10 +119,7 @@ def keep_head(
     folder = head.save(out_dir / "head")
     tracking.log_artifact(folder, "head")
     metrics = {key: value for key, value in scores.items() if math.isfinite(value)}
-    path = out_dir / "metrics.json"
-    path.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    tracking.log_metrics(metrics)
-    tracking.log_artifact(path)
+    keep_metrics(metrics, out_dir, tracking)
     _show_scores(head, scores, n_images)
     print_next([f"python -m saev.evaluate sae=DIR {override('head', folder)}", "make ui"])
     return metrics

@@ -1,4 +1,4 @@
-"""Training a dictionary for a command: recorded activations, fit, evaluation."""
+"""Dictionary training for a command: recorded activations, fit, evaluation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +9,10 @@ from omegaconf import DictConfig
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.cli.console import override, print_next
-from saev.evaluation.report import evaluate_and_report
 from saev.recording.record_activations import activations_for, identity
-from saev.sae.baselines import Baseline
 from saev.tracking import Tracking
-from saev.training.baseline import fit_baseline_dictionary
 from saev.training.fit import check_resumable, check_schedules, fit_dictionary
+from saev.training.sae_module import SAETraining
 
 
 def train_sae(
@@ -28,7 +26,9 @@ def train_sae(
         UserError: one sentence on what cannot be done and what to set.
     """
     module = instantiate(cfg.model, d_model=backbone.width)
-    if isinstance(module, Baseline):
+    if not isinstance(module, SAETraining):
+        from saev.training.baseline import fit_baseline_dictionary
+
         return fit_baseline_dictionary(cfg, module, out_dir, tracking, backbone, source)
     check_resumable(module, cfg.ckpt_path)
     check_schedules(module, cfg)
@@ -37,6 +37,8 @@ def train_sae(
     belongs_to = {"backbone": identity(backbone), "layer": backbone.layer}
     data.check_backbone(replace(module.sae.cfg, **belongs_to))
     sae = fit_dictionary(cfg, module, data, source, out_dir, tracking)
+    from saev.evaluation.report import evaluate_and_report  # not before training is over
+
     metrics = evaluate_and_report(
         sae,
         backbone,

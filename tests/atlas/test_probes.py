@@ -9,7 +9,7 @@ from scipy import sparse
 
 from datamodules.images import ScenesImages
 from saev.atlas.probes import foreign_table, probe_table, stability
-from saev.codes.code_pass import ImageList
+from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.concepts.best_latents import Concepts, score_concepts
 from saev.errors import UserError

@@ -8,7 +8,7 @@ import pytest
 
 from datamodules.images import ImageItem, ImageSource
 from saev.atlas.names.tree_places import add_tree_places
-from saev.codes.code_pass import ImageList
+from saev.codes.images import ImageList
 from saev.metrics.class_mass import Tree
 
 TREE = Tree({"pug": "dog", "husky": "dog", "tabby": "cat", "dog": "animal", "cat": "animal"})

@@ -9,12 +9,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from callbacks.resample import ResampleDeadLatents
+from saev.sae.objectives import L1Penalty
 from saev.training.sae_module import SAETraining
 from tests.fakes.planted import LIGHTNING_WARNINGS, Recorder, activations, fit, make_module
 
 pytestmark = LIGHTNING_WARNINGS
 ILL = torch.arange(0, 64, 4)
-RELU = {"activation": "relu", "k": None, "l1_coefficient": 0.3}
+RELU = {"activation": "relu", "k": None, "objective": L1Penalty(0.3)}
 
 
 def sick_module(data: Tensor, **kwargs: Any) -> SAETraining:

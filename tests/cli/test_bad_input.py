@@ -188,7 +188,7 @@ def test_values_out_of_range(run: Run, override: str, words: tuple[str, ...]) ->
         (("model=gated", "model.objective=null"), ("model.objective", "gate")),
         (("model=jump_relu", "model.activation=relu", "model.k=null"), ("TargetL0", "jump_relu")),
         (("model=archetypal", "model.decoder.n_points=null"), ("n_points", "data points")),
-        (("model=archetypal", "+model.atom_init=data"), ("atom_init", "ArchetypalAtoms")),
+        (("model=archetypal", "+model.init.atoms=data"), ("init.atoms", "ArchetypalAtoms")),
         (("callbacks=resample", "model=frozen_decoder"), ("ResampleDeadLatents", "FrozenAtoms")),
         (("callbacks=resample",), ("every_n_tokens=500000", "1024 tokens")),
         (
@@ -196,12 +196,12 @@ def test_values_out_of_range(run: Run, override: str, words: tuple[str, ...]) ->
             ("dead_after_tokens=200000", "1024 tokens"),
         ),
         (("callbacks=ema", "callbacks.ema.decay=1.0"), ("decay", "between 0 and 1", "1.0")),
-        (("trainer.max_steps=-1",), ("lr_decay_fraction", "trainer.max_steps")),
+        (("trainer.max_steps=-1",), ("learning_rate.decay_fraction", "trainer.max_steps")),
         (
-            ("model=p_anneal", "trainer.max_steps=-1", "model.lr_decay_fraction=0"),
+            ("model=p_anneal", "trainer.max_steps=-1", "model.learning_rate.decay_fraction=0"),
             ("PAnneal", "trainer.max_steps"),
         ),
-        (("model.bias_init=median",), ("bias_init", "geometric_median", "median")),
+        (("model.init.bias=median",), ("init.bias", "geometric_median", "median")),
     ],
 )
 def test_combinations_without_sense_are_refused_before_any_data_is_read(

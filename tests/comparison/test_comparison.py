@@ -10,7 +10,7 @@ from scipy import sparse
 
 from datamodules.images import ScenesImages
 from saev.backbones import load_backbone
-from saev.codes.code_pass import ImageList
+from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.comparison.drives import drive_metrics, drive_table, read_late
 from saev.comparison.lacking import (

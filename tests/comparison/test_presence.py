@@ -12,7 +12,8 @@ from saev.comparison.presence import (
     rejection_level,
     thinned_auroc,
 )
-from saev.concepts.max_null import benjamini_hochberg, permutation_p
+from saev.concepts.max_null import permutation_p
+from saev.stats.correction import benjamini_hochberg
 
 
 def test_bootstrap_surrounds_the_score() -> None:

@@ -7,15 +7,15 @@ from scipy import sparse, stats
 from saev.concepts.max_null import (
     auroc_max_null,
     auroc_max_null_of_maps,
-    benjamini_hochberg,
-    family_q,
     permutation_p,
 )
-from saev.concepts.pair_scores import Codes, score_pairs
+from saev.concepts.pair_scores import score_pairs
+from saev.concepts.ranked_codes import CodeEntries
+from saev.stats.correction import benjamini_hochberg, family_q
 from tests.fakes.codes import random_codes, sparse_codes
 
 
-def noise(n_rows: int, n_latents: int, seed: int) -> Codes:
+def noise(n_rows: int, n_latents: int, seed: int) -> CodeEntries:
     dense = np.random.default_rng(seed).random((n_rows, n_latents)).astype(np.float32)
     return sparse_codes(dense)
 

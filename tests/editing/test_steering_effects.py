@@ -1,10 +1,10 @@
-"""Pushing a latent is an edit of the running model."""
+"""Steering a latent is an edit of the running model."""
 
 import pytest
 import torch
 
 from saev.backbones import load_backbone
-from saev.editing.steering_effects import prepare, push_effects, random_shifts, shifts_of
+from saev.editing.steering_effects import prepare, random_shifts, shifts_of, steer_effects
 from saev.sae import SAEConfig, SparseAutoencoder
 
 
@@ -25,11 +25,11 @@ def read(output) -> torch.Tensor:
 
 def test_equals_the_edited_forward_pass(world) -> None:
     backbone, sae, pixels = world
-    pushed = prepare(pixels, sae, backbone, read)
+    unsteered = prepare(pixels, sae, backbone, read)
     latents = torch.tensor([2, 7])
     largest = torch.tensor([1.5, 4.0])
     shifts = shifts_of(sae, latents, 2.0, largest)
-    found = push_effects(pushed, shifts, 4, backbone, read, batch_size=3)
+    found = steer_effects(unsteered, shifts, 4, backbone, read, batch_size=3)
     for row, (latent, peak) in enumerate(zip(latents, largest, strict=True)):
         z = torch.zeros(1, 12)
         z[0, latent] = 2 * peak
@@ -50,9 +50,9 @@ def test_tokens_the_dictionary_does_not_answer_for_are_left_alone(world) -> None
     backbone, sae, pixels = world
     cfg, sae.cfg = sae.cfg, replace(sae.cfg, max_norm=1e-3)
     try:
-        pushed = prepare(pixels, sae, backbone, read)
+        unsteered = prepare(pixels, sae, backbone, read)
         shifts = shifts_of(sae, torch.tensor([0]), 2.0, torch.tensor([5.0]))
-        found = push_effects(pushed, shifts, 4, backbone, read)
+        found = steer_effects(unsteered, shifts, 4, backbone, read)
     finally:
         sae.cfg = cfg
     torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-5, rtol=0)

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from saev.concepts.best_latents import Concepts
 from saev.evaluation.baselines.cells import Cell, cell, verdict, weights
-from saev.evaluation.baselines.concept_auroc import best_latent_auroc, weighted_auroc
+from saev.evaluation.baselines.concept_auroc import best_latent_auroc
 from saev.evaluation.baselines.methods import BaselineSettings
 from saev.evaluation.baselines.sums import (
     ImageSums,
@@ -23,6 +23,7 @@ from saev.evaluation.baselines.sums import (
 )
 from saev.metrics import ReconstructionMetrics
 from saev.metrics.monosemanticity import MonosemanticityScore
+from saev.stats.bootstrap import weighted_auroc
 
 N_IMAGES, N_TOKENS, WIDTH, N_LATENTS = 12, 7, 5, 40
 

@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
-from saev.codes.sparse_codes import CodePart, PartBuilder
-from saev.concepts.pair_scores import Codes
+from saev.codes.part_builder import PartBuilder
+from saev.codes.sparse_codes import CodePart
+from saev.concepts.ranked_codes import CodeEntries
 
 N_IMAGES, N_TOKENS, N_LATENTS = 11, 6, 9
 
@@ -34,6 +35,6 @@ def random_codes(n_rows: int, n_latents: int, seed: int, levels: int = 4) -> np.
     return (dense * (rng.random(dense.shape) < 0.5)).astype(np.float32)
 
 
-def sparse_codes(dense: np.ndarray) -> Codes:
+def sparse_codes(dense: np.ndarray) -> CodeEntries:
     latent, row = dense.T.nonzero()
-    return Codes(latent, row, dense[row, latent], dense.shape[1], dense.shape[0])
+    return CodeEntries(latent, row, dense[row, latent], dense.shape[1], dense.shape[0])

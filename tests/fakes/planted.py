@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 import lightning as L
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from saev.defaults import CONF_DIR
 from saev.training.sae_module import SAETraining
 
 LIGHTNING_WARNINGS = [
@@ -23,6 +26,9 @@ LIGHTNING_WARNINGS = [
         "ignore:You're resuming from a checkpoint that ended before the epoch ended",
     )
 ]
+
+INIT = {"encoder": "transpose", "bias": "mean"}
+UNIT_GAIN = {**INIT, "encoder": "unit_gain"}
 
 D_MODEL = 16
 D_SAE = 64
@@ -70,6 +76,22 @@ def activations(n_tokens: int, features: Tensor | None = None, n_active: int = 4
     return codes @ features + 3
 
 
+def model_config(name: str) -> DictConfig:
+    """``conf/model/<name>.yaml`` with what it takes from its base."""
+    with initialize_config_dir(str(CONF_DIR), version_base=None):
+        return compose("train", [f"model={name}"]).model
+
+
+def decaying(fraction: float, warmup_steps: int = 0, **others: Any) -> dict[str, Any]:
+    """The node ``learning_rate``: falls to 0 over the last ``fraction``."""
+    return {"warmup_steps": warmup_steps, "decay_fraction": fraction, **others}
+
+
+def jump(**changes: Any) -> dict[str, Any]:
+    """The node ``jump_relu``: thresholds start at the aim, with a ramp of width 1."""
+    return {"start_threshold": None, "bandwidth": 1.0, **changes}
+
+
 def make_module(data: Tensor | None = None, lr: float = 3e-3, **kwargs: Any) -> SAETraining:
     """A small TopK module on ``activations``, weights from seed 0; kwargs override."""
     torch.manual_seed(0)
@@ -79,6 +101,7 @@ def make_module(data: Tensor | None = None, lr: float = 3e-3, **kwargs: Any) -> 
         "k": 8,
         "d_sae": D_SAE,
         "dead_after_tokens": 500,
+        "init": INIT,
         **kwargs,
     }
     optimizer = functools.partial(torch.optim.Adam, lr=lr, fused=True)

@@ -27,8 +27,8 @@ def dense() -> tuple[np.ndarray, np.ndarray]:
     labels = rng.integers(0, C, N)
     codes = np.where(rng.random((N, S)) < 0.3, rng.random((N, S)), 0.0)
     codes[:, 0] = np.where(labels == 1, 1 + rng.random(N), 0.0)  # knows class 1
-    codes[:, 6] = 0.0  # silent
-    return codes, labels
+    codes[:, 6] = 0.0  # dead
+    return codes.astype(np.float32), labels
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,26 @@ def test_scores(table, dense, fast, slow, silent):
         assert scores[latent, label] == pytest.approx(slow(codes[:, latent], labels == label))
     null = np.bincount(labels) / N if silent is None else silent
     np.testing.assert_allclose(scores[6], null)
+
+
+@pytest.mark.parametrize(
+    "fast, slow",
+    [
+        (f1_scores, slow_f1),
+        (auroc_scores, slow_auroc),
+        (average_precision_scores, slow_average_precision),
+    ],
+)
+def test_equal_codes_are_one_threshold(fast, slow):
+    """Whatever the order of the units: a threshold takes all units of one code or none."""
+    rng = np.random.default_rng(2)
+    labels = np.sort(rng.integers(0, C, N))
+    codes = (rng.integers(0, 4, (N, S)) * (rng.random((N, S)) < 0.6)).astype(np.float32)
+    for order in (np.arange(N), np.arange(N)[::-1]):
+        scores = fast(CodeTable(csr_matrix(codes[order]), labels[order]), C)
+        for latent, label in itertools.product(range(S), range(C)):
+            expected = slow(codes[:, latent], labels == label)
+            assert scores[latent, label] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("method", ["f1", "auroc", "average_precision", "logistic", "greedy"])

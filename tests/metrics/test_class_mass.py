@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from saev.metrics.class_mass import Tree, back_off, entropy_null, hierarchy, label_entropy
+from saev.metrics.class_mass import Tree, back_off, hierarchy, label_entropy
 
 TREE = Tree(
     {
@@ -19,11 +19,6 @@ def test_entropy_by_hand() -> None:
     entropy = label_entropy(np.array([[4.0, 0, 0], [1, 1, 0], [1, 1, 1], [0, 0, 0]]))
     assert entropy[:3].tolist() == pytest.approx([0, math.log(2), math.log(3)])
     assert math.isnan(entropy[3])
-
-
-def test_entropy_null_of_distinct_labels_is_ln_n() -> None:
-    null = entropy_null([1.0, 1.0, 1.0], np.arange(50), 20)
-    assert null.tolist() == pytest.approx([math.log(3)] * 20)
 
 
 def test_place_in_the_tree() -> None:

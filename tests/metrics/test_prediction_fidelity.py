@@ -6,7 +6,7 @@ import torch
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from saev.metrics import PredictionFidelity
+from saev.metrics.prediction_fidelity import PredictionFidelity
 
 
 def logits(seed: int, n: int = 7, c: int = 5) -> torch.Tensor:

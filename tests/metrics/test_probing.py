@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from saev.metrics.probing import coalition, logistic_probes, probe_r, probing_curve
+from saev.metrics.probing import coalition, logistic_probes, probe_r
 
 
 def test_probes_equal_scikit_learn() -> None:
@@ -44,14 +44,3 @@ def test_coalition_of_a_split_concept() -> None:
     assert found.f1 == pytest.approx(1.0)
     single = coalition(fires, label, max_latents=1)
     assert single.f1 == pytest.approx(2 * 12 / (12 + 30))
-
-
-def test_curve_rises_with_the_latents_it_may_use() -> None:
-    rng = np.random.default_rng(0)
-    label = rng.integers(0, 3, 400)
-    codes = rng.exponential(size=(400, 30)) * 0.5
-    for c in range(3):
-        for latent in range(3 * c, 3 * c + 3):
-            codes[(label == c) & (rng.random(400) < 0.5), latent] += 2
-    curve = probing_curve(codes[:250], label[:250], codes[250:], label[250:], sizes=(1, 3))
-    assert curve[3] > curve[1] > 0.5

@@ -98,7 +98,7 @@ def test_a_resampled_latent_gets_a_new_threshold_and_magnitude(activation: str) 
     """Of every tensor these latents have a row in, and of its moments; no other row changes."""
     sae = SparseAutoencoder(SAEConfig(3, 6, activation), torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for name in sae.activation.extras(6):
+        for name in sae.extras:
             getattr(sae, name).add_(torch.arange(6) / 10)
     optimizer = torch.optim.Adam(sae.parameters(), lr=0.1)
     sum((p * p.detach().cos()).sum() for p in sae.parameters()).backward()
@@ -112,7 +112,7 @@ def test_a_resampled_latent_gets_a_new_threshold_and_magnitude(activation: str) 
         "r_mag": torch.zeros(2),
         "b_mag": torch.zeros(2),
     }
-    for name in sae.activation.extras(6):
+    for name in sae.extras:
         parameter = getattr(sae, name)
         torch.testing.assert_close(parameter[ids].detach(), expected[name])
         assert torch.equal(parameter[others], before[name][others])

@@ -40,7 +40,7 @@ def test_kaiming_has_the_bound_and_spread_of_its_formula() -> None:
 
 
 def test_unknown_choice_is_refused() -> None:
-    with pytest.raises(ValueError, match="encoder_init must be one of"):
+    with pytest.raises(ValueError, match=r"init\.encoder must be one of"):
         initialize_(torch.empty(2, 2), torch.empty(2, 2), "xavier")
 
 

@@ -1,5 +1,6 @@
 """Every term of every objective: values by definition, gradients against finite differences."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,20 +9,21 @@ import torch
 from torch import Tensor
 
 from saev.sae import SAEConfig, SparseAutoencoder
-from saev.sae.decoders import ArchetypalAtoms, UnitAtoms
-from saev.sae.forward import Encoding
-from saev.sae.gated import GatedL1
-from saev.sae.nested import Matryoshka, MultiTopK
+from saev.sae.atoms import ArchetypalAtoms, UnitAtoms
+from saev.sae.encode import Encoding
 from saev.sae.objectives import (
-    L1,
+    GatedL1,
     L0Penalty,
+    L1Penalty,
+    Matryoshka,
+    MultiTopK,
     Objective,
     PAnneal,
     Step,
     TanhPenalty,
     TargetL0,
-    power_sum,
 )
+from saev.sae.objectives.l1 import power_sum
 
 F64 = torch.float64
 D, S, B = 4, 16, 7
@@ -47,18 +49,22 @@ def step_for(sae: SparseAutoencoder, **changes) -> Step:
 
 CASES = {
     "plain": ("topk", 3, lambda: Objective()),
-    "l1": ("relu", None, lambda: L1(0.7)),
-    "l1_topk": ("topk", 3, lambda: L1(0.7)),
-    "l1_batch_topk": ("batch_topk", 3, lambda: L1(0.7)),
-    "p_anneal": ("relu", None, lambda: PAnneal(0.3, start=0, end=0.5)),
-    "gated": ("gated", None, lambda: GatedL1(0.4)),
+    "l1": ("relu", None, lambda: L1Penalty(0.7)),
+    "l1_topk": ("topk", 3, lambda: L1Penalty(0.7)),
+    "l1_batch_topk": ("batch_topk", 3, lambda: L1Penalty(0.7)),
+    "p_anneal": ("relu", None, lambda: PAnneal(0.3, p_end=0.2, start=0, end=0.5)),
+    "gated": ("gated", None, lambda: GatedL1(0.4, control_rate=0.01)),
     "l0": ("jump_relu", None, lambda: L0Penalty(0.2)),
     "target_l0": ("jump_relu", 5, lambda: TargetL0(0.5)),
-    "tanh": ("jump_relu", None, lambda: TanhPenalty(0.3, pre_coefficient=0.2)),
+    "tanh": (
+        "jump_relu",
+        None,
+        lambda: TanhPenalty(0.3, slope=4.0, pre_coefficient=0.2, warmup=1.0),
+    ),
     "matryoshka": ("batch_topk", 2, lambda: Matryoshka([0.25, 0.5, 1.0])),
     "matryoshka_topk": ("topk", 2, lambda: Matryoshka(n_random=3, narrowest=0.25)),
-    "multi_topk": ("topk", 2, lambda: MultiTopK()),
-    "multi_batch_topk": ("batch_topk", 2, lambda: MultiTopK()),
+    "multi_topk": ("topk", 2, lambda: MultiTopK(factor=4, weight=0.125)),
+    "multi_batch_topk": ("batch_topk", 2, lambda: MultiTopK(factor=4, weight=0.125)),
 }
 
 SMOOTH_ONLY = {"threshold"}  # its gradient is a straight-through estimate: test_straight_through.py
@@ -136,7 +142,7 @@ def test_the_sum_of_terms_is_the_definition(name: str) -> None:
     sae = make(activation, k)
     step = step_for(sae)
     found = build()(sae, step)
-    x_hat, z = found.out.x_hat, found.out.codes
+    x_hat, z = found.x_hat, found.codes.values
     torch.testing.assert_close(x_hat, z @ sae.W_dec + sae.b_dec)
     torch.testing.assert_close(found.error_b, (step.x_bar - x_hat).square().sum(1))
     if activation in ("relu", "topk", "jump_relu", "gated"):
@@ -157,7 +163,7 @@ def test_penalties_by_hand() -> None:
     assert float(L0Penalty(0.2, warmup_steps=20)(sae, step).terms["sparsity"]) == pytest.approx(
         0.2 * 10 / 20 * l0
     )
-    terms = TanhPenalty(0.3, pre_coefficient=0.2)(sae, step).terms
+    terms = TanhPenalty(0.3, slope=4.0, pre_coefficient=0.2, warmup=1.0)(sae, step).terms
     assert float(terms["sparsity"]) == pytest.approx(0.3 * 10 / 100 * tanh)
     assert float(terms["pre_activation"]) == pytest.approx(0.2 * float(below.mean()))
 
@@ -167,7 +173,7 @@ def test_l0_gradient_pulls_thresholds_towards_the_target() -> None:
     for k, sign in ((1, -1), (12, 1)):  # too many fire: the gradient raises θ; too few: lowers it
         sae.cfg = replace(sae.cfg, k=k)
         sae.zero_grad()
-        TargetL0()(sae, step_for(sae)).terms["sparsity"].backward()
+        TargetL0(1.0)(sae, step_for(sae)).terms["sparsity"].backward()
         assert sae.threshold.grad is not None
         assert float(sae.threshold.grad.sum()) * sign > 0
 
@@ -175,12 +181,12 @@ def test_l0_gradient_pulls_thresholds_towards_the_target() -> None:
 def test_free_norms_are_counted_and_make_no_difference_to_the_penalty() -> None:
     """Doubling the atoms and halving the codes changes nothing: the norm is in the penalty."""
     sae = make("relu", None)
-    before = L1(1.0)(sae, step_for(sae)).terms
+    before = L1Penalty(1.0)(sae, step_for(sae)).terms
     with torch.no_grad():
         sae.W_dec.mul_(2)
         sae.W_enc.div_(2)
         sae.b_enc.div_(2)
-    after = L1(1.0)(sae, step_for(sae)).terms
+    after = L1Penalty(1.0)(sae, step_for(sae)).terms
     for name in before:
         torch.testing.assert_close(after[name], before[name])
 
@@ -206,7 +212,7 @@ def test_p_falls_in_equal_steps_and_the_strength_is_continuous() -> None:
 def test_p_anneal_needs_an_end_and_power_sum_is_safe_at_zero() -> None:
     sae = make("relu", None)
     with pytest.raises(ValueError, match=r"trainer\.max_steps"):
-        PAnneal(0.5)(sae, step_for(sae, total=float("inf")))
+        PAnneal(0.5, p_end=0.2)(sae, step_for(sae, total=float("inf")))
     z = torch.tensor([[0.0, 4.0]], requires_grad=True)
     power_sum(z, 0.5).sum().backward()
     assert z.grad is not None and z.grad.tolist() == [[0.0, 0.25]]
@@ -229,8 +235,10 @@ def test_gate_weight_moves_towards_the_target_only_in_training() -> None:
 
 def test_the_gate_gets_a_gradient_only_from_its_own_terms() -> None:
     sae = make("gated", None)
-    assert not bool(gradients(sae, GatedL1(0.4), "reconstruction")["b_enc"].any())
-    grads = gradients(sae, GatedL1(0.4), "sparsity")
+    assert not bool(
+        gradients(sae, GatedL1(0.4, control_rate=0.01), "reconstruction")["b_enc"].any()
+    )
+    grads = gradients(sae, GatedL1(0.4, control_rate=0.01), "sparsity")
     assert bool(grads["b_enc"].any()) and not bool(grads["b_mag"].any())
 
 
@@ -274,7 +282,7 @@ def test_two_k_share_one_choice(activation: str, sparse: bool) -> None:
         )
         for k in (2, 6)
     )
-    torch.testing.assert_close(found.out.x_hat, narrow.out.x_hat)
+    torch.testing.assert_close(found.x_hat, narrow.x_hat)
     assert float(found.terms["multi"]) == pytest.approx(0.25 * float(wide.terms["reconstruction"]))
     if activation == "batch_topk":
         torch.testing.assert_close(found.codes.threshold, narrow.codes.threshold)
@@ -284,8 +292,8 @@ def test_a_transcoder_reconstructs_another_target() -> None:
     sae = make("topk", 3)
     step = step_for(sae)
     other = replace(step, target=step.x_bar.flip(1))
-    for build in (Objective, lambda: Matryoshka([0.5, 1.0]), MultiTopK):
-        x_hat = build()(sae, other).out.x_hat
+    for build in (Objective, lambda: Matryoshka([0.5, 1.0]), lambda: MultiTopK(4, 0.125)):
+        x_hat = build()(sae, other).x_hat
         torch.testing.assert_close(
             build()(sae, other).error_b, (other.target - x_hat).square().sum(1)
         )
@@ -297,20 +305,23 @@ def test_a_transcoder_reconstructs_another_target() -> None:
 @pytest.mark.parametrize(
     ("build", "part"),
     [
-        (lambda: L1(-1), "coefficient must be 0 or more"),
-        (lambda: PAnneal(0), "coefficient must be positive"),
+        (lambda: L1Penalty(-1), "coefficient must be 0 or more"),
+        (lambda: L1Penalty(math.nan), "coefficient must be 0 or more"),
+        (lambda: L1Penalty(1, warmup_steps=-1), "warmup_steps must be 0 or more"),
+        (lambda: PAnneal(0, p_end=0.2), "coefficient must be positive"),
         (lambda: PAnneal(1, p_end=0), "p_end must be in"),
-        (lambda: PAnneal(1, start=0.9, end=0.1), "start < end"),
+        (lambda: PAnneal(1, p_end=0.2, start=0.9, end=0.1), "start < end"),
         (lambda: TargetL0(0), "coefficient must be positive"),
-        (lambda: TanhPenalty(1, slope=0), "slope must be positive"),
-        (lambda: GatedL1(0), "coefficient must be positive"),
+        (lambda: TanhPenalty(1, slope=0, pre_coefficient=0, warmup=1), "slope must be positive"),
+        (lambda: GatedL1(0, control_rate=0.01), "coefficient must be positive"),
         (lambda: Matryoshka([0.5]), "rising shares that end in 1"),
         (lambda: Matryoshka([0.5, 0.25, 1]), "rising shares"),
         (lambda: Matryoshka([0.5, 1], n_random=3), "not both"),
+        (lambda: Matryoshka(), "one of prefixes and n_random"),
         (lambda: Matryoshka(n_random=1), "n_random must be at least 2"),
         (lambda: Matryoshka([0.5, 1], weights=[1]), "one for each fixed prefix"),
-        (lambda: MultiTopK(factor=1), "factor must be greater than 1"),
-        (lambda: ArchetypalAtoms(0), "n_points must be at least 2"),
+        (lambda: MultiTopK(factor=1, weight=0.125), "factor must be greater than 1"),
+        (lambda: ArchetypalAtoms(0, relaxation=0.1), "n_points must be at least 2"),
         (lambda: ArchetypalAtoms(5, relaxation=-1), "relaxation must be 0 or more"),
     ],
 )
@@ -323,15 +334,15 @@ def test_bad_arguments_are_refused(build, part: str) -> None:
 @pytest.mark.parametrize(
     ("objective", "activation", "k", "part"),
     [
-        (TargetL0(), "relu", None, "needs activation jump_relu"),
-        (TargetL0(), "jump_relu", None, "must be the L0 to aim at"),
-        (Matryoshka(), "relu", None, "needs activation topk or batch_topk"),
+        (TargetL0(1.0), "relu", None, "needs activation jump_relu"),
+        (TargetL0(1.0), "jump_relu", None, "must be the L0 to aim at"),
+        (Matryoshka([0.5, 1]), "relu", None, "needs activation topk or batch_topk"),
         (Matryoshka([0.125, 1]), "topk", 3, "narrowest prefix of 2 latents, got 3"),
         (Matryoshka([0.01, 1]), "topk", 3, "narrowest prefix of 0"),
         (Matryoshka([0.5, 0.51, 1]), "topk", 3, "fall together"),
-        (MultiTopK(factor=4), "topk", 5, "k times the factor"),
-        (GatedL1(1), "relu", None, "needs activation gated"),
-        (PAnneal(1), "topk", 3, "needs activation relu"),
+        (MultiTopK(factor=4, weight=0.125), "topk", 5, "k times the factor"),
+        (GatedL1(1, control_rate=0.01), "relu", None, "needs activation gated"),
+        (PAnneal(1, p_end=0.2), "topk", 3, "needs activation relu"),
     ],
 )
 def test_combinations_without_sense_are_refused(
@@ -396,7 +407,7 @@ def test_archetypal_gradients_against_finite_differences() -> None:
 
 
 def test_too_few_points_are_named() -> None:
-    sae, decoder = make("topk", 3), ArchetypalAtoms(50)
+    sae, decoder = make("topk", 3), ArchetypalAtoms(50, relaxation=0.1)
     decoder.attach(sae)
     with pytest.raises(ValueError, match="n_points=50 needs as many activations, got 3"):
         decoder.start_from(sae, torch.randn(3, D))

@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from saev.sae import SAEConfig, SparseAutoencoder
-from saev.sae.forward import Encoding, encode_normalized
-from saev.sae.gated import GatedL1
-from saev.sae.losses import auxk
-from saev.sae.nested import Matryoshka
-from saev.sae.objectives import Step
+from saev.sae.auxk import auxk
+from saev.sae.encode import Encoding, encode_normalized
+from saev.sae.objectives import GatedL1, Matryoshka, Step
 
 D, S, K = 8, 32, 4
 
@@ -149,7 +147,7 @@ def test_gated_codes_and_loss(library: Any) -> None:
     }  # fmt: skip
     load(trainer.ae, ours, names)
     compare(trainer.ae, ours)
-    terms = GatedL1(0.3).eval()(ours, Step(x, x, ours.W_dec, Encoding())).terms
+    terms = GatedL1(0.3, control_rate=0.01).eval()(ours, Step(x, x, ours.W_dec, Encoding())).terms
     expected = trainer.loss(x, step=0)
     torch.testing.assert_close(torch.stack(list(terms.values())).sum(), expected)
 

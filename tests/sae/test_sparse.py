@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saev.sae import SAEConfig, SparseAutoencoder, sparse
-from saev.sae.forward import Pass, reconstruct_normalized
+from saev.sae.encode import BatchCodes, Encoding, encode_normalized
 
 D, S, K = 6, 64, 4
 
@@ -22,13 +22,20 @@ def make(dtype: torch.dtype) -> SparseAutoencoder:
     return sae
 
 
+def reconstruct(
+    sae: SparseAutoencoder, x_bar: torch.Tensor, use_sparse: bool
+) -> tuple[torch.Tensor, BatchCodes]:
+    codes = encode_normalized(sae, x_bar, Encoding(sparse=use_sparse))
+    return codes.decode(sae.W_dec, sae.b_dec), codes
+
+
 def gradients(sae: SparseAutoencoder, x: torch.Tensor, use_sparse: bool) -> dict:
     sae.zero_grad()
     x = x.clone().requires_grad_()
-    out = reconstruct_normalized(sae, x, use_sparse)
+    x_hat, codes = reconstruct(sae, x, use_sparse)
     # Each token weighs differently, and the codes have a loss of their own.
     weights = torch.linspace(0.5, 2.0, len(x), dtype=x.dtype)
-    loss = ((out.x_hat - x).square().sum(-1) * weights).sum() + 0.3 * out.codes.square().sum()
+    loss = ((x_hat - x).square().sum(-1) * weights).sum() + 0.3 * codes.values.square().sum()
     loss.backward()
     found = {name: p.grad.clone() for name, p in sae.named_parameters() if p.grad is not None}
     return {"loss": loss.detach(), "x": x.grad, **found}
@@ -39,8 +46,8 @@ def test_gradients_equal_dense_autograd(dtype: torch.dtype, tolerance: float) ->
     sae = make(dtype)
     x = 2 * torch.randn(40, D, generator=torch.Generator().manual_seed(1), dtype=dtype)
     dense, fast = gradients(sae, x, False), gradients(sae, x, True)
-    codes = reconstruct_normalized(sae, x, True).codes
-    assert 0.2 < (codes > 0).double().mean() < 0.8
+    _, codes = reconstruct(sae, x, True)
+    assert 0.2 < (codes.values > 0).double().mean() < 0.8
     assert set(dense) == {"loss", "x", "W_enc", "b_enc", "W_dec", "b_dec"}
     for name, expected in dense.items():
         error = (fast[name] - expected).abs().max() / expected.abs().max()
@@ -93,21 +100,22 @@ def test_grouped_search_finds_the_largest(columns: int, k: int, seed: int, ties:
 def test_bfloat16_products_stay_close_and_gradients_stay_float32() -> None:
     sae = make(torch.float32)
     x = torch.randn(64, D)
-    exact = reconstruct_normalized(sae, x, True).x_hat
+    exact, _ = reconstruct(sae, x, True)
     with torch.autocast("cpu", torch.bfloat16):
-        out = reconstruct_normalized(sae, x, True)
-    out.x_hat.square().sum().backward()
-    assert out.x_hat.dtype == torch.float32 and sae.W_enc.grad is not None
-    assert (out.x_hat - exact).norm() / exact.norm() < 0.05
+        x_hat, _ = reconstruct(sae, x, True)
+    x_hat.square().sum().backward()
+    assert x_hat.dtype == torch.float32 and sae.W_enc.grad is not None
+    assert (x_hat - exact).norm() / exact.norm() < 0.05
 
 
 def test_firing_is_counted_alike_on_both_paths() -> None:
     sae = make(torch.float32)
     x = 2 * torch.randn(40, D)
-    dense, fast = (reconstruct_normalized(sae, x, flag) for flag in (False, True))
+    dense, fast = (reconstruct(sae, x, flag)[1] for flag in (False, True))
     assert torch.equal(dense.firing_counts(), fast.firing_counts())
     assert torch.equal(dense.last_firing(), fast.last_firing())
-    codes = Pass(x, torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0], [1.0, 0.0]]), None, 2)
+    values = torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0], [1.0, 0.0]])
+    codes = BatchCodes(values, None, None, None, 2)
     assert codes.firing_counts().tolist() == [2, 3]
     assert codes.last_firing().tolist() == [3, 2]
 

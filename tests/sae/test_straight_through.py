@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saev.sae.straight_through import jump_relu, step
+from saev.sae.straight_through import heaviside, jump_relu
 
 F64 = torch.float64
 THETA, WIDTH = 1.5, 0.4
@@ -20,7 +20,7 @@ def expected(function, theta: float) -> float:
     return float(function(even_grid(), torch.tensor([theta], dtype=F64), WIDTH).mean())
 
 
-@pytest.mark.parametrize("function", [jump_relu, step])
+@pytest.mark.parametrize("function", [jump_relu, heaviside])
 def test_threshold_gradient_is_the_derivative_of_the_expectation(function) -> None:
     theta = torch.tensor([THETA], dtype=F64, requires_grad=True)
     function(even_grid(), theta, WIDTH).mean().backward()
@@ -29,7 +29,7 @@ def test_threshold_gradient_is_the_derivative_of_the_expectation(function) -> No
     assert float(theta.grad) == pytest.approx(slope, rel=2e-3)
 
 
-@pytest.mark.parametrize(("function", "height"), [(jump_relu, THETA), (step, 1.0)])
+@pytest.mark.parametrize(("function", "height"), [(jump_relu, THETA), (heaviside, 1.0)])
 def test_both_sides_of_the_threshold_count_alike(function, height: float) -> None:
     """Fed with codes instead of pre-activations the lower side would be lost."""
     for side in (-1, 1):
@@ -51,7 +51,7 @@ def test_values_and_input_gradients() -> None:
     z.sum().backward()
     assert pre.grad is not None and pre.grad.tolist() == [[0, 1], [0, 1]]
     leaf = pre.detach().clone().requires_grad_()
-    on = step(leaf, theta.clone().requires_grad_(), WIDTH)
+    on = heaviside(leaf, theta.clone().requires_grad_(), WIDTH)
     assert on.tolist() == [[0, 1], [0, 1]]
     on.sum().backward()
     assert leaf.grad is None
@@ -66,7 +66,7 @@ def test_the_jump_reaches_the_input_where_asked() -> None:
         pre.grad, torch.tensor([[1 / WIDTH], [1 + 1 / WIDTH], [1.0]], dtype=F64)
     )
     pre.grad = None
-    step(pre, theta, WIDTH, to_input=True).sum().backward()
+    heaviside(pre, theta, WIDTH, to_input=True).sum().backward()
     torch.testing.assert_close(pre.grad, torch.tensor([[1 / WIDTH]] * 2 + [[0.0]], dtype=F64))
 
 

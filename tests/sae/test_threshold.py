@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saev.sae import SAEConfig, SparseAutoencoder
-from saev.sae.forward import Codes, Encoding, encode_normalized
+from saev.sae.encode import BatchCodes, Encoding, encode_normalized
 from saev.sae.threshold import batch_threshold, calibrate_threshold_, kth_largest, threshold_for
 
 D, S = 6, 40
@@ -65,8 +65,8 @@ class Ranks:
         self.meet.wait()
         return every
 
-    def run(self, job: Callable[[int, Encoding], Codes]) -> list[Codes]:
-        def of(rank: int) -> Codes:
+    def run(self, job: Callable[[int, Encoding], BatchCodes]) -> list[BatchCodes]:
+        def of(rank: int) -> BatchCodes:
             gather = functools.partial(self.gather, rank)
             return job(rank, Encoding(gather=gather, sparse=rank == 0))
 
@@ -92,7 +92,7 @@ def test_a_floor_that_is_too_high_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
     sae = make()
     x_bar = sae.normalize(tokens(64))
     x_bar[0] *= 100
-    monkeypatch.setattr("saev.sae.forward.FLOOR_TOKENS", 1)
+    monkeypatch.setattr("saev.sae.encode.FLOOR_TOKENS", 1)
     pre = sae.pre_activations(x_bar).relu()
     expected = pre.flatten().sort(descending=True).values[64 * 4 - 1]
     for sparse in (False, True):

@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saev.stats.bootstrap import bootstrap_interval, image_weights, interval, weighted_auroc
+from saev.stats.correction import benjamini_hochberg, draws_needed, images_needed
 from saev.stats.tests import (
-    benjamini_hochberg,
-    bootstrap_interval,
     cliffs_delta,
     dose_response,
-    draws_needed,
-    images_needed,
     max_null,
     rank_p,
     sign_flip_p,
@@ -29,6 +27,14 @@ def test_rank_p_by_hand():
     assert rank_p(0.4, null) == 2 / 5  # ties count against
     assert rank_p(1.0, null) == 1 / 5
     assert rank_p(0.0, null) == 1.0
+
+
+def test_rank_p_of_several_at_once_and_with_rounding():
+    null = np.array([0.4, 0.1, 0.3, 0.2])
+    np.testing.assert_array_equal(rank_p(np.array([[0.35], [0.4 + 1e-9]]), null), [[0.4], [0.2]])
+    assert rank_p(0.4 + 1e-9, null, rounding=1e-6) == 2 / 5
+    np.testing.assert_array_equal(rank_p(np.array([np.nan, 1.0]), null), [np.nan, 0.2])
+    assert np.isnan(rank_p(1.0, np.array([0.5, np.nan])))
 
 
 def test_fifty_draws_never_reach_one_in_fifty():
@@ -103,6 +109,24 @@ def test_bootstrap_covers_the_mean():
         covered += low <= 1.0 <= high
         assert error == pytest.approx(1 / math.sqrt(60), rel=0.5)
     assert 85 <= covered <= 100
+
+
+def test_weights_are_images_drawn_with_replacement():
+    weights = image_weights(7, 400, np.random.default_rng(0))
+    assert weights.shape == (400, 7) and (weights.sum(1) == 7).all()
+    assert weights.mean(0) == pytest.approx(np.ones(7), abs=0.2)
+    assert (weights == 0).mean() == pytest.approx((6 / 7) ** 7, abs=0.03)
+
+
+def test_interval_leaves_unknown_draws_out():
+    drawn = np.append(np.linspace(0, 1, 201), [np.nan] * 9)
+    assert interval(drawn) == pytest.approx((0.025, 0.975))
+    assert all(math.isnan(v) for v in interval(np.full(3, np.nan)))
+
+
+def test_weighted_auroc_of_nothing_is_unknown():
+    nothing = weighted_auroc(np.zeros(0), np.zeros(0, bool), np.zeros((3, 0)))
+    assert nothing.shape == (3,) and np.isnan(nothing).all()
 
 
 def test_bootstrap_without_any_effect():

@@ -14,12 +14,19 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.ema import EMAWeights
 from callbacks.resample import ResampleDeadLatents
-from saev.sae.gated import GatedL1
-from saev.sae.nested import Matryoshka
-from saev.sae.objectives import PAnneal, TargetL0
+from saev.sae.objectives import GatedL1, Matryoshka, PAnneal, TargetL0
 from saev.training.distributed import gather_rows, rank, world_size
 from saev.training.sae_module import SAETraining
-from tests.fakes.planted import LIGHTNING_WARNINGS, Batch, Recorder, activations, fit, make_module
+from tests.fakes.planted import (
+    LIGHTNING_WARNINGS,
+    UNIT_GAIN,
+    Batch,
+    Recorder,
+    activations,
+    fit,
+    jump,
+    make_module,
+)
 
 pytestmark = [pytest.mark.slow, *LIGHTNING_WARNINGS]
 
@@ -34,13 +41,14 @@ VARIANTS: dict[str, Any] = {
         "activation": "batch_topk", "k": 4, "objective": Matryoshka(n_random=3), **AUX,
     },
     "jump_relu": lambda: {
-        "activation": "jump_relu", "objective": TargetL0(), "threshold_lr_factor": 3, **AUX,
+        "activation": "jump_relu", "objective": TargetL0(1.0),
+        "jump_relu": jump(threshold_lr_factor=3), **AUX,
     },
     "gated": lambda: {
-        "activation": "gated", "objective": GatedL1(0.3), "encoder_init": "unit_gain",
+        "activation": "gated", "objective": GatedL1(0.3, 0.01), "init": UNIT_GAIN,
     },
     "p_anneal": lambda: {
-        "activation": "relu", "k": None, "objective": PAnneal(0.3), "encoder_init": "unit_gain",
+        "activation": "relu", "k": None, "objective": PAnneal(0.3, p_end=0.2), "init": UNIT_GAIN,
     },
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ import torch
 
 from saev.training.muon import Muon, orthogonalize
 from saev.training.sae_module import SAETraining
-from tests.fakes.planted import LIGHTNING_WARNINGS, activations, fit
+from tests.fakes.planted import INIT, LIGHTNING_WARNINGS, activations, decaying, fit
 
 pytestmark = LIGHTNING_WARNINGS
 
@@ -40,7 +40,14 @@ def test_a_dictionary_learns_and_the_second_gradient_starts_from_nothing() -> No
     data = activations(64 * 60)
     torch.manual_seed(0)
     module = SAETraining(
-        16, functools.partial(Muon, lr=0.02), "topk", 500, k=8, d_sae=64, lr_decay_fraction=0.5
+        16,
+        functools.partial(Muon, lr=0.02),
+        "topk",
+        500,
+        INIT,
+        k=8,
+        d_sae=64,
+        learning_rate=decaying(0.5),
     )
     mean = data.mean(0)
     module.set_data_statistics(

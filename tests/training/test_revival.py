@@ -6,26 +6,33 @@ import pytest
 import torch
 
 from callbacks.resample import ResampleDeadLatents
-from saev.sae.decoders import FrozenAtoms
-from saev.sae.gated import GatedL1
-from saev.sae.objectives import TargetL0
+from saev.sae.atoms import FrozenAtoms
+from saev.sae.objectives import GatedL1, L1Penalty, TargetL0
 from saev.training.sae_module import SAETraining
-from tests.fakes.planted import LIGHTNING_WARNINGS, activations, fit, make_module
+from tests.fakes.planted import (
+    LIGHTNING_WARNINGS,
+    UNIT_GAIN,
+    activations,
+    fit,
+    jump,
+    make_module,
+)
 
 pytestmark = LIGHTNING_WARNINGS
 
 VARIANTS: dict[str, Any] = {
     "relu": lambda: {
-        "activation": "relu", "k": None, "l1_coefficient": 0.05, "encoder_init": "unit_gain",
+        "activation": "relu", "k": None, "objective": L1Penalty(0.05), "init": UNIT_GAIN,
     },
     "topk": dict,
     "batch_topk": lambda: {"activation": "batch_topk"},
     "jump_relu": lambda: {
-        "activation": "jump_relu", "objective": TargetL0(), "threshold_lr_factor": 3,
+        "activation": "jump_relu", "objective": TargetL0(1.0),
+        "jump_relu": jump(threshold_lr_factor=3),
     },
     "gated": lambda: {
         "activation": "gated", "objective": GatedL1(0.1, control_rate=0.05),
-        "encoder_init": "unit_gain",
+        "init": UNIT_GAIN,
     },
 }  # fmt: skip
 

@@ -8,26 +8,28 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from saev.metrics import ReconstructionMetrics
 from saev.sae import SparseAutoencoder
-from saev.sae.losses import auxk
+from saev.sae.auxk import auxk
+from saev.sae.objectives import L1Penalty
 from saev.training.sae_module import SAETraining
 from tests.fakes.planted import (
+    INIT,
     LIGHTNING_WARNINGS,
     Batch,
     Recorder,
     activations,
     atoms,
+    decaying,
     fit,
     make_module,
+    model_config,
 )
 
 pytestmark = LIGHTNING_WARNINGS
 
-CONF = Path(__file__).parents[2] / "conf" / "model"
 ADAM = functools.partial(torch.optim.Adam, lr=1e-3)
 AUX = {"aux_coefficient": 1 / 32, "dead_after_tokens": 500}
 
@@ -60,16 +62,17 @@ def sink_a_quarter(module: SAETraining) -> Tensor:
         ({"d_sae": None}, "model.d_sae and model.expansion must be given"),
         ({"d_sae": None, "expansion": -1}, "model.expansion must give"),
         ({"activation": "gelu"}, "model.activation must be one of"),
-        ({"l1_coefficient": -1.0}, "model.l1_coefficient must be 0 or more"),
-        ({"l1_coefficient": math.nan}, "model.l1_coefficient must be 0 or more"),
+        ({"aux_coefficient": math.nan}, "model.aux_coefficient must be 0 or more"),
         ({"aux_coefficient": -1.0}, "model.aux_coefficient must be 0 or more"),
-        ({"l1_warmup_steps": -1}, "model.l1_warmup_steps"),
-        ({"lr_warmup_steps": -1}, "model.lr_warmup_steps"),
-        ({"lr_decay_fraction": 1.5}, r"model.lr_decay_fraction must lie in \[0, 1\]"),
+        ({"learning_rate": decaying(0, -1)}, "model.learning_rate.warmup_steps must be 0 or more"),
+        ({"learning_rate": decaying(1.5)}, r"learning_rate.decay_fraction must lie in \[0, 1\]"),
+        ({"learning_rate": decaying(0, speed=2)}, "model.learning_rate.speed is unknown"),
+        ({"learning_rate": {}}, "model.learning_rate is not complete.*warmup_steps"),
         ({"dead_after_tokens": 0}, "model.dead_after_tokens must be at least 1"),
         ({"k_aux": 0}, "model.k_aux must be at least 1"),
-        ({"bias_init": "median"}, "model.bias_init must be one of"),
-        ({"encoder_init": "xavier"}, "model.encoder_init must be one of"),
+        ({"init": {**INIT, "bias": "median"}}, "model.init.bias must be one of"),
+        ({"init": {**INIT, "encoder": "xavier"}}, "model.init.encoder must be one of"),
+        ({"objective": {"coefficient": 1.0}}, "model.objective must name a class"),
         ({"optimizer": functools.partial(torch.optim.Adam, lr=-0.1)}, "model.optimizer.lr.*-0.1"),
         (
             {"optimizer": functools.partial(torch.optim.Adam, lr=0.1, betas=(2, 0))},
@@ -84,6 +87,7 @@ def test_bad_arguments_are_refused(arguments: dict, part: str) -> None:
         "optimizer": ADAM,
         "activation": "topk",
         "dead_after_tokens": 500,
+        "init": INIT,
         "k": 4,
         "d_sae": 64,
         **arguments,
@@ -94,13 +98,13 @@ def test_bad_arguments_are_refused(arguments: dict, part: str) -> None:
 
 
 def test_width_is_a_multiple_or_given() -> None:
-    assert SAETraining(16, ADAM, "topk", 500, k=4, expansion=8).sae.cfg.d_sae == 128
-    assert SAETraining(16, ADAM, "topk", 500, k=4, expansion=8, d_sae=40).sae.cfg.d_sae == 40
+    assert SAETraining(16, ADAM, "topk", 500, INIT, k=4, expansion=8).sae.cfg.d_sae == 128
+    assert SAETraining(16, ADAM, "topk", 500, INIT, k=4, expansion=8, d_sae=40).sae.cfg.d_sae == 40
 
 
 @pytest.mark.parametrize("name", ["topk", "relu"])
 def test_configs_build_a_module_and_name_only_its_arguments(name: str) -> None:
-    cfg = OmegaConf.load(CONF / f"{name}.yaml")
+    cfg = model_config(name)
     module = instantiate(cfg, d_model=16)
     assert isinstance(module, SAETraining) and module.sae.cfg.activation == name
     allowed = set(inspect.signature(SAETraining).parameters) | {"_target_"}
@@ -111,7 +115,7 @@ def test_configs_build_a_module_and_name_only_its_arguments(name: str) -> None:
 
 
 def test_decoder_bias_starts_at_the_centre_of_the_normal_tokens() -> None:
-    module = SAETraining(16, ADAM, "topk", 500, k=4, expansion=16)
+    module = SAETraining(16, ADAM, "topk", 500, INIT, k=4, expansion=16)
     pool = activations(200)
     module.set_data_statistics(torch.ones(16), 2.0, 100.0)
     module.initialize_from(torch.cat([pool, torch.full((1, 16), 1e4)]))
@@ -119,14 +123,14 @@ def test_decoder_bias_starts_at_the_centre_of_the_normal_tokens() -> None:
 
 
 def test_a_pool_without_normal_tokens_is_refused() -> None:
-    module = SAETraining(16, ADAM, "topk", 500, k=4, expansion=16)
+    module = SAETraining(16, ADAM, "topk", 500, INIT, k=4, expansion=16)
     module.set_data_statistics(torch.ones(16), 2.0, 0.001)
     with pytest.raises(ValueError, match=r"raise tokens\.max_norm"):
         module.initialize_from(activations(10))
 
 
 def test_decay_needs_an_end() -> None:
-    module = make_module(lr_decay_fraction=0.5)
+    module = make_module(learning_rate=decaying(0.5))
     with pytest.raises(ValueError, match=r"set trainer\.max_steps"):
         fit_without_end(module)
 
@@ -158,7 +162,7 @@ def fit_without_end(module: SAETraining) -> None:
 def test_planted_features_are_found() -> None:
     features = atoms(32)
     data = activations(64 * 600, features, n_active=2)
-    module = make_module(data, lr=1e-2, k=2, d_sae=48, lr_decay_fraction=0.25, **AUX)
+    module = make_module(data, lr=1e-2, k=2, d_sae=48, learning_rate=decaying(0.25), **AUX)
     fit(module, data)
     cosines = module.sae.W_dec @ features.T
     # An untrained dictionary of this size reaches 0.6 on average.
@@ -172,7 +176,7 @@ def test_planted_features_are_found() -> None:
 def test_logged_loss_is_the_sum_of_its_parts_by_definition() -> None:
     data = activations(64)
     module = make_module(
-        data, aux_coefficient=0.5, dead_after_tokens=1, l1_coefficient=0.2, k_aux=3
+        data, aux_coefficient=0.5, dead_after_tokens=1, objective=L1Penalty(0.2), k_aux=3
     )
     module.tokens_since_fired.fill_(5)
     sae = module.export()
@@ -216,7 +220,7 @@ def test_atoms_stay_unit_and_the_gradient_along_them_is_gone() -> None:
             grad, atoms_sd = self.sae.W_dec.grad, self.sae.W_dec.detach()
             seen.append(float((grad * atoms_sd).sum(1).abs().max() / grad.abs().max()))
 
-    module = Watch(16, ADAM, "topk", 500, k=4, d_sae=64)
+    module = Watch(16, ADAM, "topk", 500, INIT, k=4, d_sae=64)
     fit(module, activations(64 * 5))
     assert len(seen) == 5 and max(seen) < 1e-5
     torch.testing.assert_close(module.sae.W_dec.norm(dim=1), torch.ones(64))
@@ -241,7 +245,7 @@ def test_each_step_starts_from_fresh_gradients() -> None:
     data = activations(64 * 4)
 
     def make() -> Gradients:
-        return Gradients(16, ADAM, "topk", 500, k=4, d_sae=64).prepare()
+        return Gradients(16, ADAM, "topk", 500, INIT, k=4, d_sae=64).prepare()
 
     module = make()
     fit(module, data)
@@ -288,7 +292,9 @@ def test_gradient_clipping_works_with_the_fused_optimiser_in_mixed_precision() -
     assert norms == pytest.approx([0.5] * 5, rel=1e-4)
 
 
-@pytest.mark.parametrize("kwargs", [AUX, {"activation": "relu", "k": None, "l1_coefficient": 0.3}])
+@pytest.mark.parametrize(
+    "kwargs", [AUX, {"activation": "relu", "k": None, "objective": L1Penalty(0.3)}]
+)
 def test_bfloat16_products_train_almost_as_well(kwargs: dict) -> None:
     data = activations(64 * 150)
     explained = []
@@ -302,11 +308,9 @@ def test_learning_rate_and_sparsity_follow_their_schedules() -> None:
     module = make_module(
         activation="relu",
         k=None,
-        l1_coefficient=0.5,
-        l1_warmup_steps=5,
+        objective=L1Penalty(0.5, warmup_steps=5),
         lr=0.01,
-        lr_warmup_steps=2,
-        lr_decay_fraction=0.5,
+        learning_rate=decaying(0.5, warmup_steps=2),
     )
     logger = Recorder()
     fit(module, activations(64 * 8), logger=logger, log_every_n_steps=1)
@@ -325,7 +329,7 @@ def test_two_runs_with_one_seed_are_equal_and_another_is_not() -> None:
         module = make_module(data, **AUX)
         if seed:
             torch.manual_seed(seed)
-            module = SAETraining(16, ADAM, "topk", k=8, d_sae=64, **AUX)
+            module = SAETraining(16, ADAM, "topk", init=INIT, k=8, d_sae=64, **AUX)
         fit(module, data)
         runs.append(weights(module))
     assert_same(runs[0], runs[1])
@@ -421,7 +425,7 @@ def keep(folder: Path) -> ModelCheckpoint:
 
 
 def checkpointed(tmp_path: Path, data: Tensor, **kwargs: Any) -> tuple[SAETraining, Path]:
-    module = make_module(data, lr_decay_fraction=0.5, **kwargs)
+    module = make_module(data, learning_rate=decaying(0.5), **kwargs)
     sink_a_quarter(module)
     fit(module, data, enable_checkpointing=True, callbacks=[keep(tmp_path)])
     return module, tmp_path / "step=20.ckpt"
@@ -431,14 +435,14 @@ def checkpointed(tmp_path: Path, data: Tensor, **kwargs: Any) -> tuple[SAETraini
     "kwargs",
     [
         AUX,
-        {"activation": "relu", "k": None, "l1_coefficient": 0.3, "l1_warmup_steps": 30},
+        {"activation": "relu", "k": None, "objective": L1Penalty(0.3, warmup_steps=30)},
     ],
 )
 def test_a_resumed_run_equals_the_undisturbed_one(tmp_path: Path, kwargs: dict) -> None:
     data = activations(64 * 45)
     whole, path = checkpointed(tmp_path, data, **kwargs)
     # Another seed: everything must come from the checkpoint.
-    resumed = make_module(data, lr_decay_fraction=0.5, **kwargs)
+    resumed = make_module(data, learning_rate=decaying(0.5), **kwargs)
     with torch.no_grad():
         resumed.sae.W_enc.normal_()
     again = {"enable_checkpointing": True, "callbacks": [keep(tmp_path)]}

@@ -9,46 +9,62 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from saev.sae import SparseAutoencoder
-from saev.sae.decoders import ArchetypalAtoms, FreeAtoms, FrozenAtoms
-from saev.sae.gated import GatedL1
-from saev.sae.nested import Matryoshka, MultiTopK
-from saev.sae.objectives import L1, L0Penalty, PAnneal, TanhPenalty, TargetL0
+from saev.sae.atoms import ArchetypalAtoms, FreeAtoms, FrozenAtoms
+from saev.sae.objectives import (
+    GatedL1,
+    L0Penalty,
+    L1Penalty,
+    Matryoshka,
+    MultiTopK,
+    PAnneal,
+    TanhPenalty,
+    TargetL0,
+)
 from saev.sae.threshold import calibrate_threshold_
 from saev.training.sae_module import SAETraining
-from tests.fakes.planted import LIGHTNING_WARNINGS, activations, fit, make_module
+from tests.fakes.planted import (
+    INIT,
+    LIGHTNING_WARNINGS,
+    UNIT_GAIN,
+    activations,
+    decaying,
+    fit,
+    jump,
+    make_module,
+    model_config,
+)
 
 pytestmark = LIGHTNING_WARNINGS
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 AUX = {"aux_coefficient": 1 / 32, "dead_after_tokens": 500}
-RELU: dict[str, Any] = {"activation": "relu", "k": None, "encoder_init": "unit_gain"}
-JUMP: dict[str, Any] = {"activation": "jump_relu", "threshold_lr_factor": 10}
+RELU: dict[str, Any] = {"activation": "relu", "k": None, "init": UNIT_GAIN}
+JUMP: dict[str, Any] = {"activation": "jump_relu", "jump_relu": jump(threshold_lr_factor=10)}
 VARIANTS: dict[str, Any] = {
-    "relu": lambda: {**RELU, "l1_coefficient": 0.3},
+    "relu": lambda: {**RELU, "objective": L1Penalty(0.3)},
     "relu_free_norm": lambda: {
-        **RELU, "decoder": FreeAtoms(), "l1_coefficient": 0.3, "subtract_b_dec": False,
+        **RELU, "decoder": FreeAtoms(0.1), "objective": L1Penalty(0.3), "subtract_b_dec": False,
     },
-    "p_anneal": lambda: {**RELU, "objective": PAnneal(0.3)},
+    "p_anneal": lambda: {**RELU, "objective": PAnneal(0.3, p_end=0.2)},
     "topk": lambda: AUX,
-    "topk_data": lambda: {**AUX, "atom_init": "data"},
-    "multi_topk": lambda: {"objective": MultiTopK(3), "k": 4},
+    "topk_data": lambda: {**AUX, "init": {**INIT, "atoms": "data"}},
+    "multi_topk": lambda: {"objective": MultiTopK(3, 0.125), "k": 4},
     "frozen": lambda: {"decoder": FrozenAtoms()},
-    "archetypal": lambda: {"decoder": ArchetypalAtoms(100), **AUX},
+    "archetypal": lambda: {"decoder": ArchetypalAtoms(100, relaxation=0.1), **AUX},
     "batch_topk": lambda: {"activation": "batch_topk", **AUX},
     "batch_topk_fraction": lambda: {"activation": "batch_topk", "k": 2.5},
     "matryoshka": lambda: {
         "activation": "batch_topk", "k": 4, "objective": Matryoshka([0.25, 0.5, 1]), **AUX,
     },
     "matryoshka_random": lambda: {"k": 4, "objective": Matryoshka(n_random=3)},
-    "jump_relu": lambda: {**JUMP, "objective": TargetL0(), **AUX},
+    "jump_relu": lambda: {**JUMP, "objective": TargetL0(1.0), **AUX},
     "jump_relu_l0": lambda: {**JUMP, "k": None, "objective": L0Penalty(0.01)},
     "jump_relu_tanh": lambda: {
-        **JUMP, "k": None, "objective": TanhPenalty(0.1), "decoder": FreeAtoms(1.0),
-        "jump_to_input": True, "start_threshold": 0.1,
+        **JUMP, "k": None, "objective": TanhPenalty(0.1, 4.0, 3e-6, 1.0), "decoder": FreeAtoms(1.0),
+        "jump_relu": jump(start_threshold=0.1, threshold_lr_factor=10, jump_to_input=True),
     },
     "gated": lambda: {"activation": "gated", "objective": GatedL1(1.0, control_rate=0.1)},
 }  # fmt: skip
@@ -102,9 +118,9 @@ def test_a_resumed_run_equals_the_undisturbed_one(name: str, tmp_path: Path) -> 
     keep = functools.partial(
         ModelCheckpoint, tmp_path, "{step}", every_n_train_steps=15, save_top_k=-1
     )
-    whole = make_module(data, lr_decay_fraction=0.5, **VARIANTS[name]())
+    whole = make_module(data, learning_rate=decaying(0.5), **VARIANTS[name]())
     fit(whole, data, enable_checkpointing=True, callbacks=[keep()])
-    resumed = make_module(data, lr_decay_fraction=0.5, **VARIANTS[name]())
+    resumed = make_module(data, learning_rate=decaying(0.5), **VARIANTS[name]())
     with torch.no_grad():
         for tensor in resumed.state_dict().values():
             if tensor.is_floating_point():
@@ -131,7 +147,9 @@ def test_logging_does_not_change_the_trajectory(name: str) -> None:
 def test_the_aim_is_met_on_other_tokens(name: str) -> None:
     """Within 15 % of k, in the form that inference takes."""
     data = activations(64 * 500)
-    module = make_module(data, lr=1e-2, lr_decay_fraction=0.25, **{"k": 6, **VARIANTS[name]()})
+    module = make_module(
+        data, lr=1e-2, learning_rate=decaying(0.25), **{"k": 6, **VARIANTS[name]()}
+    )
     fit(module, data[: 64 * 480])
     sae = module.export()
     if name == "batch_topk":
@@ -142,7 +160,7 @@ def test_the_aim_is_met_on_other_tokens(name: str) -> None:
 
 def test_the_threshold_during_training_lags_only_a_few_steps() -> None:
     data = activations(64 * 100)
-    module = make_module(data, lr=1e-2, activation="batch_topk", k=6, lr_decay_fraction=0.5)
+    module = make_module(data, lr=1e-2, activation="batch_topk", k=6, learning_rate=decaying(0.5))
     fit(module, data)
     l0 = float((module.sae.encode(data) > 0).sum(1).float().mean())
     assert l0 == pytest.approx(6, rel=0.15)
@@ -175,7 +193,7 @@ def test_relu_traces_a_monotone_curve() -> None:
     data = activations(64 * 150)
     curve = []
     for coefficient in (0.05, 0.15, 0.5, 1.5, 4.0):
-        module = make_module(data, lr=1e-2, **RELU, l1_coefficient=coefficient)
+        module = make_module(data, lr=1e-2, **RELU, objective=L1Penalty(coefficient))
         fit(module, data)
         sae = module.export()
         l0 = float((sae.encode(data) > 0).sum(1).float().mean())
@@ -186,7 +204,7 @@ def test_relu_traces_a_monotone_curve() -> None:
 
 def test_data_start_points_atoms_at_inputs() -> None:
     data = activations(500)
-    module = make_module(data, atom_init="data")
+    module = make_module(data, init={**INIT, "atoms": "data"})
     centred = module.sae.normalize(data) - module.sae.b_dec
     cosines = module.sae.W_dec @ torch.nn.functional.normalize(centred, dim=1).T
     assert bool((cosines.amax(1) > 0.9999).all())
@@ -195,7 +213,7 @@ def test_data_start_points_atoms_at_inputs() -> None:
 
 def test_start_threshold_gives_the_aim_on_the_pool() -> None:
     data = activations(1000)
-    module = make_module(data, k=5, **{**JUMP, "objective": TargetL0()})
+    module = make_module(data, k=5, **{**JUMP, "objective": TargetL0(1.0)})
     assert int((module.sae.encode(data) > 0).sum()) == 5000
     paper = make_module(data, k=None, **{**JUMP, "objective": L0Penalty(1)})
     assert float(paper.sae.threshold.detach()[0]) == pytest.approx(0.001 * math.sqrt(16))
@@ -226,7 +244,9 @@ def test_an_atom_of_norm_zero_is_exported_without_nan(name: str, tmp_path: Path)
 def test_the_learning_rate_law() -> None:
     data = activations(64 * 2)
     for d_sae, expected in ((64, 0.01), (256, 0.005)):
-        module = make_module(data, lr=0.01, d_sae=d_sae, lr_reference_width=64)
+        module = make_module(
+            data, lr=0.01, d_sae=d_sae, learning_rate=decaying(0, reference_width=64)
+        )
         trainer = fit(module, data, log_every_n_steps=1)
         assert float(trainer.callback_metrics["train/lr"]) == pytest.approx(expected)
 
@@ -236,27 +256,48 @@ def test_the_learning_rate_law() -> None:
     [
         ({"activation": "jump_relu"}, "model.objective must be given for activation=jump_relu"),
         ({"activation": "gated"}, "model.objective must be given for activation=gated"),
-        ({"activation": "jump_relu", "k": 0, "objective": TargetL0()}, "model.k must be positive"),
-        ({"activation": "gated", "k": -1, "objective": GatedL1(1)}, "model.k must be positive"),
+        (
+            {"activation": "jump_relu", "k": 0, "objective": TargetL0(1.0)},
+            "model.k must be positive",
+        ),
+        (
+            {"activation": "gated", "k": -1, "objective": GatedL1(1, 0.01)},
+            "model.k must be positive",
+        ),
         ({"activation": "batch_topk", "k": None}, "model.k must be a positive number"),
         ({"k": 2.5}, "whole for activation=topk"),
         ({"activation": "batch_topk", "k": 65}, "model.k must not exceed"),
-        ({"k": 5, "objective": Matryoshka()}, "narrowest prefix of 4 latents"),
-        ({"objective": L1(1.0), "l1_coefficient": 1.0}, "has no effect beside model.objective"),
-        ({"start_threshold": 0.1}, "start_threshold is for activation=jump_relu"),
-        ({"jump_to_input": True}, "jump_to_input is for activation=jump_relu"),
+        ({"k": 5, "objective": Matryoshka([0.0625, 1])}, "narrowest prefix of 4 latents"),
         (
-            {**JUMP, "objective": L0Penalty(1), "start_threshold": -1.0},
+            {"activation": "jump_relu", "objective": L0Penalty(1)},
+            "model.jump_relu must be given for activation=jump_relu",
+        ),
+        ({"jump_relu": jump(start_threshold=0.1)}, "jump_relu is for activation=jump_relu.*0.1"),
+        ({"jump_relu": jump(jump_to_input=True)}, "jump_relu is for activation=jump_relu.*True"),
+        (
+            {**JUMP, "objective": L0Penalty(1), "jump_relu": jump(start_threshold=-1.0)},
             "start_threshold must be 0 or more",
         ),
-        ({"bandwidth": 0}, "bandwidth must be positive"),
-        ({"threshold_lr_factor": -1}, "threshold_lr_factor must be positive"),
-        ({"decoder": FreeAtoms()}, "lets atoms have any norm"),
-        ({**JUMP, "objective": L0Penalty(1), "decoder": FreeAtoms()}, "lets atoms have any norm"),
-        ({"decoder": FrozenAtoms(), "atom_init": "data"}, "atom_init=data has no effect"),
-        ({"atom_init": "pca"}, "model.atom_init must be one of"),
-        ({"lr_decay_shape": "step"}, "model.lr_decay_shape must be one of"),
-        ({"lr_reference_width": 0}, "model.lr_reference_width must be at least 1"),
+        ({**JUMP, "jump_relu": jump(bandwidth=0)}, "bandwidth must be positive"),
+        (
+            {**JUMP, "jump_relu": jump(threshold_lr_factor=-1)},
+            "threshold_lr_factor must be positive",
+        ),
+        ({"decoder": FreeAtoms(0.1)}, "lets atoms have any norm"),
+        (
+            {**JUMP, "objective": L0Penalty(1), "decoder": FreeAtoms(0.1)},
+            "lets atoms have any norm",
+        ),
+        (
+            {"decoder": FrozenAtoms(), "init": {**INIT, "atoms": "data"}},
+            "init.atoms=data has no effect",
+        ),
+        ({"init": {**INIT, "atoms": "pca"}}, "model.init.atoms must be one of"),
+        (
+            {"learning_rate": decaying(0.5, decay_shape="step")},
+            "learning_rate.decay_shape must be one",
+        ),
+        ({"learning_rate": decaying(0, reference_width=0)}, "reference_width must be at least 1"),
     ],
 )
 def test_combinations_without_sense_are_refused(arguments: dict, part: str) -> None:
@@ -266,12 +307,10 @@ def test_combinations_without_sense_are_refused(arguments: dict, part: str) -> N
 
 
 @pytest.mark.parametrize(
-    "path",
-    [p for p in sorted(CONF.glob("*.yaml")) if "SAETraining" in p.read_text()],
-    ids=lambda p: p.stem,
+    "name", [p.stem for p in sorted(CONF.glob("*.yaml")) if "\n  - sae\n" in p.read_text()]
 )
-def test_every_config_builds(path: Path) -> None:
-    module = instantiate(OmegaConf.load(path), d_model=64)
+def test_every_config_builds(name: str) -> None:
+    module = instantiate(model_config(name), d_model=64)
     assert isinstance(module, SAETraining) and module.sae.cfg.d_sae == 1024
     recipe = module.export().cfg.recipe
     assert recipe["objective"]["kind"] and recipe["decoder"]["kind"]

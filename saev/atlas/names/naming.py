@@ -9,26 +9,19 @@ Suffixes: s latents, v columns (candidate names), b images, n images per latent.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from scipy import sparse
 
-from saev.concepts.max_null import benjamini_hochberg
+from saev.stats.correction import benjamini_hochberg
+from saev.stats.tests import rank_p
 
 N_TOP = 8
 """Strongest images that vote."""
-
-
-class Captioner(Protocol):
-    """Anything that says in words what some pictures have in common; none is used by default."""
-
-    def caption(
-        self, pictures: list[UInt8[np.ndarray, "h w 3"]], heat: list[Float[np.ndarray, "gh gw"]]
-    ) -> tuple[str, float] | None:
-        """A name and a confidence from 0 to 1, or None. ``heat``: the latent's code per patch."""
-        ...
+ROUNDING = 1e-12
+"""Means of the same numbers in another order differ by less."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +136,8 @@ def verify(
         confidence[latent] = presence_bv[images[:m], column].mean()
         key = (int(column), m)
         if key not in null:
-            null[key] = np.sort(presence_bv[draws[:, :m], column].mean(1))
-        below = np.searchsorted(null[key], confidence[latent] - 1e-12)
-        p[latent] = (1 + n_draws - below) / (1 + n_draws)
+            null[key] = presence_bv[draws[:, :m], column].mean(1)
+        p[latent] = rank_p(confidence[latent], null[key], ROUNDING)
     return Evidence(confidence, p)
 
 

@@ -22,11 +22,11 @@ from saev.atlas.names.naming import (
     weighted_similarity,
 )
 from saev.backbones import Backbone
-from saev.codes.code_pass import ImageList
 from saev.codes.exemplars import TopImages
+from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.concepts.best_latents import ConceptScores
-from saev.editing.steering_effects import prepare, push_effects, random_shifts, shifts_of
+from saev.editing.steering_effects import prepare, random_shifts, shifts_of, steer_effects
 from saev.errors import UserError
 from saev.metrics.class_mass import Tree, back_off
 from saev.sae import SparseAutoencoder
@@ -35,12 +35,12 @@ PROPOSERS = ("concept", "vote", "effect", "text", "wpmi", "tree")
 
 
 class Effects(NamedTuple):
-    """What pushing each latent does to every column."""
+    """Effect of steering each latent on every column."""
 
     latents: Int[np.ndarray, " k"]
     change_kv: Float[np.ndarray, "k v"]
     z_kv: Float[np.ndarray, "k v"]
-    """In standard deviations over all pushed latents."""
+    """In standard deviations over all steered latents."""
     null_top: Float[np.ndarray, " n"]
     """Largest z of each random direction of matched length."""
 
@@ -60,17 +60,17 @@ def effects_of(
     device: str | torch.device,
     seed: int = 0,
 ) -> Effects:
-    """Pushes latents at all normal tokens of ``n_images`` random images and reads the columns."""
+    """Steers latents at all normal tokens of ``n_images`` random images and reads the columns."""
     assert sae.cfg.layer is not None
     rng = np.random.default_rng([seed, 17])
     chosen = rng.permutation(len(images.entries))[:n_images]
     pixels = torch.stack([_pixels(images, int(index), backbone) for index in chosen]).to(device)
-    pushed = prepare(pixels, sae, backbone, columns.readout)
+    unsteered = prepare(pixels, sae, backbone, columns.readout)
     shifts = shifts_of(sae, torch.from_numpy(latents), strength, torch.from_numpy(max_s[latents]))
-    change = push_effects(pushed, shifts, sae.cfg.layer, backbone, columns.readout, batch_size)
-    random = push_effects(
-        pushed, random_shifts(shifts, n_random, seed), sae.cfg.layer, backbone, columns.readout,
-        batch_size, "pushing random directions",
+    change = steer_effects(unsteered, shifts, sae.cfg.layer, backbone, columns.readout, batch_size)
+    random = steer_effects(
+        unsteered, random_shifts(shifts, n_random, seed), sae.cfg.layer, backbone, columns.readout,
+        batch_size, "steering along random directions",
     )  # fmt: skip
     change_kv, random_nv = change.numpy(), random.numpy()
     z_kv = standardized(change_kv, change_kv)

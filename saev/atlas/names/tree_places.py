@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saev.codes.code_pass import ImageList
+from saev.codes.images import ImageList
 from saev.metrics.class_mass import Tree, hierarchy
 
 if TYPE_CHECKING:

@@ -1,1 +1,4 @@
-"""The embedded micro ViT: its weights, model card and the script that trains it."""
+"""The micro ViT: its weights come with the code, benchmarks/micro_vit trains it.
+
+model: the micro ViT, built from its files
+"""

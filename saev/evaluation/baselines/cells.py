@@ -1,4 +1,4 @@
-"""Metric × {dictionary, baselines}, each with an interval over images, and what tells them apart."""
+"""Table of metrics × dictionaries with intervals: which metrics separate trained from random."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from saev.evaluation.baselines import sums as measures
+from saev.stats.bootstrap import image_weights, interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,20 +61,9 @@ class Cell(NamedTuple):
         return interval(self.drawn_r)
 
 
-def interval(drawn_r: Float[np.ndarray, " r"]) -> tuple[float, float]:
-    """The 2.5th and the 97.5th percentile, nan where nothing was drawn."""
-    known = drawn_r[~np.isnan(drawn_r)]
-    if not len(known):
-        return (float("nan"), float("nan"))
-    low, high = np.percentile(known, [2.5, 97.5])
-    return (float(low), float(high))
-
-
 def weights(n_images: int, n_samples: int, seed: int) -> Float[np.ndarray, "r b"]:
     """Row 0 counts every image once; each other row, how often a bootstrap sample holds it."""
-    rng = np.random.default_rng([seed, n_images])
-    share = np.full(n_images, 1 / n_images)
-    drawn = rng.multinomial(n_images, share, size=n_samples).astype(float)
+    drawn = image_weights(n_images, n_samples, np.random.default_rng([seed, n_images]))
     return np.concatenate([np.ones((1, n_images)), drawn])
 
 

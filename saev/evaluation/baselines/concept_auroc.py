@@ -1,4 +1,4 @@
-"""How well the best single latent tells each concept, on images that did not choose it.
+"""Concept AUROC of the best single latent, on images that did not choose it.
 
 Suffixes: b images, s latents, c concepts, r bootstrap samples.
 """
@@ -7,11 +7,13 @@ Suffixes: b images, s latents, c concepts, r bootstrap samples.
 # pyright: reportOptionalSubscript=false
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy import sparse
 
 from saev.concepts.best_latents import Concepts
-from saev.concepts.pair_scores import Codes, score_pairs
+from saev.concepts.pair_scores import score_pairs
+from saev.concepts.ranked_codes import CodeEntries
+from saev.stats.bootstrap import weighted_auroc
 
 
 def best_latent_auroc(
@@ -40,25 +42,7 @@ def best_latent_auroc(
     return np.nanmean(np.stack(scores), axis=0)
 
 
-def weighted_auroc(
-    value_b: Float[np.ndarray, " b"],
-    label_b: Bool[np.ndarray, " b"],
-    weight_rb: Float[np.ndarray, "r b"],
-) -> Float[np.ndarray, " r"]:
-    """P(value of a positive > of a negative) + ½ P(equal) for each row of weights; nan without
-    weight on either side."""
-    order = value_b.argsort(kind="stable")
-    value_b, label_b, weight_rb = value_b[order], label_b[order], weight_rb[:, order]
-    starts = np.concatenate([[0], np.diff(value_b).nonzero()[0] + 1])
-    positive_rg = np.add.reduceat(weight_rb * label_b, starts, axis=1)
-    negative_rg = np.add.reduceat(weight_rb * ~label_b, starts, axis=1)
-    below_rg = negative_rg.cumsum(1) - negative_rg / 2
-    pairs = positive_rg.sum(1) * negative_rg.sum(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (positive_rg * below_rg).sum(1) / np.where(pairs > 0, pairs, np.nan)
-
-
-def _codes(strongest_bs: sparse.csr_matrix) -> Codes:
+def _codes(strongest_bs: sparse.csr_matrix) -> CodeEntries:
     n_rows, n_latents = strongest_bs.shape[0], strongest_bs.shape[1]
     entries = strongest_bs.tocoo()
-    return Codes(entries.col, entries.row, entries.data, n_latents, n_rows)
+    return CodeEntries(entries.col, entries.row, entries.data, n_latents, n_rows)

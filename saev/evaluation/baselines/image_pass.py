@@ -1,22 +1,20 @@
-"""One pass over images for all dictionaries of one model, image by image.
+"""Image pass: one for all dictionaries of one model, image by image.
 
 Suffixes: b images, p chosen tokens, d width, s latents.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.progress import track
 from scipy import sparse
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from datamodules.images import ImageBatch, ImageDataset, ImageItem, ImageSource
+from datamodules.images import ImageBatch, ImageItem, ImageSource, image_batches
 from saev.backbones import Backbone
-from saev.editing.replacement import on_chosen_tokens
+from saev.editing.tokens import on_chosen_tokens
 from saev.evaluation.baselines.methods import Contender
 from saev.evaluation.baselines.sums import ImageSums
 from saev.evaluation.held_out import MAX_CODES
@@ -123,18 +121,11 @@ class ImagePass:
             self._update(batch)
         return [collector.sums() for collector in self.collectors]
 
-    def _batches(self, description: str) -> Any:
-        loader = DataLoader(
-            ImageDataset(self.source, self.items, self.backbone.transform),
-            batch_size=self.batch_size, num_workers=self.num_workers,
-            collate_fn=ImageDataset.collate,
+    def _batches(self, description: str) -> Iterator[ImageBatch]:
+        return image_batches(
+            self.source, self.items, self.backbone.transform,
+            batch_size=self.batch_size, num_workers=self.num_workers, description=description,
         )  # fmt: skip
-        batch: ImageBatch
-        for batch in track(loader, description=description, total=len(loader), transient=True):
-            for item, error in batch.broken:
-                self.source.report_broken(item, error)
-            if batch.items:
-                yield batch
 
     @torch.no_grad()
     def _fit_head(self, description: str) -> None:

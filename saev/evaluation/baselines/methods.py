@@ -1,4 +1,4 @@
-"""What stands in the table: the dictionary, baselines fitted to its activations, trained controls."""
+"""Methods compared in the table: the dictionary, fitted baselines, trained controls."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
-from saev.codes.code_pass import ImageList, tokens_of
+from saev.codes.code_pass import tokens_of
+from saev.codes.images import ImageList
 from saev.errors import UserError
 from saev.loading import open_dictionary
 from saev.sae import SparseAutoencoder

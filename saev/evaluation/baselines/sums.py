@@ -1,4 +1,4 @@
-"""What one dictionary did on each image, and the metrics of any weighting of the images.
+"""Sums per image of what one dictionary did, and the metrics under any weighting of the images.
 
 A bootstrap by image is a weighting by how often each image was drawn, so every metric here takes
 weights; with weights 1 they are the metrics of ``saev.metrics``.

@@ -1,4 +1,4 @@
-"""The table of one dictionary beside its baselines, for a command: fit, pass, verdicts, files."""
+"""Baseline comparison of one dictionary, for a command: fit, pass, verdicts, files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The model card of a pick."""
+"""Model card of a pick."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Choosing among the members of a sweep, from its id or folder to the page and the registry."""
+"""Model selection in a sweep, from its id or folder to the page and the registry."""
 
 import logging
 from pathlib import Path

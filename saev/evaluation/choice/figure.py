@@ -1,4 +1,4 @@
-"""The Pareto figure of a sweep, drawn without a display."""
+"""Pareto figure of a sweep, drawn without a display."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The Pareto front of a sweep, and which of its members to take. Pure functions on numbers."""
+"""Pareto front of a sweep, and which of its members to take: pure functions on numbers."""
 
 import math
 from collections.abc import Sequence

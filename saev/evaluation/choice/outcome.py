@@ -1,4 +1,4 @@
-"""What choosing among the members of a sweep is asked, and what it finds."""
+"""Arguments and result of model selection."""
 
 import re
 from collections.abc import Mapping, Sequence

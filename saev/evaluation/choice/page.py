@@ -1,4 +1,4 @@
-"""The files of a choice: ``index.html``, ``pareto.png``, ``members.csv``, ``picks.json``."""
+"""Files of a choice: ``index.html``, ``pareto.png``, ``members.csv``, ``picks.json``."""
 
 import json
 import os

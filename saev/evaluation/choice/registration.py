@@ -1,4 +1,4 @@
-"""Handing picks over: a model card each, a version in the model registry, tags that say why."""
+"""Registration of picks: a model card, a version in the model registry, tags with the reasons."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The members of a sweep, read back from the MLflow store or from the sweep's folder."""
+"""Runs of a sweep, read back from the MLflow store or from the sweep's folder."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,1 +1,7 @@
-"""What is run for each hypothesis: the edit and its controls, in one pass over the test images."""
+"""Arms: the edit of a hypothesis and its controls.
+
+arms: the selected latents and every control
+matched_latents: random latents that fire as often and as strongly
+gradcam: Grad-CAM baseline, which masks pixels
+runner: one pass over the test images for every arm
+"""

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from saev.editing.code_edits import Scale, Where
 from saev.editing.directions import (
     MatchedDirection,
     RawUnit,
@@ -20,8 +21,9 @@ from saev.editing.directions import (
     pca_direction,
     probe_directions,
 )
-from saev.editing.edits import Scale, Where, parse_edit
-from saev.editing.steering import Steering, Tokens
+from saev.editing.edits import parse_edit
+from saev.editing.tap_edit import TapEdit
+from saev.editing.tokens import Tokens
 from saev.intervention.arms.matched_latents import Matched, MatchedPool
 from saev.intervention.arms.runner import Batch, Job
 from saev.intervention.choose.discovery import Discovery
@@ -113,12 +115,12 @@ class ArmPlan:
 
     def steering(
         self, latents: Latents, scale: float, which: str = "sae", where: Where | None = None
-    ) -> Steering:
+    ) -> TapEdit:
         """The file's edit on these latents, at another amount and place where asked."""
         edit = parse_edit(self.file.at(scale), latents)
         if where is not None:
             edit = replace(edit, where=where)
-        return Steering(self.saes[which], [edit], self.largest[which], self.tokens, self.file.mode)
+        return TapEdit(self.saes[which], [edit], self.largest[which], self.tokens, self.file.mode)
 
     def owner(self, p: Proposal) -> str | None:
         """Whose images an edit runs on: heads that answer per patch see all images every time, so
@@ -145,10 +147,10 @@ class ArmPlan:
             self.jobs[key] = Job(lambda batch: matched.steer(batch.encoded["sae"]), owner)
         return key
 
-    def _reference(self, latents: Latents, scale: float) -> Steering:
+    def _reference(self, latents: Latents, scale: float) -> TapEdit:
         """The selected edit as a difference, whose length directions take."""
         edit = parse_edit(self.file.at(scale), latents)
-        return Steering(self.saes["sae"], [edit], self.largest["sae"], self.tokens)
+        return TapEdit(self.saes["sae"], [edit], self.largest["sae"], self.tokens)
 
     # --- arms -------------------------------------------------------------------------------
 
@@ -221,7 +223,7 @@ class ArmPlan:
     def _identity(self, p: Proposal) -> None:
         key = ("identity", p.concept)
         same = Scale(p.tried[0], factor=1.0)
-        steering = Steering(self.saes["sae"], [same], self.largest["sae"], self.tokens)
+        steering = TapEdit(self.saes["sae"], [same], self.largest["sae"], self.tokens)
         self.jobs[key] = Job(
             lambda batch: steering.steer(batch.encoded["sae"]), p.concept, alone=True
         )
@@ -251,7 +253,7 @@ class ArmPlan:
     def _reconstruction_key(self, p: Proposal) -> Hashable:
         key = ("reconstruction", p.concept)
         same = Scale(p.tried[0], factor=1.0)
-        steering = Steering(self.saes["sae"], [same], self.largest["sae"], self.tokens, "replace")
+        steering = TapEdit(self.saes["sae"], [same], self.largest["sae"], self.tokens, "replace")
         self.jobs[key] = Job(lambda batch: steering.steer(batch.encoded["sae"]), p.concept)
         return key
 

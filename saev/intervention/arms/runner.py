@@ -11,13 +11,12 @@ from itertools import groupby
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from rich.progress import Progress
 from torch import Tensor
 
-from datamodules.images import ImageItem, ImageSource
+from datamodules.images import ImageItem, ImageSource, image_batches
+from datamodules.progress import progress_bar
 from saev.backbones import Backbone
-from saev.editing.steering import Encoded, Tokens, encode
-from saev.intervention.choose.discovery import image_batches
+from saev.editing.tokens import Encoded, Tokens, encode
 from saev.intervention.judge.tally import Clean, Predictions, Scorer, Tally, predict
 from saev.intervention.readout import Readout
 from saev.sae import SparseAutoencoder
@@ -87,7 +86,14 @@ def read_test_images(
     """Taps every test image once and runs the clean model; the stream at the tap stays in memory."""
     acts, labels, bases, kept = [], [], [], []
     tallies, units = [], []
-    batches = image_batches(source, items, backbone, batch_size, num_workers, "test images")
+    batches = image_batches(
+        source,
+        items,
+        backbone.transform,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        description="test images",
+    )
     for batch in batches:
         acts_btd = backbone.tap(batch.images.to(device), [layer])[layer]
         clean = predict(readout.of_acts(backbone, acts_btd, layer), readout.groups)
@@ -160,8 +166,8 @@ class Runner:
         anyone_n = np.any(list(images_of.values()), axis=0)
         tallies = {key: Tally.empty(self.test.n_images, n_columns) for key in jobs}
         order = sorted(jobs.items(), key=lambda item: str(item[1].owner))
-        with Progress(transient=True) as progress:
-            task = progress.add_task("interventions", total=self.test.n_images * len(jobs))
+        total = self.test.n_images * len(jobs)
+        with progress_bar("interventions", total, unit="edited images") as advance:
             for first in range(0, self.test.n_images, self.test.batch_size):
                 last = min(first + self.test.batch_size, self.test.n_images)
                 images = np.arange(first, last)
@@ -171,7 +177,7 @@ class Runner:
                     chosen = images[wanted_n[images]]
                     self._run_group(stack, group, images, chosen)
                 stack.flush()
-                progress.advance(task, len(images) * len(jobs))
+                advance(len(images) * len(jobs))
         return tallies
 
     def _run_group(

@@ -1,1 +1,8 @@
-"""Which latents a hypothesis edits, chosen on the discovery images alone."""
+"""Choice of latents, on discovery images alone.
+
+discovery: one pass over the discovery images
+code_table: their codes, one row per unit
+attribution: gradient × activation of each latent
+selectors: the latents that predict a class
+proposals: hypothesis file + discovery images → hypotheses that name latents
+"""

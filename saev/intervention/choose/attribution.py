@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.images import ImageItem, ImageSource
+from datamodules.images import ImageItem, ImageSource, image_batches
 from saev.backbones import Backbone
-from saev.editing.steering import Tokens, encode
-from saev.intervention.choose.discovery import image_batches
+from saev.editing.tokens import Tokens, encode
 from saev.intervention.choose.selectors import Scores
 from saev.intervention.readout import Readout
 from saev.sae import SparseAutoencoder
@@ -34,7 +33,14 @@ def attribute(
     assert layer is not None
     tokens = Tokens.of(backbone, "patch").to(device)
     scores_sc = np.zeros((sae.cfg.d_sae, len(readout.concepts)))
-    batches = image_batches(source, items, backbone, batch_size, num_workers, "attribution")
+    batches = image_batches(
+        source,
+        items,
+        backbone.transform,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        description="attribution",
+    )
     for batch in batches:
         with torch.no_grad():
             acts = backbone.tap(batch.images.to(device), [layer])[layer]

@@ -1,17 +1,19 @@
 """Codes of the discovery images in a form that every selector reads: sparse, one row per unit.
 
 A unit is what a label belongs to: a patch for segmentation, an image for classification.
-Suffixes: n units, s latents, e codes above zero.
+Suffixes: n units, s latents.
 """
 
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from scipy.sparse import csc_matrix, csr_matrix, vstack
+from scipy.sparse import csc_matrix, csr_matrix
+
+from saev.concepts.pair_scores import Pairs
+from saev.concepts.ranked_codes import CodeEntries, RankedEntries, rank_entries
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,6 @@ class StatsBuilder:
         return LatentStats(self.fired / max(self.n, 1), mean, self.largest)
 
 
-class Ranked(NamedTuple):
-    """Every code above zero, latent by latent, the strongest first."""
-
-    latent: Int[np.ndarray, " e"]
-    unit: Int[np.ndarray, " e"]
-    rank: Int[np.ndarray, " e"]
-    """Place among the latent's codes, from 1."""
-
-
 class CodeTable:
     """Codes (n units × s latents) by column, with the labels of the units.
 
@@ -72,11 +65,6 @@ class CodeTable:
         self._known = np.asarray(labels) >= 0
         self.codes = csc_matrix(codes.tocsr()[np.flatnonzero(self._known)])
         self.labels = np.asarray(labels)[self._known].astype(np.int64)
-
-    @classmethod
-    def stack(cls, parts: list[csr_matrix], labels: Shaped[np.ndarray, " n"]) -> "CodeTable":
-        """From the batches of one pass."""
-        return cls(csr_matrix(vstack(parts)), labels)
 
     def relabelled(self, labels: Shaped[np.ndarray, " n"]) -> "CodeTable":
         """The same units under other labels; what labels do not enter is shared.
@@ -102,13 +90,19 @@ class CodeTable:
         return np.diff(self.codes.indptr)
 
     @cached_property
-    def ranked(self) -> Ranked:
-        """Sorted once, whatever the labels; equal codes stay in the order of their units."""
-        n_fired = self.n_fired
-        latent = np.repeat(np.arange(len(n_fired)), n_fired)
-        order = np.lexsort((np.negative(self.codes.data), latent))
-        rank = np.arange(1, len(latent) + 1) - self.codes.indptr[latent]
-        return Ranked(latent, self.codes.indices[order], rank)
+    def ranked(self) -> RankedEntries:
+        """Sorted once, whatever the labels."""
+        latent = np.repeat(np.arange(len(self.n_fired)), self.n_fired)
+        value = self.codes.data.astype(np.float32)
+        return rank_entries(
+            CodeEntries(latent, self.codes.indices, value, len(self.n_fired), self.n_units)
+        )
+
+    def pairs(self, n_classes: int) -> Pairs:
+        """Codes joined with labels, for the exact scores of every latent × class."""
+        ones, starts = np.ones(self.n_units), np.arange(self.n_units + 1)
+        shape = (self.n_units, n_classes)
+        return Pairs(self.ranked, csr_matrix((ones, self.labels, starts), shape=shape))
 
     def dense(self, latents: Int[np.ndarray, " k"]) -> Float[np.ndarray, "n k"]:
         """Codes of a few latents."""

@@ -3,20 +3,17 @@
 Suffixes: b images, t tokens, p chosen tokens, d width, s latents, u units, n units kept, c columns.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from rich.progress import track
 from scipy.sparse import csr_matrix
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from datamodules.images import ImageBatch, ImageDataset, ImageItem, ImageSource
+from datamodules.images import ImageItem, ImageSource, image_batches
 from saev.backbones import Backbone
-from saev.editing.steering import Encoded, Tokens, encode
+from saev.editing.tokens import Encoded, Tokens, encode
 from saev.intervention.choose.code_table import CodeTable, LatentStats, StatsBuilder
 from saev.intervention.choose.selectors import Scores, score_latents
 from saev.intervention.readout import Readout
@@ -88,28 +85,6 @@ class Discovery:
         return self._scores[key]
 
 
-def image_batches(
-    source: ImageSource,
-    items: Sequence[ImageItem],
-    backbone: Backbone,
-    batch_size: int,
-    num_workers: int,
-    description: str,
-) -> Iterator[ImageBatch]:
-    """Transformed images in order; broken ones are reported and left out."""
-    loader = DataLoader(
-        ImageDataset(source, items, backbone.transform),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=ImageDataset.collate,
-    )
-    for batch in track(loader, description=description, total=len(loader)):
-        for item, error in batch.broken:
-            source.report_broken(item, error)
-        if batch.items:
-            yield batch
-
-
 class _Collector:
     """Adds up one pass."""
 
@@ -179,7 +154,14 @@ def discover(
     saes = {"sae": sae, "untrained": untrained}
     collector = _Collector(saes, readout, purity)
     layer, done = _layer(sae), 0
-    batches = image_batches(source, items, backbone, batch_size, num_workers, "discovery images")
+    batches = image_batches(
+        source,
+        items,
+        backbone.transform,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        description="discovery images",
+    )
     for batch in batches:
         acts = backbone.tap(batch.images.to(device), [layer])[layer].float()
         step = max(1, MAX_CODES // (len(tokens.positions) * sae.cfg.d_sae))

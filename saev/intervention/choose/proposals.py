@@ -11,7 +11,8 @@ from saev.intervention.choose.discovery import Discovery
 from saev.intervention.choose.selectors import Scores, select_latents
 from saev.intervention.hypothesis import HypothesisFile
 from saev.intervention.readout import Readout, shuffled
-from saev.stats.tests import draws_needed, rank_p
+from saev.stats.correction import draws_needed
+from saev.stats.tests import rank_p
 
 Latents = tuple[int, ...]
 
@@ -152,7 +153,7 @@ class Proposer:
         if column not in self.null:
             return None
         fit = float(fits[self.readout.groups.of(column)][latents[0], column])
-        return rank_p(fit, self.null[column])
+        return float(rank_p(fit, self.null[column]))
 
     def _propose(
         self, column: int, repeats: list[tuple[dict[int, Scores], np.ndarray]]

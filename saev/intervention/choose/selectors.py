@@ -1,13 +1,8 @@
-"""Which latents stand for a class, judged on the discovery images alone.
+"""Selectors: which latents predict a class, judged on the discovery images alone.
 
 Every selector gives one score per latent and class; the largest come first.
-Suffixes: n units, s latents, c classes, e codes above zero, r runs of them.
+Suffixes: n units, s latents, c classes.
 """
-
-# scipy types the shape of a sparse array as optional:
-# pyright: reportOptionalSubscript=false
-
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,81 +19,26 @@ MIN_UNITS = 3
 """A latent that fires on fewer units is not scored: it would be perfect by chance."""
 
 
-class Hits(NamedTuple):
-    """The codes above zero of each class's own units, in runs of one class and latent."""
-
-    rank: Int[np.ndarray, " e"]
-    """Place among all of the latent's codes, from 1."""
-    found: Int[np.ndarray, " e"]
-    """Units of the class among those, this one included: true positives at its threshold."""
-    first: Int[np.ndarray, " r"]
-    """Where each run begins."""
-    latent: Int[np.ndarray, " r"]
-    label: Int[np.ndarray, " r"]
-    n: Int[np.ndarray, " r"]
-    """Length of each run."""
-
-
-def _hits(table: CodeTable) -> Hits:
-    """No score needs more than these: it changes only where a unit of the class comes in."""
-    ranked, n_latents = table.ranked, table.codes.shape[1]
-    label_e = table.labels.astype(np.uint16)[ranked.unit]  # 16 bits: sorted in linear time
-    order = np.argsort(label_e, kind="stable")
-    cell_e = label_e[order].astype(np.int64) * n_latents + ranked.latent[order]
-    first = np.flatnonzero(np.diff(cell_e, prepend=-1))
-    n = np.diff(first, append=len(cell_e))
-    found = np.arange(1, len(cell_e) + 1) - np.repeat(first, n)
-    label, latent = np.divmod(cell_e[first], n_latents)
-    return Hits(ranked.rank[order], found, first, latent, label, n)
-
-
 def f1_scores(table: CodeTable, n_classes: int) -> Scores:
-    """Best F1 = 2·TP/(2·TP + FP + FN) over all thresholds on the code; 0 for silent latents."""
-    hits, n_c = _hits(table), np.bincount(table.labels, minlength=n_classes)
-    scores = np.zeros((table.codes.shape[1], n_classes))
-    if len(hits.first):
-        f1 = 2 * hits.found / (hits.rank + np.repeat(n_c[hits.label], hits.n))
-        scores[hits.latent, hits.label] = np.maximum.reduceat(f1, hits.first)
-    return _with_silent(scores, table, n_c, 0.0)
+    """Best F1 over all thresholds on the code; 0 for dead latents."""
+    return _where_scored(table.pairs(n_classes).best_f1()[0], table, 0.0)
 
 
 def average_precision_scores(table: CodeTable, n_classes: int) -> Scores:
-    """Mean over the class's units of the precision at their rank, the silent units as one tie.
-
-    The null value is the class's share of units.
-    """
-    hits, n_c = _hits(table), np.bincount(table.labels, minlength=n_classes)
-    total, n_hits = np.zeros((2, table.codes.shape[1], n_classes))
-    if len(hits.first):
-        precision = np.add.reduceat(hits.found / hits.rank, hits.first)
-        total[hits.latent, hits.label], n_hits[hits.latent, hits.label] = precision, hits.n
-    share_c = n_c / max(table.n_units, 1)
-    scores = (total + (n_c - n_hits) * share_c) / np.maximum(n_c, 1)
-    return _with_silent(scores, table, n_c, share_c)
+    """Average precision; null value the class's share of units."""
+    pairs = table.pairs(n_classes)
+    return _where_scored(pairs.average_precision(), table, pairs.positives / max(table.n_units, 1))
 
 
 def auroc_scores(table: CodeTable, n_classes: int) -> Scores:
     """P(code on a unit of the class > code on another) + ½·P(equal); null value ½."""
-    hits, n_c = _hits(table), np.bincount(table.labels, minlength=n_classes)
-    n, n_fired_s = table.n_units, table.n_fired
-    total, n_hits = np.zeros((2, table.codes.shape[1], n_classes))
-    if len(hits.first):
-        # of the units below, those that are not of the class
-        below = (n - hits.rank) - (np.repeat(n_c[hits.label], hits.n) - hits.found)
-        total[hits.latent, hits.label] = np.add.reduceat(below, hits.first)
-        n_hits[hits.latent, hits.label] = hits.n
-    silent_sc = n_c - n_hits
-    ties_sc = 0.5 * silent_sc * ((n - n_fired_s)[:, None] - silent_sc)
-    scores = (total + ties_sc) / np.maximum(n_c * (n - n_c), 1)
-    return _with_silent(scores, table, n_c, 0.5)
+    return _where_scored(np.nan_to_num(table.pairs(n_classes).auroc()), table, 0.5)
 
 
-def _with_silent(
-    scores: Scores, table: CodeTable, n_c: np.ndarray, silent: float | np.ndarray
-) -> Scores:
+def _where_scored(scores: Scores, table: CodeTable, null: float | np.ndarray) -> Scores:
     """The null value for latents with too few units, and no score for a class without any."""
-    scores[table.n_fired < MIN_UNITS] = silent
-    scores[:, n_c == 0] = -np.inf
+    scores[table.n_fired < MIN_UNITS] = null
+    scores[:, np.bincount(table.labels, minlength=scores.shape[1]) == 0] = -np.inf
     return scores
 
 

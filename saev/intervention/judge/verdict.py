@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from saev.intervention.judge.tally import Clean, Question, Tally, other_change
+from saev.stats.bootstrap import bootstrap_interval
+from saev.stats.correction import ROUNDING, benjamini_hochberg
 from saev.stats.tests import (
-    ROUNDING,
-    benjamini_hochberg,
-    bootstrap_interval,
     cliffs_delta,
     max_null,
     rank_p,
@@ -152,7 +151,7 @@ def _measure(
         verdict=NOT_SUPPORTED,
         effect=effect,
         interval=(low, high),
-        p=rank_p(effect, null_r),
+        p=float(rank_p(effect, null_r)),
         p_images=sign_flip_p(per_image[shown] - random_rn[:, shown].mean(0)),
         p_selection=evidence.p_selection,
         q=math.nan,

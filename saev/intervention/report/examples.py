@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from saev.editing.steering import Steering
+from saev.editing.tap_edit import TapEdit
 from saev.intervention.arms.runner import Batch
 from saev.intervention.choose.proposals import Latents
 from saev.intervention.experiment import Outcome
@@ -70,7 +70,7 @@ def examples_figure(outcome: Outcome, v: Verdict) -> "Figure | None":
     return _bars(outcome, v, pictures, predictions)
 
 
-def _predict(outcome: Outcome, batch: Batch, steering: Steering | None) -> Predictions:
+def _predict(outcome: Outcome, batch: Batch, steering: TapEdit | None) -> Predictions:
     setting, encoded = outcome.setting, batch.encoded["sae"]
     acts = encoded.acts if steering is None else steering.steer(encoded)
     logits = setting.readout.of_acts(setting.backbone, acts, setting.layer)

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.images import ImageSource
 from saev.backbones import Backbone, load_backbone
 from saev.cli.console import print_table
+from saev.cli.results import device_of, keep_metrics
 from saev.defaults import CONF_DIR
 from saev.errors import UserError
 from saev.heads import load_head
@@ -45,7 +45,7 @@ def intervene_and_report(
     (report / "hypothesis.yaml").write_text(text)
     tracking.log_artifact(report / "hypothesis.yaml", "report")
     tracking.set_tags({"saev.sha256.hypothesis_file": file.sha256()})
-    device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
+    device = device_of(cfg.trainer.accelerator)
     backbone = backbone_for(sae, str(cfg.sae), cfg.backbone.weights, str(cfg.head))
     readout = make_readout(str(cfg.head), backbone, source)
     setting = setting_of(cfg, file, sae, backbone, readout, source, device)
@@ -60,10 +60,7 @@ def intervene_and_report(
     summary = write_files(outcome, report)
     write_page(outcome, summary, report)
     metrics = metrics_of(outcome)
-    path = out_dir / "metrics.json"
-    path.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    tracking.log_metrics(metrics)
-    tracking.log_artifact(path)
+    keep_metrics(metrics, out_dir, tracking)
     tracking.log_artifact(report, "report")
     show(outcome)
     return metrics

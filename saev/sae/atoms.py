@@ -1,4 +1,4 @@
-"""How atoms are parameterised while they are trained: one class a choice.
+"""Parameterisations of the atoms in training: unit, free, frozen, archetypal; one class a choice.
 
 The dictionary's ``W_dec`` always holds the atoms as they are now; what is trained may be something
 else that they are made of.
@@ -47,7 +47,7 @@ class UnitAtoms(nn.Module):
         normalize_atoms_(sae.W_dec)
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able: what stands in a dictionary's recipe."""
+        """JSON-able: what a dictionary's recipe says of it."""
         return {"kind": type(self).__name__}
 
 
@@ -71,7 +71,7 @@ class FreeAtoms(UnitAtoms):
 
     unit = False
 
-    def __init__(self, start_norm: float | int = 0.1) -> None:
+    def __init__(self, start_norm: float | int) -> None:
         super().__init__()
         if not start_norm > 0:
             raise ValueError(f"FreeAtoms: start_norm must be positive, got {start_norm}.")
@@ -126,7 +126,7 @@ class ArchetypalAtoms(UnitAtoms):
 
     rows_are_free = False
 
-    def __init__(self, n_points: int | None, relaxation: float | int = 0.1, seed: int = 0) -> None:
+    def __init__(self, n_points: int | None, relaxation: float | int, seed: int = 0) -> None:
         super().__init__()
         if n_points is None or n_points < 2:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Objectives over several reconstructions at once, for the TopK family: prefixes, and several k.
+"""Matryoshka and multi-TopK: several reconstructions of one choice of codes.
 
 Shapes: `b` tokens, `d` d_model, `s` d_sae.
 """
@@ -11,10 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saev.sae.config import TOPK_FAMILY, SAEConfig
-from saev.sae.forward import Codes, encode_normalized
-from saev.sae.losses import squared_error
+from saev.sae.encode import BatchCodes, encode_normalized
 from saev.sae.model import SparseAutoencoder
-from saev.sae.objectives import Objective, Outcome, Step, require
+from saev.sae.objectives.objective import Objective, ObjectiveValue, Step, require, squared_error
 from saev.sae.threshold import batch_threshold
 
 
@@ -27,8 +26,7 @@ class Matryoshka(Objective):
     drawn anew at every step after Nabeshima 2024, log-uniformly.
 
     Args:
-        prefixes: ends of the prefixes as shares of d_sae, rising, the last one 1. Default: groups
-            of 1/16, 1/16, 1/8, 1/4 and 1/2, as the reference.
+        prefixes: ends of the prefixes as shares of d_sae, rising, the last one 1.
         n_random: so many prefixes drawn for each step instead; the whole is always one.
         narrowest: share of d_sae below which no prefix is drawn.
         weights: w_j for fixed prefixes.
@@ -44,9 +42,9 @@ class Matryoshka(Objective):
         weights: Sequence[float | int] | None = None,
     ) -> None:
         super().__init__()
-        if prefixes is not None and n_random is not None:
-            raise ValueError("Matryoshka: give prefixes or n_random, not both.")
-        ends = [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0] if prefixes is None else list(prefixes)
+        if (prefixes is None) == (n_random is None):
+            raise ValueError("Matryoshka: give one of prefixes and n_random, not both or neither.")
+        ends = [1.0] if prefixes is None else list(prefixes)
         rising = all(a < b for a, b in zip([0, *ends[:-1]], ends, strict=True))
         require(
             "Matryoshka: prefixes", rising and ends[-1] == 1, ends, "rising shares that end in 1"
@@ -88,7 +86,7 @@ class Matryoshka(Objective):
         shares = torch.exp(drawn * math.log(self.narrowest)) if len(drawn) else drawn
         return [*sorted(max(1, round(float(share) * d_sae)) for share in shares), d_sae]
 
-    def forward(self, sae: SparseAutoencoder, step: Step) -> Outcome:
+    def forward(self, sae: SparseAutoencoder, step: Step) -> ObjectiveValue:
         # Each step draws anew; a resumed run and all ranks draw alike.
         widths = self.widths(sae.cfg.d_sae, step.seed * 1_000_003 + step.number)
         codes = encode_normalized(sae, step.x_bar, step.how)
@@ -100,11 +98,11 @@ class Matryoshka(Objective):
         ):
             error_b = squared_error(step.target, x_hat)
             loss = loss + weight * error_b.mean()
-        return Outcome(codes.decoded(x_hat), {"reconstruction": loss}, error_b, codes)
+        return ObjectiveValue(x_hat, codes, {"reconstruction": loss}, error_b)
 
 
 def prefix_reconstructions(
-    codes: Codes, W_dec: Float[Tensor, "s d"], b_dec: Float[Tensor, " d"], widths: list[int]
+    codes: BatchCodes, W_dec: Float[Tensor, "s d"], b_dec: Float[Tensor, " d"], widths: list[int]
 ) -> list[Float[Tensor, "b d"]]:
     """Reconstruction by the first so many latents, for each width; every latent is decoded once."""
     found: list[Tensor] = []
@@ -129,7 +127,7 @@ class MultiTopK(Objective):
 
     activations = TOPK_FAMILY
 
-    def __init__(self, factor: float | int = 4, weight: float | int = 1 / 8) -> None:
+    def __init__(self, factor: float | int, weight: float | int) -> None:
         super().__init__()
         require("MultiTopK: factor", factor > 1, factor, "greater than 1")
         require("MultiTopK: weight", weight > 0, weight, "positive")
@@ -143,7 +141,7 @@ class MultiTopK(Objective):
                 f"got {cfg.k} × {self.factor}."
             )
 
-    def forward(self, sae: SparseAutoencoder, step: Step) -> Outcome:
+    def forward(self, sae: SparseAutoencoder, step: Step) -> ObjectiveValue:
         k = sae.cfg.k or 0
         wide = encode_normalized(sae, step.x_bar, step.how, self.factor * k)
         codes = narrow(wide, k, sae.cfg.activation, step)
@@ -151,10 +149,10 @@ class MultiTopK(Objective):
         error_b = squared_error(step.target, x_hat)
         wide_error_b = squared_error(step.target, wide.decode(step.W_dec, sae.b_dec))
         terms = {"reconstruction": error_b.mean(), "multi": self.weight * wide_error_b.mean()}
-        return Outcome(codes.decoded(x_hat), terms, error_b, codes)
+        return ObjectiveValue(x_hat, codes, terms, error_b)
 
 
-def narrow(wide: Codes, k: float | int, activation: str, step: Step) -> Codes:
+def narrow(wide: BatchCodes, k: float | int, activation: str, step: Step) -> BatchCodes:
     """The codes that a smaller k keeps of those that a larger one kept."""
     values = wide.values.detach()
     if activation == "batch_topk":

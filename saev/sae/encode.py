@@ -1,4 +1,4 @@
-"""One pass through the dictionary in normalised units as training sees it, dense or sparse.
+"""Encoding in training, in normalised units, with gradients: dense or sparse.
 
 Training differs from inference in two activations: BatchTopK chooses over the batch, and the jump of
 JumpReLU has a gradient.
@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saev.sae.activations import TopK
 from saev.sae.config import TOPK_FAMILY
-from saev.sae.model import SparseAutoencoder
+from saev.sae.model import SparseAutoencoder, top_k
 from saev.sae.sparse import (
     Support,
     attach_encoder,
@@ -57,7 +56,7 @@ class Encoding:
     numbers up to rounding; the dense one is the reference."""
 
 
-class Codes(NamedTuple):
+class BatchCodes(NamedTuple):
     """Codes of a batch, and what losses need to know of how they came about."""
 
     values: Float[Tensor, "b z"]
@@ -72,9 +71,10 @@ class Codes(NamedTuple):
 
     @property
     def indices(self) -> Int[Tensor, "b z"] | None:
+        """Of which latent each value is; None when they are all of them in order."""
         return None if self.support is None else self.support.indices_bk
 
-    def keep(self, chosen: Bool[Tensor, "b z"]) -> "Codes":
+    def keep(self, chosen: Bool[Tensor, "b z"]) -> "BatchCodes":
         """The same with the other values set to 0."""
         support = None if self.support is None else self.support.restrict(chosen)
         return self._replace(values=torch.where(chosen, self.values, 0.0), support=support)
@@ -85,35 +85,18 @@ class Codes(NamedTuple):
             return self.values @ W_dec + b_dec
         return decode_topk(self.values, W_dec, b_dec, self.support)
 
-    def decoded(self, x_hat: Float[Tensor, "b d"]) -> "Pass":
-        """Together with the reconstruction they gave."""
-        return Pass(x_hat, self.values, self.indices, self.d_sae)
-
-
-class Pass(NamedTuple):
-    """What training needs of a forward pass."""
-
-    x_hat: Float[Tensor, "b d"]
-    """Reconstruction."""
-    codes: Float[Tensor, "b z"]
-    """All codes (dense path), or those of the chosen latents (sparse path)."""
-    indices: Int[Tensor, "b z"] | None
-    """Which latents the codes belong to; None when they are all of them in order."""
-    d_sae: int
-    """Number of latents."""
-
     def firing_counts(self) -> Int[Tensor, " s"]:
         """In how many of the tokens each latent is positive."""
         if self.indices is None:
-            return (self.codes > 0).sum(0)
-        firing = (self.codes > 0).long()
+            return (self.values > 0).sum(0)
+        firing = (self.values > 0).long()
         return firing.new_zeros(self.d_sae).index_add_(0, self.indices.flatten(), firing.flatten())
 
     def last_firing(self) -> Int[Tensor, " s"]:
         """Row of the last token each latent is positive on; -1 where there is none."""
         # 32 bits: on the dense path this is as large as the codes.
-        rows = torch.arange(len(self.codes), device=self.codes.device, dtype=torch.int32)
-        fired_at = torch.where(self.codes > 0, rows.unsqueeze(1), -1)
+        rows = torch.arange(len(self.values), device=self.values.device, dtype=torch.int32)
+        fired_at = torch.where(self.values > 0, rows.unsqueeze(1), -1)
         if self.indices is None:
             return fired_at.amax(0).long()
         none = fired_at.new_full((self.d_sae,), -1)
@@ -125,8 +108,8 @@ def encode_normalized(
     x_bar: Float[Tensor, "b d"],
     how: Encoding | None = None,
     k: int | float | None = None,
-) -> Codes:
-    """Codes of normalised inputs, with gradients to every parameter.
+) -> BatchCodes:
+    """BatchCodes of normalised inputs, with gradients to every parameter.
 
     Args:
         k: another number of latents per token than the config's, for the TopK family.
@@ -142,7 +125,7 @@ def encode_normalized(
         values = jump_relu(pre, sae.threshold, how.bandwidth, how.jump_to_input)
     else:
         values = sae.activate(pre)
-    return Codes(values, None, pre, None, cfg.d_sae)
+    return BatchCodes(values, None, pre, None, cfg.d_sae)
 
 
 def _is_sparse(how: Encoding, d_sae: int, width: int, device_type: str) -> bool:
@@ -151,17 +134,17 @@ def _is_sparse(how: Encoding, d_sae: int, width: int, device_type: str) -> bool:
 
 def _encode_topk(
     sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], how: Encoding, k: int | float
-) -> Codes:
+) -> BatchCodes:
     d_sae, k = sae.cfg.d_sae, int(k)
     if _is_sparse(how, d_sae, k, x_bar.device.type):
         z, support = encode_topk(x_bar, sae.W_enc, sae.b_enc, sae.input_shift, k)
-        return Codes(z, support, None, None, d_sae)
-    return Codes(TopK(k)(sae.pre_activations(x_bar)), None, None, None, d_sae)
+        return BatchCodes(z, support, None, None, d_sae)
+    return BatchCodes(top_k(sae.pre_activations(x_bar), k), None, None, None, d_sae)
 
 
 def _encode_batch_topk(
     sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], how: Encoding, k: int | float
-) -> Codes:
+) -> BatchCodes:
     d_sae, shift = sae.cfg.d_sae, sae.input_shift
     sparse = _is_sparse(how, d_sae, max(1, int(SPARSE_PER_K * k)), x_bar.device.type)
     pre = None if sparse else sae.pre_activations(x_bar)
@@ -179,10 +162,10 @@ def _encode_batch_topk(
     kept = values >= threshold
     if indices is None:
         assert pre is not None
-        return Codes(torch.where(kept, pre, 0.0), None, None, threshold, d_sae)
+        return BatchCodes(torch.where(kept, pre, 0.0), None, None, threshold, d_sae)
     support = Support(indices, d_sae, kept)
     z = attach_encoder(values, x_bar, sae.W_enc, sae.b_enc, shift, support)
-    return Codes(torch.where(kept, z, 0.0), support, None, threshold, d_sae)
+    return BatchCodes(torch.where(kept, z, 0.0), support, None, threshold, d_sae)
 
 
 @torch.no_grad()
@@ -197,15 +180,3 @@ def _floor(
     return kth_largest(
         sae.pre_activations(sample), max(1, int(FLOOR_MARGIN * k * len(sample)))
     ).clamp_min(0)
-
-
-def reconstruct_normalized(
-    sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], sparse: bool | None = None
-) -> Pass:
-    """Encode and decode normalised inputs as training does, with gradients to every parameter.
-
-    Args:
-        sparse: force a path, see ``Encoding``.
-    """
-    codes = encode_normalized(sae, x_bar, Encoding(sparse=sparse))
-    return codes.decoded(codes.decode(sae.W_dec, sae.b_dec))

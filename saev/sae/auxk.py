@@ -1,6 +1,6 @@
-"""Loss terms. Squared errors are summed over d and averaged over tokens, in normalised units.
+"""AuxK: share of the residual's variance that the top dead latents leave unexplained (0 is best).
 
-Shapes: `b` tokens, `d` d_model, `z` latents held per token, `n` candidate latents.
+Shapes: `b` tokens, `d` d_model, `n` candidate latents.
 """
 
 import math
@@ -9,20 +9,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-
-def squared_error(x: Float[Tensor, "b d"], x_hat: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-    """‖x − x̂‖² of each token."""
-    # Under autocast x̂ may be bfloat16; the difference takes the wider type of the two.
-    return (x_hat - x).square().sum(-1)
-
-
-def l1(codes: Float[Tensor, "b z"]) -> Float[Tensor, " b"]:
-    """Σ_i |z_i| of each token.
-
-    Atoms have norm 1, so this is also the sum weighted by their norms. Source: Bricken et al. 2023.
-    """
-    return codes.abs().sum(-1)
 
 
 def default_k_aux(d_model: int) -> int:
@@ -41,7 +27,7 @@ def auxk(
     k_aux: int,
     variation: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
-    """How badly dead latents explain what the living ones leave over: 1 is not at all, 0 perfectly.
+    """Share of the residual's variance that the top dead latents leave unexplained; 0 is best.
 
     ‖e − ê‖² / ‖e − mean_b e‖² with both sums over the whole batch, e = x − x̂ without gradient,
     ê = ẑ·W_dec without bias, ẑ the ReLU of the k_aux largest pre-activations among the dead. 0

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saev.backbones import load_backbone
+from saev.editing.code_edits import Add, Scale, SetTo, Where
 from saev.editing.directions import (
     MatchedDirection,
     RawUnit,
@@ -15,8 +16,8 @@ from saev.editing.directions import (
     pca_direction,
     probe_directions,
 )
-from saev.editing.edits import Add, Scale, SetTo, Where
-from saev.editing.steering import Steering, Tokens, encode
+from saev.editing.tap_edit import TapEdit
+from saev.editing.tokens import Tokens, encode
 from saev.heads import Reading, TrainedHead, backbone_identity
 from saev.heads.own import make_head
 from saev.sae import SparseAutoencoder
@@ -75,7 +76,7 @@ def setup(name: str, which: str | list[str] = "patch", **kwargs):
 def test_the_identity_is_exact_through_every_family_and_head(name):
     backbone, sae, images, tokens, _, largest = setup(name)
     busy = tuple(range(sae.cfg.d_sae))
-    steering = Steering(sae, [Scale(busy, factor=1.0)], largest, tokens)
+    steering = TapEdit(sae, [Scale(busy, factor=1.0)], largest, tokens)
     clean, edited = backbone(images), backbone(images, {backbone.layer: steering})
     assert torch.equal(clean.tokens, edited.tokens) and torch.equal(clean.pooled, edited.pooled)
     for head in heads(backbone):
@@ -98,7 +99,7 @@ def heads(backbone):
 @pytest.mark.parametrize("activation", ["topk", "relu"])
 def test_an_edit_adds_the_difference_of_two_decodings(activation):
     _, sae, _, tokens, acts, largest = setup("timm", "all", activation=activation)
-    steered = Steering(sae, [SetTo((3, 7), scale=-2.0)], largest, tokens)(acts)
+    steered = TapEdit(sae, [SetTo((3, 7), scale=-2.0)], largest, tokens)(acts)
     z = sae.encode(acts)
     z_new = z.clone()
     z_new[..., [3, 7]] = -2 * largest[[3, 7]]
@@ -113,7 +114,7 @@ def test_only_chosen_normal_tokens_change(latents, scale):
     _, _, _, tokens, acts, largest = SETUP
     norms = acts[:, tokens.positions].norm(dim=-1)
     limited = dictionary(64, max_norm=float(norms.median()))
-    steered = Steering(limited, [Add(tuple(latents), scale=scale)], largest + 1, tokens)(acts)
+    steered = TapEdit(limited, [Add(tuple(latents), scale=scale)], largest + 1, tokens)(acts)
     changed = (steered != acts).any(-1)
     assert not changed[:, 0].any()
     assert not changed[:, tokens.positions][norms > limited.cfg.max_norm].any()
@@ -128,7 +129,7 @@ def test_the_class_token_is_touched_only_when_said():
     backbone, sae, _, _, acts, largest = SETUP
     for which, touched in (("patch", False), (["patch", "class"], True), ("class", True)):
         tokens = Tokens.of(backbone, which)
-        steered = Steering(sae, [Add((0,), scale=1.0)], largest + 1, tokens)(acts)
+        steered = TapEdit(sae, [Add((0,), scale=1.0)], largest + 1, tokens)(acts)
         assert bool((steered[:, 0] != acts[:, 0]).any()) == touched
 
 
@@ -136,18 +137,18 @@ def test_where_on_the_class_token_and_on_a_mask():
     backbone, sae, _, _, acts, largest = SETUP
     tokens = Tokens.of(backbone, "all")
     edit = Add((0,), scale=1.0, where=Where("class"))
-    changed = (Steering(sae, [edit], largest + 1, tokens)(acts) != acts).any(-1)
+    changed = (TapEdit(sae, [edit], largest + 1, tokens)(acts) != acts).any(-1)
     assert changed[:, 0].all() and not changed[:, 1:].any()
     mask = torch.zeros(2, 17, dtype=torch.bool)
     mask[0, 5] = True
     edit = Add((0,), scale=1.0, where=Where("mask"))
-    changed = (Steering(sae, [edit], largest + 1, tokens)(acts, mask) != acts).any(-1)
+    changed = (TapEdit(sae, [edit], largest + 1, tokens)(acts, mask) != acts).any(-1)
     assert torch.equal(changed, mask)
 
 
 def test_replace_is_the_edited_reconstruction():
     _, sae, _, tokens, acts, largest = SETUP
-    steered = Steering(sae, [Scale((0,), factor=1.0)], largest, tokens, mode="replace")(acts)
+    steered = TapEdit(sae, [Scale((0,), factor=1.0)], largest, tokens, mode="replace")(acts)
     x_hat = sae.reconstruct(acts[:, tokens.positions])
     torch.testing.assert_close(steered[:, tokens.positions], x_hat)
     assert torch.equal(steered[:, 0], acts[:, 0])
@@ -155,8 +156,8 @@ def test_replace_is_the_edited_reconstruction():
 
 def test_several_layers_at_once():
     backbone, sae, images, tokens, _, largest = SETUP
-    lower = Steering(sae, [Add((1,), scale=2.0)], largest + 1, tokens)
-    upper = Steering(sae, [Add((2,), scale=-2.0)], largest + 1, tokens)
+    lower = TapEdit(sae, [Add((1,), scale=2.0)], largest + 1, tokens)
+    upper = TapEdit(sae, [Add((2,), scale=-2.0)], largest + 1, tokens)
     both = backbone(images, {0: lower, 1: upper}).tokens
     by_hand = backbone.resume(upper(_after_block_1(backbone, images, lower)), 1).tokens
     assert torch.equal(both, by_hand)
@@ -170,7 +171,7 @@ def _after_block_1(backbone, images, lower):
 
 def test_directions_have_the_length_of_the_edit():
     _, sae, _, tokens, acts, largest = SETUP
-    reference = Steering(sae, [SetTo((3, 7), scale=-1.0)], largest + 1, tokens)
+    reference = TapEdit(sae, [SetTo((3, 7), scale=-1.0)], largest + 1, tokens)
     encoded = encode(sae, tokens, acts)
     edited = MatchedDirection(torch.randn(64), reference).steer(encoded)
     length = (reference.steer(encoded) - acts).norm(dim=-1)
@@ -211,6 +212,6 @@ def test_baseline_directions_find_a_planted_one():
 def test_refused():
     _, sae, _, tokens, _, largest = SETUP
     with pytest.raises(ValueError, match="no latent 96"):
-        Steering(sae, [SetTo((96,), scale=1.0)], largest, tokens)
+        TapEdit(sae, [SetTo((96,), scale=1.0)], largest, tokens)
     with pytest.raises(ValueError, match="mode"):
-        Steering(sae, [SetTo((9,), scale=1.0)], largest, tokens, mode="subtract")
+        TapEdit(sae, [SetTo((9,), scale=1.0)], largest, tokens, mode="subtract")
