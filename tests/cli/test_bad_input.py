@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,9 +17,9 @@ from tests.fakes.commands import TINY, Run, assert_sentence
 
 
 @pytest.fixture
-def recorded(run: Run, tmp_path: Path) -> Path:
-    """A finished recording of a few scenes."""
-    assert run("record", *TINY) is None
+def recorded(trained: Path, tmp_path: Path) -> Path:
+    """A finished recording of a few scenes, where ``run`` finds it; to be damaged."""
+    shutil.copytree(trained / "outputs" / "activations", tmp_path / "outputs" / "activations")
     (folder,) = (tmp_path / "outputs" / "activations").iterdir()
     return folder
 
@@ -214,9 +215,10 @@ def test_combinations_without_sense_are_refused_before_any_data_is_read(
     assert not (tmp_path / "outputs" / "activations").exists()
 
 
-def test_checkpoint_of_another_width(run: Run, tmp_path: Path) -> None:
-    assert run("train", *TINY, f"hydra.run.dir={tmp_path / 'run'}") is None
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+@pytest.mark.usefixtures("recorded")
+def test_checkpoint_of_another_width(run: Run, trained: Path, tmp_path: Path) -> None:
+    last = tmp_path / "last.ckpt"
+    shutil.copy(trained / "run" / "checkpoints" / "last.ckpt", last)
     status = run("train", *TINY, "model.expansion=4", f"ckpt_path={last}")
     assert_sentence(status, "last.ckpt", "model.expansion")
     assert_sentence(run("train", *TINY, "ckpt_path=nowhere.ckpt"), "nowhere.ckpt")
