@@ -52,7 +52,7 @@ def loaded_batches(
     num_workers = num_workers if chunks else 0
     loader = DataLoader(
         ImageDataset(source, items, transform),
-        batch_sampler=chunks,
+        batch_sampler=[list(chunk) for chunk in chunks],
         num_workers=num_workers,
         collate_fn=ImageDataset.collate,
         pin_memory=pin_memory,

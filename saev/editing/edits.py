@@ -126,7 +126,9 @@ def make_edit(
             f"edit.kind={kind} got {', '.join(sorted(amounts)) or 'no amount'}: it takes {needs}"
         )
     try:
-        numbers = {k: a if isinstance(a, Tensor) else float(a) for k, a in amounts.items()}
+        numbers: dict[str, Any] = {
+            k: a if isinstance(a, Tensor) else float(a) for k, a in amounts.items()
+        }
         return edit(tuple(int(latent) for latent in latents), where=where, **numbers)
     except (TypeError, ValueError) as error:
         raise UserError(f"edit.kind={kind}: {error}") from error

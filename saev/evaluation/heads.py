@@ -18,7 +18,8 @@ from datamodules.features import item_of
 from datamodules.images import ImageBatch, ImageItem, ImageSource, image_batches
 from datamodules.images.decode import IGNORE
 from saev.backbones import Backbone
-from saev.editing import Edit, control_arms
+from saev.backbones.taps import Edit
+from saev.editing import control_arms
 from saev.errors import UserError
 from saev.heads import TrainedHead
 from saev.heads.scores import ClassificationScores, SegmentationScores
