@@ -18,7 +18,10 @@ def test_leaves_what_scripts_rely_on(trained: Path) -> None:
     sae = SparseAutoencoder.from_pretrained(run / "sae")
     manifest = Manifest.read(recording)
     assert sae.cfg.d_model == manifest.width and sae.cfg.d_sae == 2 * manifest.width
-    assert {path.name for path in (run / "checkpoints").glob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (run / "checkpoints").glob("*.ckpt")} == {
+        "best.ckpt",
+        "last.ckpt",
+    }
 
 
 def test_an_evaluation_repeats_what_training_measured(

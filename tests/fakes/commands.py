@@ -24,6 +24,9 @@ TINY = (
 )
 """A training run of a few seconds."""
 
+ALONE = (*TINY, "record.num_workers=0", "data.num_workers=0", "evaluation.num_workers=0")
+"""The same without worker processes, for what ends before or by its data."""
+
 SMALL = (
     "atlas.images_per_part=8",
     "atlas.n_permutations=39",
