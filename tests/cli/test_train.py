@@ -33,7 +33,6 @@ def test_an_evaluation_repeats_what_training_measured(
     found = json.loads((out / "metrics.json").read_text())
     measured = json.loads((trained / "run" / "metrics.json").read_text())
     shared = {key for key in found if key.startswith(("val/", "fidelity/")) and key in measured}
-    print({key: (found[key], measured[key]) for key in shared}, set(found) ^ set(measured))
     assert len(shared) > 10
     for key in shared:
         assert found[key] == pytest.approx(measured[key], rel=1e-3, abs=1e-4), key

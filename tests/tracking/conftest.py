@@ -5,13 +5,14 @@ import shutil
 import pytest
 
 from saev.tracking import open_store
+from saev.tracking.mlflow_store import client
 from tests.fakes.once import Once
 
 
 @pytest.fixture(scope="session")
 def uri(once: Once, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A store of this process, copied from one that holds an experiment of no interest."""
-    folder = once("store", lambda new: open_store(f"sqlite:///{new}/mlflow.db", "template"))
+    """A store of this process, copied from one that holds the schema and nothing else."""
+    folder = once("store", lambda new: client(f"sqlite:///{new}/mlflow.db").search_experiments())
     own = tmp_path_factory.mktemp("store") / "new"
     own.mkdir()
     shutil.copy(folder / "mlflow.db", own)
