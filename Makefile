@@ -2,7 +2,7 @@
 # Each target sets up .venv by itself when it is missing or older than its inputs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-all lint type check bench bench-recovery ui clean
+.PHONY: help setup demo train test test-all cover lint type check bench bench-recovery ui clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -10,6 +10,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 MARKERS ?= not slow
 WORKERS ?= 2
+BY_FILE := --dist loadfile --no-loadscope-reorder # fixtures of a file run once; order: tests/conftest.py
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,11 +23,14 @@ demo: $(INSTALLED) ## record, train and evaluate on procedural images: minutes, 
 train: $(INSTALLED) ## train with overrides: make train ARGS="+experiment=clip_b16"
 	$(PY) -m saev.train $(ARGS)
 
-test: $(INSTALLED) ## the fast tests, two minutes; one of them: make test ARGS="-k manifest"
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) -m "$(MARKERS)" $(ARGS)
+test: $(INSTALLED) ## the fast tests, a minute; one of them: make test ARGS="-k manifest"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) $(BY_FILE) -m "$(MARKERS)" $(ARGS)
 
 test-all: ## every test, the slow ones too
 	@$(MAKE) --no-print-directory test MARKERS=
+
+cover: ## branch coverage of the fast tests; of all of them: make cover MARKERS=
+	@$(MAKE) --no-print-directory test ARGS="--cov --cov-report=term:skip-covered $(ARGS)"
 
 lint: $(INSTALLED) ## format, lint and import contract, nothing changed
 	$(PY) -m ruff format --check

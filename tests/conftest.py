@@ -1,6 +1,37 @@
-"""What every test needs of its process."""
+"""What every test needs of its process, and what is made once for a whole run of tests."""
 
+import os
 import signal
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.once import Once, once_below
 
 # a shell's background job ignores Ctrl-C, and so would every command that a test starts from it
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+LONGEST_FIRST = ("cli", "intervention", "training", "atlas", "callbacks", "backbones", "tracking")
+"""Rooms whose files take longest: workers take whole files in turn, and the short ones fill up."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        room = item.path.parent.name
+        return LONGEST_FIRST.index(room) if room in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=place)  # stable: files and tests keep their order within a room
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    root = tmp_path_factory.getbasetemp()  # that of a worker lies in that of the run
+    return once_below((root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "shared")
+
+
+@pytest.fixture(scope="session")
+def sae_dir(once: Once) -> Path:
+    """A dictionary of random atoms on the micro model; read only."""
+    from tests.fakes.dictionary import make_sae
+
+    return once("sae", lambda folder: make_sae(folder / "sae", seed=0)) / "sae"

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,33 +9,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.fakes.commands import SMALL
-from tests.fakes.dictionary import make_sae
+from tests.fakes.commands import SMALL, in_process
 
 pytestmark = pytest.mark.slow
 
 
 def describe(sae: Path, out: Path, *overrides: str) -> None:
-    from hydra.core.global_hydra import GlobalHydra
-
-    from saev.describe import main
-
-    GlobalHydra.instance().clear()
-    with pytest.MonkeyPatch.context() as patch:
-        argv = [f"sae={sae}", f"hydra.run.dir={out}", "logger=none", *SMALL, *overrides]
-        patch.setattr(sys, "argv", ["saev.describe", *argv])
-        main()
+    assert in_process("describe", f"sae={sae}", f"hydra.run.dir={out}", *SMALL, *overrides) is None
 
 
 @pytest.fixture(scope="module")
-def sae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_sae(tmp_path_factory.mktemp("sae") / "sae", seed=0)
-
-
-@pytest.fixture(scope="module")
-def site(sae: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(sae_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("atlas")
-    describe(sae, out, "pages.contact_sheets=true")
+    describe(sae_dir, out, "pages.contact_sheets=true")
     return out / "latents"
 
 
@@ -58,10 +43,14 @@ def test_json_holds_what_the_page_shows(site: Path) -> None:
     assert record["neighbours"][0]["latent"] != record["latent"]
 
 
-def test_export_without_pictures_leaves_none_behind(site: Path, sae: Path, tmp_path: Path) -> None:
+def test_export_without_pictures_leaves_none_behind(
+    site: Path, sae_dir: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "export"
     shutil.copytree(site.parent, out)
-    describe(sae, out, "pages.thumbnails=false", "pages.contact_sheets=true", "pages.n_latents=5")
+    describe(
+        sae_dir, out, "pages.thumbnails=false", "pages.contact_sheets=true", "pages.n_latents=5"
+    )
     folder = out / "latents"
     pictures = [p for p in folder.rglob("*") if p.suffix in (".webp", ".jpg", ".png")]
     assert [path.name for path in pictures] == ["scatter.png"]

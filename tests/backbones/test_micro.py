@@ -79,6 +79,7 @@ def card_figures() -> Accuracies:
     return Accuracies(image, patch, object_patch)
 
 
+@pytest.mark.slow
 def test_the_weights_do_what_the_card_says() -> None:
     config, vit, heads = load_micro()
     scenes = draw_labelled(FRESH_SEED, 200, 96, 8)
@@ -204,6 +205,7 @@ def test_heads_cover_every_attribute() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_script_writes_what_it_measured(tmp_path: Path) -> None:
     options = ("--n-train", "32", "--n-eval", "20", "--epochs", "1", "--batch-size", "16")
     found = run(settings_for(tmp_path, *options), lambda line: None)

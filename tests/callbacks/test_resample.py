@@ -26,6 +26,7 @@ def sick_module(data: Tensor, **kwargs: Any) -> SAETraining:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", [{}, {**RELU, "lr": 1e-2}])
 def test_sunk_latents_come_back(kwargs: dict) -> None:
     data = activations(64 * 400)

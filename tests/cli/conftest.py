@@ -1,13 +1,12 @@
-"""Running the real commands inside the test process: a second a call instead of ten."""
+"""Running the real commands, and what they left: made once, read by many tests."""
 
-import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from tests.fakes.commands import Run
+from tests.fakes.commands import SMALL, TINY, Run, in_process
+from tests.fakes.once import Once
 
 
 @pytest.fixture
@@ -15,21 +14,32 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs ``python -m saev.<name>`` with overrides; everything is written under ``tmp_path``."""
 
     def call(name: str, *overrides: str) -> str | int | None:
-        from importlib import import_module
-
-        GlobalHydra.instance().clear()
-        argv = [f"saev.{name}", f"paths.outputs={tmp_path / 'outputs'}", *overrides]
-        if not any(o.startswith(("logger=", "logger.")) for o in overrides):
-            argv.append("logger=none")
-        monkeypatch.setattr(sys, "argv", argv)
-        try:
-            import_module(f"saev.{name}").main()
-        except SystemExit as end:
-            return end.code
-        return None
+        return in_process(name, f"paths.outputs={tmp_path / 'outputs'}", *overrides)
 
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     return call
+
+
+@pytest.fixture(scope="session")
+def trained(once: Once) -> Path:
+    """A recording of a few scenes in ``outputs``, a dictionary trained on it in ``run``."""
+
+    def fill(folder: Path) -> None:
+        outputs = f"paths.outputs={folder / 'outputs'}"
+        assert in_process("record", outputs, *TINY) is None
+        assert in_process("train", outputs, *TINY, f"hydra.run.dir={folder / 'run'}") is None
+
+    return once("trained", fill)
+
+
+@pytest.fixture(scope="session")
+def described(sae_dir: Path, once: Once) -> Path:
+    """The finished atlas of ``sae_dir``."""
+
+    def fill(folder: Path) -> None:
+        assert in_process("describe", f"sae={sae_dir}", f"hydra.run.dir={folder}", *SMALL) is None
+
+    return once("described", fill)
 
 
 @pytest.fixture

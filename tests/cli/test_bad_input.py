@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.fakes.commands import TINY, Run, assert_sentence
+from tests.fakes.commands import ALONE, Run, assert_sentence
 
 
 @pytest.fixture
-def recorded(run: Run, tmp_path: Path) -> Path:
-    """A finished recording of a few scenes."""
-    assert run("record", *TINY) is None
+def recorded(trained: Path, tmp_path: Path) -> Path:
+    """A finished recording of a few scenes, where ``run`` finds it; to be damaged."""
+    shutil.copytree(trained / "outputs" / "activations", tmp_path / "outputs" / "activations")
     (folder,) = (tmp_path / "outputs" / "activations").iterdir()
     return folder
 
@@ -28,19 +29,19 @@ def first_train_shard(folder: Path) -> Path:
 
 
 def test_layer_out_of_range(run: Run) -> None:
-    assert_sentence(run("train", *TINY, "backbone.layer=99"), "99", "0 to 5", "backbone.layer")
+    assert_sentence(run("train", *ALONE, "backbone.layer=99"), "99", "0 to 5", "backbone.layer")
 
 
 def test_weights_of_another_architecture(run: Run, tmp_path: Path) -> None:
     weights = tmp_path / "other.safetensors"
     save_file({"blocks.0.attn.qkv.weight": torch.zeros(3, 3)}, weights)
-    assert_sentence(run("train", *TINY, f"backbone.weights={weights}"), "other.safetensors")
+    assert_sentence(run("train", *ALONE, f"backbone.weights={weights}"), "other.safetensors")
 
 
 def test_corrupt_weights(run: Run, tmp_path: Path) -> None:
     weights = tmp_path / "broken.safetensors"
     weights.write_bytes(b"\x00" * 100)
-    assert_sentence(run("train", *TINY, f"backbone.weights={weights}"), "broken.safetensors")
+    assert_sentence(run("train", *ALONE, f"backbone.weights={weights}"), "broken.safetensors")
 
 
 def test_pickle_offered_as_weights_is_not_opened(run: Run, tmp_path: Path) -> None:
@@ -50,24 +51,24 @@ def test_pickle_offered_as_weights_is_not_opened(run: Run, tmp_path: Path) -> No
 
     weights = tmp_path / "evil.pt"
     weights.write_bytes(pickle.dumps({"state_dict": Evil()}))
-    assert_sentence(run("train", *TINY, f"backbone.weights={weights}"), "evil.pt")
+    assert_sentence(run("train", *ALONE, f"backbone.weights={weights}"), "evil.pt")
     assert not (tmp_path / "ran").exists()
 
 
 def test_missing_image_folder(run: Run, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
-    status = run("train", *TINY, "images=folder", f"images.roots=[{nowhere}]")
+    status = run("train", *ALONE, "images=folder", f"images.roots=[{nowhere}]")
     assert_sentence(status, str(nowhere), "images.roots")
 
 
 def test_empty_image_folder(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    status = run("train", *TINY, "images=folder", f"images.roots=[{tmp_path / 'empty'}]")
+    status = run("train", *ALONE, "images=folder", f"images.roots=[{tmp_path / 'empty'}]")
     assert_sentence(status, "empty", "images.roots")
 
 
 def test_folder_source_without_roots(run: Run) -> None:
-    assert_sentence(run("train", *TINY, "images=folder"), "images.roots")
+    assert_sentence(run("train", *ALONE, "images=folder"), "images.roots")
 
 
 def test_truncated_jpeg_and_text_named_jpg(
@@ -75,7 +76,7 @@ def test_truncated_jpeg_and_text_named_jpg(
 ) -> None:
     whole = (photos / "red" / "1.jpg").read_bytes()
     (photos / "red" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    tiny = (*TINY, *on_photos, "images.n_images=null")
+    tiny = (*ALONE, *on_photos, "images.n_images=null")
     assert_sentence(run("record", *tiny), "cut.jpg")
     (photos / "red" / "cut.jpg").unlink()
     (photos / "blue" / "note.jpg").write_text("not a picture")
@@ -102,14 +103,14 @@ def test_image_tar_cut_in_the_middle(run: Run, tmp_path: Path) -> None:
     tar = tmp_path / "cut.tar"
     make_tar(tar, [f"{n}.png" for n in range(6)])
     tar.write_bytes(tar.read_bytes()[:6000])
-    status = run("record", *TINY, "images=webdataset", f"images.urls={tar}")
+    status = run("record", *ALONE, "images=webdataset", f"images.urls={tar}")
     assert_sentence(status, "cut.tar")
 
 
 def test_tar_member_outside_its_folder(run: Run, tmp_path: Path) -> None:
     tar = tmp_path / "escape.tar"
     make_tar(tar, ["0.png", "../evil.png"])
-    status = run("record", *TINY, "images=webdataset", f"images.urls={tar}")
+    status = run("record", *ALONE, "images=webdataset", f"images.urls={tar}")
     assert_sentence(status, "escape.tar", "../evil")
 
 
@@ -118,25 +119,25 @@ def test_one_flipped_byte_in_a_shard(run: Run, recorded: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(bytes(content))
-    for status in (run("train", *TINY), run("record", f"verify={recorded}")):
+    for status in (run("train", *ALONE), run("record", f"verify={recorded}")):
         assert_sentence(status, shard.name)
 
 
 def test_shard_cut_in_the_middle(run: Run, recorded: Path) -> None:
     shard = first_train_shard(recorded)
     shard.write_bytes(shard.read_bytes()[:-2048])
-    assert_sentence(run("train", *TINY), shard.name)
+    assert_sentence(run("train", *ALONE), shard.name)
 
 
 def test_manifest_of_another_version(run: Run, recorded: Path) -> None:
     manifest = recorded / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text.replace('"format_version": 1', '"format_version": 99'))
-    assert_sentence(run("train", *TINY, f"data.dir={recorded}"), "99")
+    assert_sentence(run("train", *ALONE, f"data.dir={recorded}"), "99")
 
 
 def test_activations_of_another_layer(run: Run, recorded: Path) -> None:
-    status = run("train", *TINY, f"data.dir={recorded}", "backbone.layer=0")
+    status = run("train", *ALONE, f"data.dir={recorded}", "backbone.layer=0")
     assert_sentence(status, "layer")
 
 
@@ -146,7 +147,7 @@ def test_nan_in_activations(run: Run, tmp_path: Path) -> None:
     weights = load_file(MICRO_DIR / "weights.safetensors")
     weights["blocks.2.mlp.fc2.bias"][0] = float("nan")
     save_file(weights, tmp_path / "nan.safetensors")
-    status = run("record", *TINY, f"backbone.weights={tmp_path / 'nan.safetensors'}")
+    status = run("record", *ALONE, f"backbone.weights={tmp_path / 'nan.safetensors'}")
     assert_sentence(status, "scenes-")
 
 
@@ -158,8 +159,8 @@ def test_values_that_float16_cannot_hold(run: Run, tmp_path: Path) -> None:
     weights["blocks.3.mlp.fc2.bias"] = torch.full_like(weights["blocks.3.mlp.fc2.bias"], 60000.0)
     save_file(weights, tmp_path / "large.safetensors")
     large = f"backbone.weights={tmp_path / 'large.safetensors'}"
-    assert_sentence(run("record", *TINY, large), "float32", "4")
-    assert run("record", *TINY, large, "record.dtype=float32") is None
+    assert_sentence(run("record", *ALONE, large), "float32", "4")
+    assert run("record", *ALONE, large, "record.dtype=float32") is None
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_values_that_float16_cannot_hold(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_values_out_of_range(run: Run, override: str, words: tuple[str, ...]) -> None:
-    assert_sentence(run("train", *TINY, override), *words)
+    assert_sentence(run("train", *ALONE, override), *words)
 
 
 @pytest.mark.parametrize(
@@ -207,21 +208,22 @@ def test_values_out_of_range(run: Run, override: str, words: tuple[str, ...]) ->
 def test_combinations_without_sense_are_refused_before_any_data_is_read(
     run: Run, tmp_path: Path, overrides: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    tiny = [o for o in TINY if not (o.startswith("model.k=") and "model.k" in " ".join(overrides))]
+    tiny = [o for o in ALONE if not (o.startswith("model.k=") and "model.k" in " ".join(overrides))]
     if any(o.startswith(("model=p_anneal", "model.k=null")) for o in overrides):
         tiny = [o for o in tiny if not o.startswith("model.k=")]
     assert_sentence(run("train", *tiny, *overrides), *words)
     assert not (tmp_path / "outputs" / "activations").exists()
 
 
-def test_checkpoint_of_another_width(run: Run, tmp_path: Path) -> None:
-    assert run("train", *TINY, f"hydra.run.dir={tmp_path / 'run'}") is None
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    status = run("train", *TINY, "model.expansion=4", f"ckpt_path={last}")
+@pytest.mark.usefixtures("recorded")
+def test_checkpoint_of_another_width(run: Run, trained: Path, tmp_path: Path) -> None:
+    last = tmp_path / "last.ckpt"
+    shutil.copy(trained / "run" / "checkpoints" / "last.ckpt", last)
+    status = run("train", *ALONE, "model.expansion=4", f"ckpt_path={last}")
     assert_sentence(status, "last.ckpt", "model.expansion")
-    assert_sentence(run("train", *TINY, "ckpt_path=nowhere.ckpt"), "nowhere.ckpt")
+    assert_sentence(run("train", *ALONE, "ckpt_path=nowhere.ckpt"), "nowhere.ckpt")
     last.write_bytes(last.read_bytes()[:5000])
-    assert_sentence(run("train", *TINY, f"ckpt_path={last}"), "last.ckpt")
+    assert_sentence(run("train", *ALONE, f"ckpt_path={last}"), "last.ckpt")
 
 
 def test_sae_pointing_nowhere(run: Run, tmp_path: Path) -> None:
@@ -229,7 +231,7 @@ def test_sae_pointing_nowhere(run: Run, tmp_path: Path) -> None:
 
 
 def test_mlflow_server_that_is_not_there(run: Run) -> None:
-    status = run("train", *TINY, "logger=mlflow", "logger.tracking_uri=http://127.0.0.1:9")
+    status = run("train", *ALONE, "logger=mlflow", "logger.tracking_uri=http://127.0.0.1:9")
     assert_sentence(status, "127.0.0.1:9", "logger.tracking_uri")
 
 
@@ -263,7 +265,7 @@ def test_disk_full_while_recording(run: Run, tmp_path: Path) -> None:
     if subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("mounting a tmpfs needs privileges this process does not have")
     try:
-        status = run("record", *TINY, f"record.root={small}")
+        status = run("record", *ALONE, f"record.root={small}")
         assert_sentence(status, "disk", str(small))
         (folder,) = small.iterdir()
         whole = sorted(folder.glob("*.tar"))

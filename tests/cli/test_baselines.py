@@ -1,45 +1,35 @@
 """Baselines through the real commands: fitted, tabulated, and taken wherever a dictionary is."""
 
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from saev.sae import SparseAutoencoder
-from tests.fakes.commands import SMALL, TINY, Run, assert_sentence
+from tests.fakes.commands import SMALL, TINY, Run, assert_sentence, in_process
 
 pytestmark = pytest.mark.slow
 
-QUICK = ("evaluation.num_workers=0", "trainer.accelerator=cpu", "evaluation.figures=false")
+QUICK = ("trainer.accelerator=cpu", "evaluation.figures=false")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dictionary and its baselines' table, in ``run`` and ``table``."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    from saev.evaluate import main as evaluate
-    from saev.train import main as train
-
     out = tmp_path_factory.mktemp("trained")
-    shared = (f"paths.outputs={out}/outputs", "logger=none")
 
-    def call(main, *overrides: str) -> None:
-        GlobalHydra.instance().clear()
-        patch.setattr(sys, "argv", ["saev", *shared, *overrides])
-        main()
+    def call(name: str, *overrides: str) -> None:
+        assert in_process(name, f"paths.outputs={out}/outputs", *overrides) is None
 
     longer = tuple(o for o in TINY if "max_steps" not in o and "n_images" not in o)
-    with pytest.MonkeyPatch.context() as patch:
-        common = (*longer, "images.n_images=60", "trainer.max_steps=80", "evaluation.figures=false")
-        call(train, *common, f"hydra.run.dir={out}/run")
-        call(train, *common, "model=frozen_decoder", f"hydra.run.dir={out}/frozen")
-        call(
-            evaluate, f"sae={out}/run/sae", "baselines.kinds=[untrained,random,pca]", *QUICK,
-            f"+baselines.trained.frozen={out}/frozen/sae", f"hydra.run.dir={out}/table",
-        )  # fmt: skip
+    common = (*longer, "images.n_images=60", "trainer.max_steps=80", "evaluation.figures=false")
+    call("train", *common, f"hydra.run.dir={out}/run")
+    call("train", *common, "model=frozen_decoder", f"hydra.run.dir={out}/frozen")
+    call(
+        "evaluate", f"sae={out}/run/sae", "baselines.kinds=[untrained,random,pca]", *QUICK,
+        f"+baselines.trained.frozen={out}/frozen/sae", f"hydra.run.dir={out}/table",
+    )  # fmt: skip
     return out
 
 
@@ -107,7 +97,7 @@ def test_every_command_takes_a_baseline(run: Run, trained: Path, tmp_path: Path)
     assert len(pd.read_parquet(tmp_path / "d" / "latents" / "latents.parquet")) == 256
     status = run(
         "compare", f"saes=[{trained}/run/sae,{pca}]", f"hydra.run.dir={tmp_path}/c",
-        "comparison.num_workers=0", "comparison.n_permutations=39", "comparison.n_drives=2",
+        "comparison.n_permutations=39", "comparison.n_drives=2",
         "comparison.n_bootstrap=40", "trainer.accelerator=cpu",
     )  # fmt: skip
     assert status is None
@@ -122,7 +112,7 @@ def test_every_command_takes_a_baseline(run: Run, trained: Path, tmp_path: Path)
     status = run(
         "intervene", f"sae={pca}", "head=attributes", f"hypothesis={hypothesis}",
         "images=scenes", "images.n_images=240", f"hydra.run.dir={tmp_path}/i",
-        "trainer.accelerator=cpu", "intervention.num_workers=0",
+        "trainer.accelerator=cpu",
     )  # fmt: skip
     assert status is None, status
     assert (tmp_path / "i" / "report" / "index.html").is_file()

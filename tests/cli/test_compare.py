@@ -11,7 +11,6 @@ from tests.fakes.commands import Run, assert_sentence
 from tests.fakes.dictionary import make_sae
 
 SMALL = (
-    "comparison.num_workers=0",
     "comparison.n_permutations=39",
     "comparison.n_map_permutations=9",
     "comparison.n_bootstrap=20",
@@ -20,11 +19,6 @@ SMALL = (
     "comparison.drive_images=2",
     "trainer.accelerator=cpu",
 )
-
-
-@pytest.fixture(scope="module")
-def sae_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_sae(tmp_path_factory.mktemp("sae") / "sae", seed=0)
 
 
 def links_of(page: Path) -> list[str]:

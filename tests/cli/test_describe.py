@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,32 +12,10 @@ from tests.fakes.commands import SMALL, Run, assert_sentence
 from tests.fakes.dictionary import make_sae
 
 
-@pytest.fixture(scope="module")
-def sae_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dictionary of random atoms on the micro model."""
-    return make_sae(tmp_path_factory.mktemp("sae") / "sae", seed=0)
-
-
 def tables(run_dir: Path) -> dict[str, pd.DataFrame]:
     return {
         path.stem: pd.read_parquet(path) for path in sorted((run_dir / "latents").glob("*.parquet"))
     }
-
-
-@pytest.fixture(scope="module")
-def described(sae_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One finished atlas for all tests that only read it."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    from saev.describe import main
-
-    out = tmp_path_factory.mktemp("described")
-    GlobalHydra.instance().clear()
-    with pytest.MonkeyPatch.context() as patch:
-        overrides = [f"sae={sae_dir}", f"hydra.run.dir={out}", "logger=none", *SMALL]
-        patch.setattr(sys, "argv", ["saev.describe", *overrides])
-        main()
-    return out
 
 
 def test_leaves_tables_pages_and_metrics(described: Path) -> None:

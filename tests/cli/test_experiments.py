@@ -94,10 +94,10 @@ def test_two_steps(name: str, run: Run, tmp_path: Path, on_photos: tuple[str, ..
     images = on_photos if folders else ("images=scenes", "images.n_images=6")
     status = run(
         "train", f"+experiment={name}", *weights, *images,
-        "record.images_per_shard=3", "record.num_workers=0", "record.batch_size=3",
+        "record.images_per_shard=3", "record.batch_size=3",
         "model.d_sae=256", "data.batch_size=64", "data.reservoir_tokens=512",
-        "data.num_workers=0", "trainer.accelerator=cpu", "trainer.max_steps=2",
-        "trainer.val_check_interval=1", "evaluation.num_workers=0", "evaluation.batch_size=2",
+        "trainer.accelerator=cpu", "trainer.max_steps=2",
+        "trainer.val_check_interval=1", "evaluation.batch_size=2",
         f"hydra.run.dir={tmp_path / 'run'}",
     )  # fmt: skip
     assert status is None

@@ -102,14 +102,14 @@ LONG = (
     "data.reservoir_tokens=1500",
 )  # fmt: skip
 RUNS = {
-    "topk": ("data.num_workers=0", "callbacks=ema"),
+    "topk": ("callbacks=ema",),
     "batch_topk": (
         "data.num_workers=2", "model=batch_topk", "callbacks=resample",
         "+callbacks.ema._target_=callbacks.ema.EMAWeights",
         "callbacks.resample.every_n_tokens=5120", "+callbacks.resample.pool_tokens=2048",
         "model.dead_after_tokens=1024",
     ),
-    "jump_relu": ("data.num_workers=0", "model=jump_relu"),
+    "jump_relu": ("model=jump_relu",),
 }  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def is_rank(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
 def test_a_rank_that_dies_ends_the_run_with_one_message_and_it_goes_on(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
-    more = (*LONG, "data.num_workers=0", "trainer.devices=2", "callbacks.progress=null")
+    more = (*LONG, "trainer.devices=2", "callbacks.progress=null")
     run("train", outputs, *more, f"hydra.run.dir={tmp_path / 'whole'}")
     resumed = tmp_path / "resumed"
     last = resumed / "checkpoints" / "last.ckpt"

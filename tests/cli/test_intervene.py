@@ -10,7 +10,6 @@ import yaml
 
 from saev.intervention.hypothesis import ARMS
 from tests.fakes.commands import Run, assert_sentence
-from tests.fakes.dictionary import make_sae
 
 FILE: dict[str, Any] = {
     "concept": ["shape/circle", "colour/red"],
@@ -27,14 +26,8 @@ QUICK = (
     "images=scenes",
     "images.n_images=120",
     "images.val_fraction=0.4",
-    "intervention.num_workers=0",
     "trainer.accelerator=cpu",
 )
-
-
-@pytest.fixture(scope="module")
-def sae_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_sae(tmp_path_factory.mktemp("sae") / "sae", seed=0)
 
 
 def written(folder: Path, **changes: Any) -> Path:

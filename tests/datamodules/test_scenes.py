@@ -163,6 +163,7 @@ def test_the_main_object_is_largest_and_in_its_cell(index: int) -> None:
     )
 
 
+@pytest.mark.slow
 def test_hardly_any_companion_is_hidden() -> None:
     shares = []
     for index in range(300):

@@ -224,6 +224,7 @@ def test_the_choice_is_tested_before_the_effect(outcome):
         assert "shuffled labels" in row.sentence
 
 
+@pytest.mark.slow
 def test_random_latents_have_uniform_p(folder):
     found = run(setting(folder, calibration=1, metric="probability")).calibration
     assert len(found.p_values) == 20 * N_CLASSES and found.uniformity_p > 0.01

@@ -31,7 +31,7 @@ def run(experiment: str, out: Path) -> dict[str, float]:
             "train",
             overrides=[
                 f"+experiment={experiment}", f"data_root={DATA}", "logger=none",
-                "record.num_workers=0", "trainer.accelerator=cpu", "callbacks.progress=null",
+                "trainer.accelerator=cpu", "callbacks.progress=null",
                 f"paths.outputs={out}", f"paths.run={out / 'run'}",
             ],
         )  # fmt: skip

@@ -79,6 +79,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         store.open_store(f"sqlite:///{tmp_path}/file/sub/mlflow.db", "saev")
 
 
+@pytest.mark.slow
 def test_an_interrupted_creation_leaves_nothing_in_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

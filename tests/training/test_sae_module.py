@@ -182,6 +182,7 @@ def fit_without_end(module: SAETraining) -> None:
 # --- training --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_planted_features_are_found() -> None:
     features = atoms(32)
     data = activations(64 * 600, features, n_active=2)
@@ -315,6 +316,7 @@ def test_gradient_clipping_works_with_the_fused_optimiser_in_mixed_precision() -
     assert norms == pytest.approx([0.5] * 5, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kwargs", [AUX, {"activation": "relu", "k": None, "objective": L1Penalty(0.3)}]
 )
@@ -407,6 +409,7 @@ def test_auxk_left_out_by_plan_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(value, runs[1][name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_auxk_brings_sunk_latents_back() -> None:
     data = activations(64 * 400)
     shares = []

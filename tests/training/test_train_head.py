@@ -28,7 +28,7 @@ def composed(out: Path, *overrides: str) -> DictConfig:
         return compose(
             "train",
             overrides=[
-                "logger=none", "images.n_images=40", "record.num_workers=0",
+                "logger=none", "images.n_images=40",
                 "trainer.accelerator=cpu", "trainer.max_steps=40", "trainer.val_check_interval=20",
                 "callbacks.progress=null", f"paths.outputs={out}", f"paths.run={out / 'run'}",
                 *overrides,
