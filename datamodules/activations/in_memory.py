@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.activations.format import Statistics
@@ -45,7 +44,7 @@ class InMemoryActivations(StreamPosition):
 
     def __init__(
         self,
-        rows: Float[Tensor, "n d"] | np.ndarray,
+        rows: Tensor | np.ndarray,
         batch_size: int,
         *,
         val_fraction: float = 0.1,
@@ -95,12 +94,14 @@ class InMemoryActivations(StreamPosition):
         """Endless; each iteration over it begins at the current position."""
         return TrainingRows(self)
 
-    def val_dataloader(self) -> list[TokenBatch]:
+    def val_dataloader(self) -> HeldoutRows:
         """The held-out rows in order, once."""
+        return HeldoutRows(self)
+
+    def heldout_batches(self) -> list[np.ndarray]:
+        """Positions of the held-out rows that validation looks at."""
         ids = np.sort(self.heldout)[:PIECE]
-        return [
-            self.batch(ids[i : i + self.batch_size]) for i in range(0, len(ids), self.batch_size)
-        ]
+        return [ids[i : i + self.batch_size] for i in range(0, len(ids), self.batch_size)]
 
     def batch(self, ids: np.ndarray) -> TokenBatch:
         """Some rows in float32."""
@@ -148,6 +149,19 @@ class TrainingRows:
             place = (number % per_epoch * n_ranks + rank) * data.batch_size
             yield data.batch(order[place : place + data.batch_size])
             number += 1
+
+
+class HeldoutRows:
+    """Iterates over the held-out rows once."""
+
+    def __init__(self, data: InMemoryActivations) -> None:
+        self.data, self.chunks = data, data.heldout_batches()
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        return map(self.data.batch, self.chunks)
 
 
 def _checked(rows: Any) -> np.ndarray:

@@ -33,6 +33,13 @@ class Atlas:
         self.images: list[dict[str, str]] = _read_json(folder / "images.json")
         self.grid: tuple[int, int] = tuple(_read_json(folder / "atlas.json")["grid"])
 
+    def __repr__(self) -> str:
+        named = int(self.latents["name"].notna().sum())
+        return (
+            f"Atlas({len(self.latents):,} latents, {named:,} named, on {len(self.images):,} images: "
+            f"{str(self.folder)!r})"
+        )
+
     @classmethod
     def open(cls, folder: str | Path) -> "Atlas":
         """Reads what ``python -m saev.describe`` wrote; UserError where it is not there."""

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from saev.pages.notebook_figure import new_figure
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -23,9 +25,8 @@ def match_figure(matches: "pd.DataFrame") -> "Figure":
 
     One curve per ordered pair; the dashed curve is the 95 % level of the control.
     """
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = new_figure(6.4, 3.8)
     axis = figure.subplots()
     pairs = list(matches.groupby(["sae_a", "sae_b"], sort=False))
     for number, ((one, two), rows) in enumerate(pairs):
@@ -47,12 +48,11 @@ def match_figure(matches: "pd.DataFrame") -> "Figure":
 
 def concept_figure(concepts: "pd.DataFrame") -> "Figure":
     """AUROC of every concept in one dictionary against the other, a panel per pair."""
-    from matplotlib.figure import Figure
 
     pairs = list(concepts.groupby(["sae_a", "sae_b"], sort=False))
     n_columns = min(len(pairs), 3)
     n_rows = -(-len(pairs) // n_columns)
-    figure = Figure(figsize=(4.6 * n_columns, 4.6 * n_rows), layout="constrained")
+    figure = new_figure(4.6 * n_columns, 4.6 * n_rows)
     axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for axis in axes[len(pairs) :]:
         axis.set_axis_off()
@@ -75,9 +75,8 @@ def concept_figure(concepts: "pd.DataFrame") -> "Figure":
 
 def power_figure(power: "pd.DataFrame") -> "Figure":
     """Share of the concepts known to be there that are found with fewer positive images."""
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    figure = new_figure(6.4, 3.4)
     axis = figure.subplots()
     groups = power.groupby(["sae", "source", "kind"], sort=False)
     for number, ((sae, source, kind), rows) in enumerate(groups):

@@ -2,5 +2,6 @@
 
 render: jinja2 templates, no script, nothing from the network
 site: the pages of an atlas, from plain values
+notebook_figure: figures that a notebook shows by itself
 figures: exemplars, firing histogram, scatter of latents
 """

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from saev.pages.notebook_figure import new_figure
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -34,10 +36,9 @@ def exemplar_figure(title: str, rows: list[LatentRow], subtitle: str = "") -> "F
     The colour scale of a row runs from 0 to the largest code in that row, so tiles of one row can be
     compared with each other. Dark veil: the latent is silent there.
     """
-    from matplotlib.figure import Figure
 
     n_columns = max(len(row.tiles) for row in rows)
-    figure = Figure(figsize=(1.45 * n_columns + 2.1, 1.5 * len(rows) + 0.9), layout="constrained")
+    figure = new_figure(1.45 * n_columns + 2.1, 1.5 * len(rows) + 0.9)
     figure.suptitle(f"{title}\n" + (subtitle or ""), fontsize=11)
     axes = figure.subplots(len(rows), n_columns, squeeze=False)
     for axis in axes.flat:
@@ -74,9 +75,8 @@ def _draw_tile(axis, tile: Tile, top: float) -> None:
 
 def firing_histogram(frequency: Float[np.ndarray, " s"], n_tokens: int) -> "Figure":
     """How often latents fire, on a logarithmic axis, with the dense (> 10 %) and dead ends marked."""
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    figure = new_figure(6.4, 3.4)
     axis = figure.subplots()
     alive = frequency[frequency > 0]
     floor = np.log10(0.5 / max(n_tokens, 1))
@@ -102,11 +102,10 @@ def latent_scatter(latents: "pd.DataFrame", subtitle: str) -> "Figure":
 
     Latents with an effective support below ten images are left out: their score says nothing.
     """
-    from matplotlib.figure import Figure
 
     shown = latents[(latents["rate_image"] > 0) & (latents["ms_support"] >= 10)]
     shown = shown[shown["ms_corrected"].notna()]
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = new_figure(6.4, 4.2)
     axis = figure.subplots()
     above = shown["ms"] > shown["ms_null"]
     for mask, colour, label in (

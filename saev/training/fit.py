@@ -19,6 +19,7 @@ from datamodules.activations.format import Manifest
 from datamodules.activations.in_memory import InMemoryActivations
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
+from datamodules.progress import progress_bars
 from saev.defaults import defaults, names, replaced
 from saev.errors import UserError
 from saev.recording.record_activations import Recording
@@ -104,7 +105,7 @@ def fit_dictionary(
     source = None
     if isinstance(acts, Recording):
         acts, source = acts.path, acts.images
-    with isolate_rng():
+    with isolate_rng(), progress_bars(progress):
         L.seed_everything(seed, workers=True, verbose=False)
         if isinstance(acts, str | Path):
             data: Data = ActivationDataModule(

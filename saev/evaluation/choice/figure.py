@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from saev.pages.notebook_figure import new_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -41,9 +43,8 @@ def pareto_figure(dots: Sequence[Dot], title: str) -> "Figure":
 
     Picks are ringed and numbered. L0 is on a logarithmic axis where all members fire and it varies.
     """
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 5.4), layout="constrained")
+    figure = new_figure(9.0, 5.4)
     axis = figure.subplots()
     front = sorted((dot for dot in dots if dot.on_front), key=lambda dot: dot.l0)
     axis.plot(

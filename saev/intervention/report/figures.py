@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from saev.pages.notebook_figure import new_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -53,9 +55,8 @@ def arms_figure(
     effects: Mapping[str, Float[np.ndarray, " r"]], interval: tuple[float, float], metric: str
 ) -> "Figure":
     """A row per arm, a dot per draw; the tested one first, with its interval and a line down."""
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 0.36 * len(effects) + 1.0), layout="constrained")
+    figure = new_figure(6.4, 0.36 * len(effects) + 1.0)
     axis = figure.subplots()
     rng = np.random.default_rng(0)
     for row, (arm, values) in enumerate(effects.items()):
@@ -81,9 +82,8 @@ def arms_figure(
 
 def dose_figure(curve: Curve, metric: str) -> "Figure":
     """Effect against dose; hollow where less than 95 % of the edited tokens stay inside the data."""
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+    figure = new_figure(4.4, 2.9)
     axis = figure.subplots()
     axis.plot(curve.doses, curve.effects, color=SELECTED, linewidth=1.2, label="selected")
     for dose, effect in zip(curve.doses, curve.effects, strict=True):
@@ -107,12 +107,11 @@ def dose_figure(curve: Curve, metric: str) -> "Figure":
 def masks_figure(examples: Sequence[MaskExample], names: Sequence[str]) -> "Figure":
     """A row per picture: the picture, the truth, and the prediction of each patch per edit; patches
     whose prediction differs from the untouched model's are framed."""
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     titles = ["image", "truth", *examples[0].predictions]
     size = 1.55
-    figure = Figure(figsize=(size * len(titles), size * len(examples) + 0.7), layout="constrained")
+    figure = new_figure(size * len(titles), size * len(examples) + 0.7)
     axes = figure.subplots(len(examples), len(titles), squeeze=False)
     used: set[int] = set()
     for row_axes, example in zip(axes, examples, strict=True):
@@ -160,10 +159,9 @@ def class_colour(number: int) -> tuple[float, float, float]:
 
 def bars_figure(examples: Sequence[BarExample]) -> "Figure":
     """A row per picture: the picture, and the classes' probabilities under each edit."""
-    from matplotlib.figure import Figure
 
     n = len(examples)
-    figure = Figure(figsize=(7.2, 1.6 * n + 0.4), layout="constrained")
+    figure = new_figure(7.2, 1.6 * n + 0.4)
     axes = figure.subplots(n, 2, squeeze=False, width_ratios=[1, 3])
     colours = [MARK, SELECTED, CONTROL, "#9fbfd1"]
     for (left, right), example in zip(axes, examples, strict=True):
@@ -191,9 +189,8 @@ def bars_figure(examples: Sequence[BarExample]) -> "Figure":
 
 def uniformity_figure(p_values: Sequence[float]) -> "Figure":
     """Histogram of p-values that should be uniform."""
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.4, 2.3), layout="constrained")
+    figure = new_figure(4.4, 2.3)
     axis = figure.subplots()
     axis.hist(p_values, bins=np.linspace(0, 1, 11).tolist(), color=CONTROL)
     axis.axhline(len(p_values) / 10, color=SELECTED, linewidth=1, linestyle="--")
