@@ -4,7 +4,7 @@
 
 HYPOTHESIS is a file, or the name of one in conf/hypotheses, about a head that answers per image.
 Latents are chosen on two thirds of the discovery images and edited on the rest: one, three and ten,
-at −0.5 and −1 times their largest code, beside random sets of ten. Nothing is tested; it is for
+at −0.5 and −1 times their largest code, next to random sets of ten. Nothing is tested; it is for
 choosing a dictionary and a setting.
 """
 
