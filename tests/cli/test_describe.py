@@ -154,6 +154,7 @@ def test_other_bad_input(run: Run, sae_dir: Path, tmp_path: Path) -> None:
     assert_sentence(status, "tree.csv", "child and parent")
 
 
+@pytest.mark.slow
 def test_attribute_table_becomes_concepts(run: Run, sae_dir: Path, tmp_path: Path) -> None:
     ids = [f"scenes-0/{i:06d}" for i in range(28)]
     table = tmp_path / "mood.csv"
