@@ -18,18 +18,18 @@ import numpy as np
 import torch
 
 from datamodules.images import FolderImages
-from saev.editing.tokens import Tokens
 from saev.errors import UserError
+from saev.heads import load_head
 from saev.intervention.arms.arms import ArmPlan
 from saev.intervention.arms.runner import Runner, TestSet, read_test_images
 from saev.intervention.choose.discovery import discover
-from saev.intervention.choose.proposals import Proposal, Proposer, concepts_of
-from saev.intervention.hypothesis import HypothesisFile, Selector
+from saev.intervention.choose.proposals import Proposal, Proposer, tested_columns
+from saev.intervention.hypothesis import Hypothesis, Selector, read_hypothesis
 from saev.intervention.judge.tally import Question, Tally, other_change
 from saev.intervention.readout import Readout, make_readout
-from saev.intervention.report.from_config import backbone_for, read_hypothesis
 from saev.intervention.setting import Setting
-from saev.intervention.splits import choose_images, images_for
+from saev.intervention.splits import choose_images, hypothesis_images
+from saev.loading import backbone_of
 from saev.sae import SparseAutoencoder
 
 SETTINGS = ((1, -1.0), (3, -1.0), (10, -0.5), (10, -1.0))
@@ -38,9 +38,7 @@ N_RANDOM = 8
 BATCH_SIZE, MAX_ROWS, N_WORKERS = 16, 96, 2
 
 
-def pilot(
-    file: HypothesisFile, folder: str, head: str, root: str, weights: str
-) -> dict[str, float]:
+def pilot(file: Hypothesis, folder: str, head: str, root: str, weights: str) -> dict[str, float]:
     """Means over classes, per cent: fall of the class's accuracy and change of other images; first the
     length of the edit of ten latents at −1, over the root mean square distance of tokens from their mean.
 
@@ -48,33 +46,22 @@ def pilot(
         folder: of the dictionary.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sae = SparseAutoencoder.from_pretrained(folder).to(device).eval()
-    backbone = backbone_for(sae, folder, weights, head).to(device)
+    sae = SparseAutoencoder.from_pretrained(folder)
+    backbone = backbone_of(sae, folder, weights=weights, head=load_head(head))
     source = FolderImages([root])
-    readout = make_readout(head, backbone, source).to(device)
+    readout = make_readout(head, backbone, source)
     if readout.per != "image":
         raise UserError(f"the head in {head} answers per {readout.per}: give one of whole images")
     setting = Setting(file, sae, backbone, readout, source, BATCH_SIZE, MAX_ROWS, N_WORKERS, device)
-    items, _ = choose_images(file, source, readout)
+    items, _ = choose_images(setting)
     n_discovery = 2 * len(items) // 3
-    saes = {"sae": sae, "untrained": sae.untrained(file.seed)}
-    loading = {"batch_size": BATCH_SIZE, "num_workers": N_WORKERS, "device": device}
-    found = discover(
-        sae, saes["untrained"], backbone, setting.discovery_tokens, readout, source,
-        items[:n_discovery], purity=file.support.purity, **loading,
-    )  # fmt: skip
-    proposals = Proposer(file, found, readout).propose(concepts_of(file, found, readout))
-    test = read_test_images(
-        backbone, setting.layer, readout, source, items[n_discovery:], **loading
-    )
-    tokens = Tokens.of(backbone, file.tokens).to(device)
-    plan = ArmPlan(file, proposals, found, readout, saes, tokens, N_RANDOM)
+    found = discover(setting, items[:n_discovery])
+    proposals = Proposer(setting, found).propose(tested_columns(setting, found))
+    test = read_test_images(setting, items[n_discovery:])
+    plan = ArmPlan(setting, found, proposals, N_RANDOM)
     keys = {(p.concept, arm): edits for p in proposals for arm, edits in _edits(plan, p).items()}
-    images_of = {p.concept: images_for(file, readout, p, test) for p in proposals}
-    runner = Runner(
-        backbone, setting.layer, readout, saes, tokens, test, max_rows=MAX_ROWS, device=device
-    )
-    tallies = runner.run(plan.jobs, images_of)
+    images_of = {p.concept: hypothesis_images(setting, p, test) for p in proposals}
+    tallies = Runner(setting, test).run(plan.jobs, images_of)
     row = {"length": _length(plan, proposals) / float(found.covariance.trace().sqrt())}
     for arm in _edits(plan, proposals[0]):
         cells = [
@@ -114,7 +101,7 @@ def _changes(
     return ask.effect(tally, clean), other_change(tally, clean, p.column, readout.groups)
 
 
-def pilot_of(file: HypothesisFile) -> HypothesisFile:
+def pilot_of(file: Hypothesis) -> Hypothesis:
     """The file with what its pilot needs: random sets of the largest size, and nothing tested."""
     sizes = tuple(sorted({n for n, _ in SETTINGS}))
     return replace(

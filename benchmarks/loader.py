@@ -21,6 +21,7 @@ from datamodules.activations.format import Manifest, ShardInfo
 from datamodules.activations.module import ActivationDataModule
 from datamodules.activations.norms import measure, median_of, norm_histogram, token_norms
 from datamodules.activations.tar import ShardWriter
+from saev.defaults import defaults
 
 N_TOKENS, WIDTH, IMAGES_PER_SHARD = 196, 768, 256
 TARGET = 350_000
@@ -70,8 +71,16 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_tars(Path(folder), args.n_images)
+        data_defaults = defaults("train", "data")
         data = ActivationDataModule(
-            folder, args.batch_size, num_workers=args.workers, verify_checksums=False
+            folder,
+            args.batch_size,
+            reservoir_tokens=data_defaults["reservoir_tokens"],
+            num_workers=args.workers,
+            seed=0,
+            drop_last=data_defaults["drop_last"],
+            max_norm=defaults("train", "tokens")["max_norm"],
+            verify_checksums=False,
         )
         data.prepare_data()
         data.setup("fit")

@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 
 from saev.atlas.atlas import Atlas
-from saev.atlas.names.naming import Proposal, choose_names
+from saev.atlas.names.naming import NameProposal, choose_names
 
 SOURCE, IMAGENET = "caltech26", "imagenet1000"
 COUNTERPARTS = Path(__file__).with_name("caltech26_in_imagenet.yaml")
@@ -128,7 +128,7 @@ def report_curve(atlas: Atlas, proposer: str | None) -> None:
     strongest, known = strongest_imagenet(atlas)
     rows = atlas.names if proposer is None else atlas.names[atlas.names["proposer"] == proposer]
     proposals = [
-        Proposal(**row)  # type: ignore[arg-type]
+        NameProposal(**row)  # type: ignore[arg-type]
         for row in rows[rows["rank"] == 0].to_dict("records")
     ]
     alive = ~atlas.latents["dead"].to_numpy()

@@ -21,7 +21,7 @@ class EMAWeights(L.Callback):
         ValueError: ``decay`` outside (0, 1).
     """
 
-    def __init__(self, decay: float = 0.999) -> None:
+    def __init__(self, decay: float) -> None:
         if not 0 < decay < 1:
             raise ValueError(f"EMAWeights: decay must lie strictly between 0 and 1, got {decay}.")
         self.decay = decay

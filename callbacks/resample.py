@@ -37,8 +37,8 @@ class ResampleDeadLatents(L.Callback):
         self,
         every_n_tokens: int,
         dead_after_tokens: int,
+        n_times: int,
         pool_tokens: int = 32_768,
-        n_times: int = 4,
         encoder_scale: float | int | None = None,
     ) -> None:
         counts = {

@@ -28,7 +28,7 @@ class SweepParent(Callback):
     that is the member's number; the best one becomes ``objective/best``.
     """
 
-    def __init__(self, direction: str = "maximize") -> None:
+    def __init__(self, direction: str) -> None:
         if direction not in ("maximize", "minimize"):
             raise ValueError(f"direction must be 'maximize' or 'minimize', got {direction!r}")
         self.best_of = direction

@@ -6,6 +6,7 @@ Leaves ``comparison/`` in the run folder: ``matches.parquet``, ``concepts.parque
 
 from pathlib import Path
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from saev.cli.command import command
@@ -21,9 +22,8 @@ def compare(cfg: DictConfig) -> dict[str, float]:
         UserError: fewer than two dictionaries, names or weights that do not fit, or other bad input.
     """
     from saev.cli.results import device_of, keep_metrics
-    from saev.comparison.comparison import compare_dictionaries
+    from saev.comparison.comparison import make_comparison
     from saev.comparison.members import CompareSettings
-    from saev.comparison.page import write_comparison_page, write_figures
     from saev.loading import open_dictionary, sources_for
 
     names = _names(cfg)
@@ -36,24 +36,21 @@ def compare(cfg: DictConfig) -> dict[str, float]:
             open_dictionary(sae, weights)
             for sae, weights in zip(cfg.saes, _each(cfg, "weights"), strict=True)
         ]
-        sources = sources_for(opened[0][0], cfg.saes[0], cfg.images, cfg.more_images)
+        images = instantiate(cfg.images) if cfg.images is not None else None
+        more = {key: instantiate(node) for key, node in (cfg.more_images or {}).items()}
+        sources = sources_for(opened[0][0], cfg.saes[0], images, more)
         device = device_of(cfg.trainer.accelerator)
-        found = compare_dictionaries(
+        found = make_comparison(
             dict(zip(names, opened, strict=True)), sources, Path(cfg.paths.codes), settings, device
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, frame in found.tables.files().items():
-            frame.to_parquet(folder / f"{name}.parquet", index=False)
-            tracking.log_artifact(folder / f"{name}.parquet", "comparison")
         keep_metrics(found.metrics, out_dir, tracking)
-        for figure in write_figures(found.tables, folder):
+        figures = found.write(
+            folder, page=cfg.pages.enabled, thumbnails=cfg.pages.thumbnails, atlases=atlases
+        )
+        for name in found.tables.files():
+            tracking.log_artifact(folder / f"{name}.parquet", "comparison")
+        for figure in figures:
             tracking.log_artifact(figure, "figures")
-        if cfg.pages.enabled:
-            write_comparison_page(
-                found.members, found.images, found.tables, found.metrics, folder,
-                fdr=settings.fdr, min_power=settings.min_power,
-                thumbnails=cfg.pages.thumbnails, atlases=atlases,
-            )  # fmt: skip
     rows = [[name, f"{value:.4g}"] for name, value in sorted(found.metrics.items())]
     print_table("The comparison in numbers", ["", "value"], rows)
     if cfg.pages.enabled:

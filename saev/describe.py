@@ -30,8 +30,8 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     """
     import lightning as L
 
-    from saev.atlas.baseline_table import baseline_table
-    from saev.atlas.description import describe_dictionary, write_tables
+    from saev.atlas.baseline_table import unit_baselines
+    from saev.atlas.description import make_description, write_tables
     from saev.atlas.pages.overview import write_pages
     from saev.atlas.settings import AtlasSettings, NamingSettings
     from saev.cli.results import device_of, keep_metrics
@@ -45,12 +45,14 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     with tracked_run(cfg, out_dir, verb="describe") as tracking:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         sae, backbone = open_dictionary(cfg.sae, cfg.backbone.weights)
-        sources = sources_for(sae, cfg.sae, cfg.images, cfg.more_images)
+        images = instantiate(cfg.images) if cfg.images is not None else None
+        more = {key: instantiate(node) for key, node in (cfg.more_images or {}).items()}
+        sources = sources_for(sae, cfg.sae, images, more)
         embedder = instantiate(cfg.embedder) if cfg.embedder is not None else None
-        atlas = AtlasSettings(**{**cfg.atlas, "shard": tuple(cfg.atlas.shard)})
+        atlas = AtlasSettings(**cfg.atlas)
         naming = NamingSettings(**cfg.naming)
         device = device_of(cfg.trainer.accelerator)
-        found = describe_dictionary(
+        found = make_description(
             sae, backbone, sources, folder, atlas, naming, embedder=embedder, device=device
         )
         if found is None:
@@ -58,12 +60,13 @@ def describe(cfg: DictConfig) -> dict[str, float]:
         write_tables(found, folder)
         if atlas.baseline_images:
             some = ImageList.of(sources, atlas.baseline_images)
-            table = baseline_table(sae, backbone, some, folder, atlas, device)
+            table = unit_baselines(sae, backbone, some, folder, atlas, device)
             table.to_parquet(folder / "baselines.parquet", index=False)
             _show_baselines(table)
         keep_metrics(found.metrics, out_dir, tracking)
         if cfg.pages.enabled:
-            for figure in write_pages(found, sae, backbone, folder, cfg.pages):
+            shown = {key: value for key, value in cfg.pages.items() if key != "enabled"}
+            for figure in write_pages(found, sae, backbone, folder, **shown):
                 tracking.log_artifact(figure, "figures")
         for file in sorted(folder.glob("*.parquet")):
             tracking.log_artifact(file, "latents")

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from datamodules.images import ImageSource
     from saev.backbones import Backbone
     from saev.evaluation.baselines.methods import BaselineSettings
-    from saev.heads import TrainedHead
     from saev.sae import SparseAutoencoder
 
 
@@ -33,6 +32,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from saev.evaluation.baselines.methods import BaselineSettings
     from saev.evaluation.report import evaluate_and_report
     from saev.heads import load_head
+    from saev.loading import backbone_of, images_for
     from saev.sae import SparseAutoencoder
 
     if cfg.sae is None:
@@ -43,11 +43,9 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         sae = SparseAutoencoder.from_pretrained(cfg.sae)
         tracking.set_tags({"saev.sae": str(cfg.sae), "saev.manifest_id": str(sae.cfg.manifest_id)})
         head = load_head(cfg.head) if cfg.head is not None else None
-        backbone = backbone_of(sae, cfg.sae, cfg.backbone.weights, head)
-        images = cfg.get("images") or (head and head.recipe.get("images")) or sae.cfg.images
-        if images is None:
-            raise UserError(f"{cfg.sae} does not say which images it was trained on; set images=…")
-        source = instantiate(images)
+        backbone = backbone_of(sae, str(cfg.sae), weights=cfg.backbone.weights, head=head)
+        images = instantiate(cfg.images) if cfg.get("images") else None
+        source = images_for(sae, cfg.sae, images, head)
         metrics = evaluate_and_report(
             sae,
             backbone,
@@ -92,7 +90,7 @@ def choose_in_sweep(cfg: DictConfig) -> None:
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
-    from saev.evaluation.choice.choice import choose, show
+    from saev.evaluation.choice.choice import choose, show_choice
     from saev.evaluation.choice.outcome import ChoiceSettings
 
     if cfg.sae is not None:
@@ -101,34 +99,8 @@ def choose_in_sweep(cfg: DictConfig) -> None:
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="evaluate") as tracking:
         choice = choose(str(cfg.sweep), settings, out_dir, tracking)
-    show(choice)
+    show_choice(choice)
     print_next([f"xdg-open {out_dir / 'choice' / 'index.html'}", "make ui"])
-
-
-def backbone_of(
-    sae: "SparseAutoencoder", name: str, weights: str | None, head: "TrainedHead | None" = None
-) -> "Backbone":
-    """The backbone an SAE was trained on, from ``weights`` where they have moved.
-
-    With a ``head``, as the head was trained on it: its preprocessing may differ.
-    """
-    from saev.backbones import load_backbone
-
-    if sae.cfg.backbone is None or sae.cfg.layer is None:
-        raise UserError(f"{name} does not say which backbone and layer it belongs to")
-    if (
-        head is not None
-        and head.backbone["weights"]["sha256"] != sae.cfg.backbone["weights"]["sha256"]
-    ):
-        raise UserError(
-            f"the head was trained on {head.backbone['name']} and {name} on "
-            f"{sae.cfg.backbone['name']}, or on other weights of it; give a head of the same model"
-        )
-    spec = dict((sae.cfg.backbone if head is None else head.backbone)["spec"])
-    spec["layer"] = sae.cfg.layer
-    if weights is not None:
-        spec["weights"] = weights
-    return load_backbone(**spec)
 
 
 @command("evaluate")

@@ -7,6 +7,7 @@ is read.
 
 from pathlib import Path
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from saev.cli.command import command
@@ -27,7 +28,8 @@ def intervene(cfg: DictConfig) -> dict[str, float]:
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="intervene") as tracking:
         sae = SparseAutoencoder.from_pretrained(cfg.sae)
-        source = images_for(sae, cfg.sae, cfg.images)
+        images = instantiate(cfg.images) if cfg.images is not None else None
+        source = images_for(sae, cfg.sae, images)
         metrics = intervene_and_report(cfg, sae, source, out_dir, tracking)
     print_next([f"open {out_dir / 'report' / 'index.html'}", "make ui"])
     return metrics

@@ -14,7 +14,11 @@ from saev.cli.console import print_next, print_table
 from saev.cli.tracked_run import tracked_run
 
 if TYPE_CHECKING:
+    import lightning as L
+
     from datamodules.activations import Manifest
+    from datamodules.images import ImageSource
+    from saev.backbones import Backbone
 
 
 def record(cfg: DictConfig) -> dict[int, Path]:
@@ -26,7 +30,6 @@ def record(cfg: DictConfig) -> dict[int, Path]:
     import lightning as L
 
     from datamodules.activations import Manifest
-    from saev.recording.record_activations import record_all
 
     refuse_multirun_ddp(cfg)
     out_dir = Path(cfg.paths.run)
@@ -46,6 +49,37 @@ def record(cfg: DictConfig) -> dict[int, Path]:
             tracking.set_tags({f"saev.sha256.manifest.layer{layer}": manifest.sha256})
     _show(folders, manifests)
     return folders
+
+
+def record_all(
+    cfg: DictConfig, backbone: "Backbone", source: "ImageSource", fabric: "L.Fabric"
+) -> dict[int, Path]:
+    """Records every layer of ``record.layers``, and ``backbone.layer``, that is not on disk yet."""
+    from saev.recording.recorder import record
+    from saev.recording.request import RecordingRequest
+
+    settings = cfg.record
+    request = RecordingRequest.of(
+        backbone,
+        source,
+        [backbone.layer, *(settings.layers or [])],
+        tokens=cfg.tokens.which,
+        n_per_image=cfg.tokens.n_per_image,
+        dtype=settings.dtype,
+        images_per_shard=settings.images_per_shard,
+        seed=settings.seed,
+    )
+    return record(
+        request,
+        backbone.to(fabric.device),
+        source,
+        settings.root,
+        batch_size=settings.batch_size,
+        num_workers=settings.num_workers,
+        precision=str(settings.precision),
+        max_norm=cfg.tokens.max_norm,
+        fabric=fabric,
+    )
 
 
 def _show(folders: dict[int, Path], manifests: "dict[int, Manifest]") -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from datamodules.activations import Manifest
 from datamodules.activations.tar import iter_samples
+from datamodules.images import ScenesImages, source_from_spec
 from saev.backbones import load_backbone
 from saev.heads import load_head
 from saev.sae import SparseAutoencoder
@@ -47,3 +48,16 @@ def test_a_recording_is_read_as_it_was() -> None:
     assert acts.shape == (96, manifest.width)
     assert torch.equal(acts[: len(EXPECTED["x"])], EXPECTED["x"])
     assert manifest.id == SparseAutoencoder.from_pretrained(EXPORTS / "topk").cfg.manifest_id
+
+
+def test_the_images_it_named_by_class_open() -> None:
+    cfg = SparseAutoencoder.from_pretrained(EXPORTS / "topk").cfg
+    assert cfg.images is not None and "_target_" in cfg.images
+    source = source_from_spec(cfg.images, "topk")
+    assert isinstance(source, ScenesImages)
+    assert source.items == ScenesImages(n_images=6).items
+    assert (
+        source_from_spec(load_head(EXPORTS / "head").recipe["images"], "head").items == source.items
+    )
+    recorded = Manifest.read(EXPORTS / "recording").images
+    assert {"name": source.name, **source.fingerprint()} == recorded

@@ -141,7 +141,9 @@ def test_packages_are_listed_one_by_one() -> None:
         for root in roots
         for path in (ROOT / root).rglob("__init__.py")
     }
-    assert found == set(PROJECT["tool"]["setuptools"]["packages"])
+    elsewhere = PROJECT["tool"]["setuptools"]["package-dir"]
+    assert elsewhere == {"saev.conf": "conf"}  # YAML alone: inside the package once it is installed
+    assert found | set(elsewhere) == set(PROJECT["tool"]["setuptools"]["packages"])
     homeless = {
         str(path.relative_to(ROOT))
         for root in roots
@@ -152,15 +154,17 @@ def test_packages_are_listed_one_by_one() -> None:
 
 
 def test_files_beside_the_code_are_installed_with_it() -> None:
-    """Templates, scripts and weights: without these a wheel writes no pages and loads no demo model."""
+    """Configuration, templates, scripts and weights: without these a wheel answers no command, writes
+    no pages and loads no demo model."""
+    elsewhere = PROJECT["tool"]["setuptools"]["package-dir"]
     data = PROJECT["tool"]["setuptools"]["package-data"]
     globbed = {
         str(path.relative_to(ROOT))
         for package, patterns in data.items()
         for pattern in patterns
-        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+        for path in (ROOT / elsewhere.get(package, package.replace(".", "/"))).glob(pattern)
     }
-    roots = ("saev/", "callbacks/", "datamodules/")
+    roots = ("saev/", "callbacks/", "datamodules/", "conf/")
     beside = {n for n in tracked_files() if n.startswith(roots) and not n.endswith(".py")}
     assert beside - globbed == set()
 
@@ -273,3 +277,115 @@ def test_make_help_lists_the_targets() -> None:
         ["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "  make demo " in done.stdout and "  make test-all " in done.stdout
+
+
+def foreign_instantiations(source: str) -> list[str]:
+    """Calls of Hydra's ``instantiate``, ``call`` or ``get_class`` on what is not the composed
+    configuration: a parameter annotated ``DictConfig``, or the items of a node of one."""
+    tree = ast.parse(source)
+    makers = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hydra")
+        for alias in node.names
+        if alias.name in ("instantiate", "call", "get_class", "get_object", "get_method")
+    }
+    found: list[str] = []
+
+    def visit(node: ast.AST, trusted: frozenset[str]) -> None:
+        if isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            configs = {
+                one.arg
+                for one in given
+                if one.annotation is not None and ast.unparse(one.annotation) == "DictConfig"
+            }
+            trusted = (trusted - {one.arg for one in given}) | configs
+            trusted -= {
+                one.target.id if isinstance(one, ast.NamedExpr) else one.id
+                for one in ast.walk(node)
+                if isinstance(one, ast.NamedExpr)
+                or (isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store))
+            }
+        if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            for part in node.generators:
+                names = {n.id for n in ast.walk(part.target) if isinstance(n, ast.Name)}
+                trusted = trusted | names if root(part.iter) in trusted else trusted - names
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            ours = name in makers or name.startswith("hydra.utils.")
+            if ours and not (node.args and root(node.args[0]) in trusted):
+                found.append(ast.unparse(node))
+        for child in ast.iter_child_nodes(node):
+            visit(child, trusted)
+
+    visit(tree, frozenset())
+    return found
+
+
+def root(expression: ast.expr) -> str | None:
+    """The name that a chain of attributes, items and calls begins with."""
+    while not isinstance(expression, ast.Name):
+        match expression:
+            case ast.Attribute() | ast.Subscript():
+                expression = expression.value
+            case ast.Call(func=ast.Attribute() as function):
+                expression = function
+            case ast.BoolOp(op=ast.Or(), values=[first, ast.Dict(keys=[])]):
+                expression = first
+            case _:
+                return None
+    return expression.id
+
+
+OWN_FILES = {
+    "benchmarks/recovery.py: instantiate(cfg, d_model=width)": "reads conf/model of this repository",
+    "saev/training/fit.py: get_class(values['_target_'])": "a file of conf/model, by name",
+    "saev/training/fit.py: instantiate(cfg, d_model=d_model)": "the same, with values from Python",
+}
+
+
+def test_only_the_composed_configuration_is_instantiated() -> None:
+    """Files may come from strangers: what they say is looked up in tables, never instantiated."""
+    foreign = {
+        f"{path.relative_to(ROOT)}: {one}"
+        for folder in ("saev", "callbacks", "datamodules", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        for one in foreign_instantiations(path.read_text())
+    }
+    assert foreign == OWN_FILES.keys()
+
+
+@pytest.mark.parametrize(
+    ("call", "is_foreign"),
+    [
+        ("instantiate(cfg.images)", False),
+        ("instantiate(cfg['model'], d_model=3)", False),
+        ("[instantiate(node) for node in (cfg.callbacks or {}).values()]", False),
+        ("{k: instantiate(node) for k, node in cfg.more.items()}", False),
+        ("instantiate(sae.cfg.images)", True),
+        ("instantiate(cfg.images or sae.cfg.images)", True),
+        ("instantiate(json.loads(text))", True),
+        ("instantiate(images)", True),
+        ("[instantiate(node) for node in config.values()]", True),
+        ("[instantiate(cfg) for cfg in found]", True),
+        ("(cfg := sae.cfg, instantiate(cfg.images))", True),
+        ("hydra.utils.instantiate(spec)", True),
+        ("make(spec)", True),
+        ("(lambda cfg: instantiate(cfg))(spec)", True),
+    ],
+)
+def test_a_foreign_instantiation_is_found(call: str, is_foreign: bool) -> None:
+    source = (
+        "import hydra\nfrom hydra.utils import instantiate, instantiate as make\n"
+        f"def verb(cfg: DictConfig, sae, images):\n    return {call}\n"
+    )
+    assert bool(foreign_instantiations(source)) is is_foreign
+
+
+def test_the_design_page_shows_the_floors_that_are_checked() -> None:
+    layers = PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
+    page = (ROOT / "docs/design.md").read_text()
+    shown = re.search(r"^## Floors\n.*?^```\n(.*?)^```", page, re.M | re.S)
+    assert shown, "docs/design.md has no block below ## Floors"
+    assert shown.group(1).splitlines() == [layer.replace("saev.", "") for layer in layers]

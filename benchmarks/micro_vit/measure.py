@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from benchmarks.micro_vit.data import LabelledScenes
-from saev.backbones.micro.model import (
+from saev.backbones.micro.micro_vit import (
     CARD,
     CONFIG,
     HEADS,

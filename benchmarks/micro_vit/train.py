@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.micro_vit.data import LabelledScenes, draw_labelled
 from benchmarks.micro_vit.measure import Accuracies, measure, write_card
-from saev.backbones.micro.model import (
+from saev.backbones.micro.micro_vit import (
     PATCH_ATTRIBUTES,
     AttributeHeads,
     build_vit,

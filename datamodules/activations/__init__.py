@@ -8,7 +8,9 @@ reservoir: slots in which tokens of many images are mixed
 stream: the endless, shuffled stream of training tokens
 heldout: held-out tokens, in order, once
 loader: worker processes → batches
+position: position in the stream, kept in checkpoints
 module: the LightningDataModule
+in_memory: the same for vectors in memory
 """
 
 from datamodules.activations.format import Manifest

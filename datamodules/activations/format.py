@@ -7,12 +7,12 @@ import errno
 import hashlib
 import io
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from saev.errors import UserError
+from saev.files import write_atomically
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -119,7 +119,7 @@ class Manifest:
 
     def write(self, folder: str | Path) -> None:
         """Writes ``manifest.json`` into a local folder, all of it or nothing."""
-        write_atomically(Path(folder) / MANIFEST_NAME, self.to_json().encode())
+        write_json(Path(folder) / MANIFEST_NAME, self.to_json())
 
     def to_json(self) -> str:
         """The text of ``manifest.json``: the same bytes for the same content."""
@@ -171,22 +171,15 @@ def open_read(path: str) -> io.BufferedReader:
     return io.BufferedReader(file, READ_BYTES)  # pyright: ignore[reportArgumentType]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a small file by rename: a reader sees the old one or the new one, whole.
+def write_json(path: Path, text: str) -> None:
+    """A small file of a recording, whole or not at all.
 
     Raises UserError when the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_atomically(path, text)
     except OSError as error:
         raise disk_error(error, path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def disk_error(error: OSError, path: Path) -> UserError:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import lightning as L
 import torch
 
 from datamodules.activations.format import Manifest, Statistics, is_url
 from datamodules.activations.heldout import HeldoutTokens
 from datamodules.activations.loader import BatchLoader, SizedBatchLoader
 from datamodules.activations.norms import check_multiple, compute_statistics
+from datamodules.activations.position import StreamPosition
 from datamodules.activations.stream import TokenStream
 from datamodules.activations.verify import require_intact
 from saev.errors import UserError
@@ -32,7 +31,7 @@ class BelongsTo(Protocol):
     def backbone(self) -> dict[str, Any] | None: ...
 
 
-class ActivationDataModule(L.LightningDataModule):
+class ActivationDataModule(StreamPosition):
     """Batches of tokens from the tars in ``dir``, a path or an http(s):// or s3:// URL.
 
     ``batch_size`` is in tokens per rank; ``reservoir_tokens`` per worker (see ``TokenStream``);
@@ -51,13 +50,13 @@ class ActivationDataModule(L.LightningDataModule):
     def __init__(
         self,
         dir: str | Path,
-        batch_size: int = 4096,
-        reservoir_tokens: int = 65_536,
-        num_workers: int = 2,
-        seed: int = 0,
-        drop_last: bool = True,
-        max_norm: float | None = 3.0,
-        verify_checksums: bool = True,
+        batch_size: int,
+        reservoir_tokens: int,
+        num_workers: int,
+        seed: int,
+        drop_last: bool,
+        max_norm: float | None,
+        verify_checksums: bool,
         val_batch_size: int | None = None,
         pin_memory: bool | None = None,
     ) -> None:
@@ -74,8 +73,6 @@ class ActivationDataModule(L.LightningDataModule):
         self.verify_checksums = verify_checksums
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self._is_verified = False
-        self._start_batch = 0
-        self._n_processed_before: int | None = None
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -112,12 +109,11 @@ class ActivationDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Reads the manifest; a fit without a checkpoint begins at the first batch."""
         _ = self.statistics
-        if stage == "fit":
-            self._start_batch, self._n_processed_before = 0, None
+        super().setup(stage)
 
     def train_dataloader(self) -> BatchLoader:
         """Endless; each iteration over it begins at the current position."""
-        rank, world_size = self._place()
+        rank, world_size = self.place()
         stream = TokenStream(
             self.dir,
             self.manifest,
@@ -132,15 +128,14 @@ class ActivationDataModule(L.LightningDataModule):
         n_workers = min(self.num_workers, stream.max_workers)
 
         def go_on() -> None:
-            if self._n_processed_before is None:
-                self._n_processed_before = self._n_processed()
+            self.begin_iteration()
             stream.start_batch = self.position
 
         return BatchLoader(stream, n_workers, self.pin_memory, before=go_on)
 
     def val_dataloader(self) -> SizedBatchLoader:
         """All held-out tokens in order, once."""
-        rank, world_size = self._place()
+        rank, world_size = self.place()
         tokens = HeldoutTokens(
             self.dir,
             self.manifest,
@@ -154,48 +149,18 @@ class ActivationDataModule(L.LightningDataModule):
         """The same as for validation."""
         return self.val_dataloader()
 
-    @property
-    def position(self) -> int:
-        """Training batches each rank has consumed, over resumes."""
-        before = self._n_processed_before
-        return self._start_batch + (0 if before is None else self._n_processed() - before)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position, and what it is a position in."""
-        return {"position": self.position, **self._order()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a position; warns when it is one in another order of batches."""
-        self._start_batch, self._n_processed_before = state_dict["position"], None
-        for name, value in self._order().items():
-            if state_dict[name] != value:
-                warnings.warn(
-                    f"The checkpoint was trained with {name}={state_dict[name]}, this run has "
-                    f"{value}: it goes on with other batches than it would have seen.",
-                    stacklevel=2,
-                )
-
-    def _order(self) -> dict[str, Any]:
+    def order(self) -> dict[str, Any]:
         """What determines which tokens the n-th batch holds."""
         return {
             "manifest": self.manifest.sha256,
             "batch_size": self.batch_size,
             "reservoir_tokens": self.reservoir_tokens,
             "num_workers": self.num_workers,
-            "world_size": self._place()[1],
+            "world_size": self.place()[1],
             "seed": self.seed,
             "drop_last": self.drop_last,
             "max_norm": self.max_norm,
         }
-
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _n_processed(self) -> int:
-        # restored with the checkpoint, and counted before a checkpoint at a batch's end is written
-        if self.trainer is None:
-            return 0
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # pyright: ignore
 
 
 def _identity(backbone: Mapping[str, Any]) -> dict[str, Any]:

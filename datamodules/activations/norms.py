@@ -26,7 +26,7 @@ from datamodules.activations.format import (
     Statistics,
     is_url,
     join,
-    write_atomically,
+    write_json,
 )
 from datamodules.activations.tar import iter_samples
 from saev.errors import UserError
@@ -86,7 +86,7 @@ def compute_statistics(
     )
     if not is_url(location):
         try:
-            write_atomically(cache, json.dumps(dataclasses.asdict(statistics)).encode())
+            write_json(cache, json.dumps(dataclasses.asdict(statistics)))
         except UserError:
             return statistics  # a read-only folder: the next run computes them again
     return statistics
@@ -105,46 +105,88 @@ def measure(
     normal or all normal tokens are equal, since nothing can be learned from either.
     """
     max_norm = None if max_norm_multiple is None else max_norm_multiple * median_norm
-    pivot: Tensor | None = None  # sums are taken around one token: no cancellation afterwards
-    total, squares, n_tokens = torch.zeros(1, dtype=torch.float64), 0.0, 0
+    sums = NormalSums(max_norm)
     n_normal_per_shard: list[int] = []
     for shard in shards:
-        n_normal = 0
+        before = sums.n_normal
         for sample in iter_samples(location, shard):
-            acts = torch.from_numpy(sample.acts).float()
-            if max_norm is not None:
-                acts = acts[token_norms(sample.acts) <= max_norm]
-            if pivot is None and len(acts):
-                pivot = acts[0]
-            if pivot is not None:
-                offsets = acts - pivot
-                total = total + offsets.sum(0, dtype=torch.float64)
-                squares += offsets.square().sum(dtype=torch.float64).item()
-            n_tokens += len(sample.acts)
-            n_normal += len(acts)
-        n_normal_per_shard.append(n_normal)
+            sums.add(sample.acts)
+        n_normal_per_shard.append(sums.n_normal - before)
         advance(shard.n_images)
-    n_normal = sum(n_normal_per_shard)
-    if pivot is None:
-        raise UserError(
-            f"None of the {n_tokens} training tokens in {location} has a norm of at most "
-            f"{max_norm}; raise tokens.max_norm or set it to null."
+    return sums.statistics(str(location), median_norm, max_norm_multiple, n_normal_per_shard)
+
+
+def array_statistics(
+    pieces: Callable[[], Iterable[np.ndarray]], max_norm_multiple: float | None
+) -> Statistics:
+    """The same of arrays in memory, read twice: for the median norm, and for the sums.
+
+    Raises UserError where ``measure`` does, and for values that are not finite.
+    """
+    histogram: Counter[int] = Counter()
+    for acts in pieces():
+        norms = token_norms(acts)
+        if not bool(torch.isfinite(norms).all()):
+            raise UserError("activations hold values that are not finite; leave those rows out")
+        histogram.update(norm_histogram(norms))
+    median_norm = median_of(histogram)
+    sums = NormalSums(None if max_norm_multiple is None else max_norm_multiple * median_norm)
+    for acts in pieces():
+        sums.add(acts)
+    return sums.statistics("the array", median_norm, max_norm_multiple, [])
+
+
+class NormalSums:
+    """Running sums over the tokens whose norm is at most ``max_norm`` (None: all), in float64."""
+
+    def __init__(self, max_norm: float | None) -> None:
+        self.max_norm = max_norm
+        self.n_tokens = self.n_normal = 0
+        self._pivot: Tensor | None = None  # sums are around one token: no cancellation afterwards
+        self._total, self._squares = torch.zeros(1, dtype=torch.float64), 0.0
+
+    def add(self, found: np.ndarray) -> None:
+        """Adds tokens (t, d)."""
+        acts = torch.from_numpy(found).float()
+        if self.max_norm is not None:
+            acts = acts[token_norms(found) <= self.max_norm]
+        if self._pivot is None and len(acts):
+            self._pivot = acts[0]
+        if self._pivot is not None:
+            offsets = acts - self._pivot
+            self._total = self._total + offsets.sum(0, dtype=torch.float64)
+            self._squares += offsets.square().sum(dtype=torch.float64).item()
+        self.n_tokens += len(found)
+        self.n_normal += len(acts)
+
+    def statistics(
+        self,
+        where: str,
+        median_norm: float,
+        max_norm_multiple: float | None,
+        n_normal_per_shard: list[int],
+    ) -> Statistics:
+        """Mean and scale of what was added; ``where`` names it in errors."""
+        if self._pivot is None:
+            raise UserError(
+                f"None of the {self.n_tokens} training tokens in {where} has a norm of at most "
+                f"{self.max_norm}; raise tokens.max_norm or set it to null."
+            )
+        mean = self._total / self.n_normal
+        variance = self._squares / self.n_normal - mean.square().sum().item()
+        if variance <= 0:
+            raise UserError(
+                f"All training tokens in {where} are equal, there is nothing to learn from them; "
+                "record other tokens or another layer."
+            )
+        mean = mean + self._pivot
+        return Statistics(
+            n_tokens=self.n_tokens,
+            n_normal=self.n_normal,
+            median_norm=median_norm,
+            max_norm=self.max_norm,
+            max_norm_multiple=max_norm_multiple,
+            mean=mean.tolist(),
+            scale=math.sqrt(len(mean) / variance),
+            n_normal_per_shard=n_normal_per_shard,
         )
-    mean = total / n_normal
-    variance = squares / n_normal - mean.square().sum().item()
-    if variance <= 0:
-        raise UserError(
-            f"All training tokens in {location} are equal, there is nothing to learn from them; "
-            "record other tokens or another layer."
-        )
-    mean = mean + pivot
-    return Statistics(
-        n_tokens=n_tokens,
-        n_normal=n_normal,
-        median_norm=median_norm,
-        max_norm=max_norm,
-        max_norm_multiple=max_norm_multiple,
-        mean=mean.tolist(),
-        scale=math.sqrt(len(mean) / variance),
-        n_normal_per_shard=n_normal_per_shard,
-    )

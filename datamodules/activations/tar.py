@@ -204,8 +204,3 @@ def _npy_header(header: bytes) -> tuple[tuple[int, int], np.dtype]:
 def _first(error: Exception) -> str:
     """The message alone: webdataset appends the stream and the URL to an exception's arguments."""
     return str(error.args[0]).split(" @ ")[0] if error.args else type(error).__name__
-
-
-def file_sha256(file: io.BufferedReader) -> str:
-    """Of the rest of an open file, read in pieces."""
-    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.activations.format import Manifest, ShardInfo, is_url, join, open_read
-from datamodules.activations.tar import REPAIR, file_sha256
+from datamodules.activations.tar import REPAIR
 from datamodules.progress import progress_bar, progress_bars
 from saev.errors import UserError
+from saev.files import file_sha256
 
 
 def verify(location: str | Path, *, checksums: bool = True, progress: bool = True) -> list[str]:

@@ -86,10 +86,10 @@ class FeatureDataModule(L.LightningDataModule):
         dir: str | Path,
         labels: Labels,
         n_classes: int,
-        batch_size: int = 2048,
-        selection_fraction: float = 0.2,
-        seed: int = 0,
-        verify_checksums: bool = True,
+        batch_size: int,
+        selection_fraction: float,
+        seed: int,
+        verify_checksums: bool,
     ) -> None:
         super().__init__()
         if batch_size < 1:

@@ -11,6 +11,8 @@ selection: held-out images and limits, by seeded draws per image id
 tars: image tars: where they are and what is in them
 decode: bytes → upright RGB image or mask
 dataset: images as model inputs for a DataLoader
+batches: the walk over images, broken ones reported
+from_spec: the source that a dictionary's or head's config names
 """
 
 from importlib import import_module
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from datamodules.images.dataset import ImageDataset as ImageDataset
     from datamodules.images.dataset import LoadedImage as LoadedImage
     from datamodules.images.folder import FolderImages as FolderImages
+    from datamodules.images.from_spec import source_from_spec as source_from_spec
     from datamodules.images.scenes import ScenesImages as ScenesImages
     from datamodules.images.segmentation import SegmentationImages as SegmentationImages
     from datamodules.images.webdataset import WebDatasetImages as WebDatasetImages
@@ -36,6 +39,7 @@ _HOMES = {
     "ImageDataset": "dataset",
     "LoadedImage": "dataset",
     "FolderImages": "folder",
+    "source_from_spec": "from_spec",
     "ScenesImages": "scenes",
     "SegmentationImages": "segmentation",
     "WebDatasetImages": "webdataset",

@@ -173,9 +173,9 @@ class ImageSource(ABC):
         }
 
     def spec(self) -> dict[str, Any]:
-        """Keyword arguments and "_target_" from which Hydra's `instantiate` rebuilds the source."""
+        """`kind` and keyword arguments, from which `source_from_spec` rebuilds the source."""
         return {
-            "_target_": f"{type(self).__module__}.{type(self).__qualname__}",
+            "kind": self.kind,
             **self.options(),
             "n_images": self.n_images,
             "val_fraction": self.val_fraction,

@@ -8,14 +8,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from datamodules.patches import IGNORE
 from saev.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """What content may be, whatever the suffix says: data sets hold PNG and GIF files named .jpg.
 Left out are formats that start other programs (EPS)."""
-IGNORE = 255
-"""Value of a mask where there is no class."""
 
 
 class BrokenImage(UserError):

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from datamodules.images.base import Found, ImageItem, ImageSource
-from datamodules.scenes import SHAPES, draw_scene, sample_scene, scene_attributes
+from datamodules.scenes import SHAPES, Scene, draw_scene, sample_scene, scene_attributes
 
 
 class ScenesImages(ImageSource):
@@ -59,15 +59,19 @@ class ScenesImages(ImageSource):
 
     def load(self, item: ImageItem) -> Image.Image:
         """Draws the scene."""
-        return Image.fromarray(draw_scene(self.seed, _index(item), self.size).image)
+        return Image.fromarray(self.scene(item).image)
 
     def mask(self, item: ImageItem) -> UInt8[np.ndarray, "h w"]:
         """0 for background, 1 + index into `class_names` for objects."""
-        return draw_scene(self.seed, _index(item), self.size).semantic_mask
+        return self.scene(item).semantic_mask
 
     def attributes(self, item: ImageItem) -> dict[str, str]:
         """Name of each ground-truth attribute's value, e.g. {"shape": "heart", …}."""
-        return scene_attributes(sample_scene(self.seed, _index(item)))
+        return scene_attributes(sample_scene(self.seed, scene_index(item)))
+
+    def scene(self, item: ImageItem) -> Scene:
+        """The item drawn, with its objects and all its masks."""
+        return draw_scene(self.seed, scene_index(item), self.size)
 
     def options(self) -> dict[str, Any]:
         return {"size": self.size}
@@ -77,5 +81,6 @@ class ScenesImages(ImageSource):
         return {"size": self.size, "first_scene": self._first_scene}
 
 
-def _index(item: ImageItem) -> int:
+def scene_index(item: ImageItem) -> int:
+    """Its number in the endless set, which its id ends in."""
     return int(item.image_id.rpartition("/")[2])

@@ -10,8 +10,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from datamodules.images.base import Found, ImageItem, ImageSource, short_name
-from datamodules.images.decode import IGNORE, decode_image, read_mask
+from datamodules.images.decode import decode_image, read_mask
 from datamodules.images.layout import find_sections, named_roots, no_images, walk_images
+from datamodules.patches import IGNORE
 from saev.errors import UserError
 
 

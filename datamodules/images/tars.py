@@ -24,7 +24,7 @@ SIDE_SUFFIXES = (".cls", ".json")
 """Members that are read while indexing; everything else but images is passed over unread."""
 
 
-class Member(NamedTuple):
+class TarMember(NamedTuple):
     """A file in a tar."""
 
     name: str
@@ -38,22 +38,30 @@ def expand_urls(urls: str | Sequence[str]) -> list[str]:
 
     Raises `UserError` when nothing is given or a local path or pattern matches no file.
     """
-    from braceexpand import braceexpand
-
     expanded: list[str] = []
     for url in [urls] if isinstance(urls, str) else urls:
-        if url.startswith("pipe:"):  # braces there belong to the shell
-            expanded.append(url)
-            continue
-        try:
-            spelt = list(braceexpand(url))
-        except ValueError as error:  # its UnbalancedBracesError
-            raise UserError(f"images.urls has a brace without its partner: {url}") from error
-        for one in spelt:
-            expanded += [one] if one.startswith(REMOTE) else _local(one)
+        for one in spell_out(url):
+            expanded += [one] if is_fetched(one) else _local(one)
     if not expanded:
         raise UserError("no image tars are given: set images.urls to a path, pattern or URL")
     return expanded
+
+
+def spell_out(url: str) -> list[str]:
+    """Braces ({00..09}) spelt out; raises `UserError` for one without its partner."""
+    from braceexpand import braceexpand
+
+    if url.startswith("pipe:"):  # braces there belong to the shell
+        return [url]
+    try:
+        return list(braceexpand(url))
+    except ValueError as error:  # its UnbalancedBracesError
+        raise UserError(f"images.urls has a brace without its partner: {url}") from error
+
+
+def is_fetched(url: str) -> bool:
+    """Whether it is no local path: a remote address or a command."""
+    return url.startswith((*REMOTE, "pipe:"))
 
 
 def _local(path: str) -> list[str]:
@@ -87,7 +95,7 @@ def localize(url: str, cache_dir: Path) -> Path:
     A fetched tar gets its name when it is complete, so an interrupted fetch leaves nothing that
     looks finished. Raises `UserError` when it cannot be fetched or arrives cut short.
     """
-    if not url.startswith((*REMOTE, "pipe:")):
+    if not is_fetched(url):
         return Path(url)
     tag = hashlib.sha256(url.encode()).hexdigest()[:12]
     target = cache_dir / f"{tar_stem(url)}-{tag}.tar"
@@ -140,7 +148,7 @@ def _download(url: str, path: Path) -> None:
         ) from error
 
 
-def index_tar(path: Path, where: str) -> list[Member]:
+def index_tar(path: Path, where: str) -> list[TarMember]:
     """All files of an uncompressed tar, in its order.
 
     Raises `UserError`, naming `where`, for a tar that is cut short, compressed or no tar, and for
@@ -153,13 +161,13 @@ def index_tar(path: Path, where: str) -> list[Member]:
         raise UserError(f"the tar {where} cannot be read ({error.strerror})") from error
 
 
-def _read_members(file: IO[bytes], where: str) -> list[Member]:
+def _read_members(file: IO[bytes], where: str) -> list[TarMember]:
     if file.read(2) == b"\x1f\x8b":
         raise UserError(
             f"the tar {where} is compressed: unpack it with gunzip to read it by offset"
         )
     file.seek(0)
-    members: list[Member] = []
+    members: list[TarMember] = []
     end = 0
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -171,7 +179,7 @@ def _read_members(file: IO[bytes], where: str) -> list[Member]:
                 text = None
                 if info.name.lower().endswith(SIDE_SUFFIXES):
                     text = tar.extractfile(info).read()  # type: ignore[union-attr]
-                members.append(Member(info.name, info.offset_data, info.size, text))
+                members.append(TarMember(info.name, info.offset_data, info.size, text))
     except tarfile.TarError as error:
         raise UserError(
             f"the tar {where} is cut short or damaged ({error}): get it again"

@@ -15,7 +15,7 @@ from datamodules.images.decode import decode_image
 from saev.errors import UserError
 
 
-class Part(NamedTuple):
+class SetPart(NamedTuple):
     """One split of a data set as torchvision builds it."""
 
     split: str  # ours
@@ -27,20 +27,20 @@ class DownloadableSet(NamedTuple):
     """Where torchvision keeps what we need of one data set."""
 
     constructor: Callable[..., Any]
-    parts: tuple[Part, ...]
+    parts: tuple[SetPart, ...]
     labels: str  # attribute of the torchvision data set
     paths: str | None  # attribute with the image files; None where images are arrays in memory
     arguments: dict[str, Any]
 
 
 def _cifar(constructor: Callable[..., Any]) -> DownloadableSet:
-    parts = Part("train", {"train": True}, 50_000), Part("test", {"train": False}, 10_000)
+    parts = SetPart("train", {"train": True}, 50_000), SetPart("test", {"train": False}, 10_000)
     return DownloadableSet(constructor, parts, "targets", None, {})
 
 
-def _splits(**n_images: int) -> tuple[Part, ...]:
+def _splits(**n_images: int) -> tuple[SetPart, ...]:
     ours = {"trainval": "train"}
-    return tuple(Part(ours.get(name, name), {"split": name}, n) for name, n in n_images.items())
+    return tuple(SetPart(ours.get(name, name), {"split": name}, n) for name, n in n_images.items())
 
 
 SETS = {
@@ -116,7 +116,7 @@ class TorchvisionImages(ImageSource):
             found += self._find(SETS[dataset], part, whole)
         self._settle(found)
 
-    def _open(self, known: DownloadableSet, part: Part) -> Any:
+    def _open(self, known: DownloadableSet, part: SetPart) -> Any:
         """The torchvision data set of one split, downloaded if need be."""
         arguments = {**known.arguments, **part.arguments, "root": str(self.root)}
         try:
@@ -139,7 +139,7 @@ class TorchvisionImages(ImageSource):
                 "images with images=folder images.roots=[/path/to/images]"
             ) from error
 
-    def _find(self, known: DownloadableSet, part: Part, whole: Any) -> list[Found]:
+    def _find(self, known: DownloadableSet, part: SetPart, whole: Any) -> list[Found]:
         labels = _column(getattr(whole, known.labels), last=True)
         if len(labels) != part.n_images:
             raise self._incomplete(f"{len(labels):,} of {part.n_images:,} {part.split} images")

@@ -11,7 +11,14 @@ from PIL import Image
 from datamodules.images.base import Found, ImageItem, ImageSource, short_name
 from datamodules.images.decode import IMAGE_SUFFIXES, BrokenImage, decode_image
 from datamodules.images.layout import SPLIT_FOLDERS
-from datamodules.images.tars import Member, expand_urls, index_tar, localize, read_member, tar_stem
+from datamodules.images.tars import (
+    TarMember,
+    expand_urls,
+    index_tar,
+    localize,
+    read_member,
+    tar_stem,
+)
 from saev.errors import UserError
 
 Label = int | str | None
@@ -78,7 +85,7 @@ class WebDatasetImages(ImageSource):
     def _samples(self, url: str) -> list["_Sample"]:
         tar = localize(url, self.cache_dir)
         stem, split = tar_stem(url), _split_of(url)
-        groups: dict[str, dict[str, Member]] = {}
+        groups: dict[str, dict[str, TarMember]] = {}
         for member in index_tar(tar, url):
             folder, _, base = member.name.rpartition("/")
             key, _, suffix = base.partition(".")
@@ -101,7 +108,7 @@ class WebDatasetImages(ImageSource):
                 samples.append(_Sample(f"{stem}/{key}", split, label, place))
         return samples
 
-    def _image_of(self, group: dict[str, Member], where: str) -> Member | None:
+    def _image_of(self, group: dict[str, TarMember], where: str) -> TarMember | None:
         if self.image_key is not None:
             return group.get(self.image_key.lower().removeprefix("."))
         images = [suffix for suffix in group if f".{suffix}" in IMAGE_SUFFIXES]
@@ -112,7 +119,7 @@ class WebDatasetImages(ImageSource):
             )
         return group[images[0]] if images else None
 
-    def _label_of(self, group: dict[str, Member], where: str) -> Label:
+    def _label_of(self, group: dict[str, TarMember], where: str) -> Label:
         label: Any = None
         try:
             if "cls" in group:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from datamodules.patches import majority_of_labelled
 from datamodules.scenes.attributes import ATTRIBUTES
 from datamodules.scenes.draw import Scene, draw_scene
 
@@ -28,13 +29,8 @@ def majority(
             f"patch_size is {patch_size}, which does not divide the mask's {height} × {width} "
             "pixels."
         )
-    n_patches = (height // patch_size) * (width // patch_size)
-    blocks = mask.reshape(height // patch_size, patch_size, width // patch_size, patch_size)
-    blocks = blocks.swapaxes(1, 2).reshape(n_patches, patch_size**2)
-    # One bincount for all patches: each counts in a range of its own.
-    in_own_range = blocks + n_values * np.arange(n_patches)[:, None]
-    counts = np.bincount(in_own_range.ravel(), minlength=n_values * n_patches)
-    return counts.reshape(n_patches, n_values).argmax(1).astype(np.uint8)
+    grid = height // patch_size, width // patch_size
+    return majority_of_labelled(mask, grid, n_values).astype(np.uint8)
 
 
 def patch_labels(scene: Scene, patch_size: int) -> dict[str, UInt8[np.ndarray, " p"]]:

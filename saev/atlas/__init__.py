@@ -1,6 +1,7 @@
 """The atlas: what every latent of a dictionary is, in tables and pages.
 
 settings: the nodes `atlas` and `naming` of conf/describe.yaml
+describe_dictionary: the atlas of a dictionary, from Python
 description: the whole description, from codes on disk to tables and names
 summaries: per latent, without labels: sums, samples, similarity, neighbours
 samples: images that show a latent: the strongest, every tenth, near misses

@@ -1,4 +1,4 @@
-"""Asking a finished atlas: latents for words, for patches, for sets of images, and their neighbours.
+"""Queries on a finished atlas: latents for words, patches, sets of images, and their neighbours.
 
 Suffixes: b images, s latents, p patches.
 """
@@ -68,12 +68,6 @@ class Atlas:
             f"first {self.images[0]['image_id']}"
         )
 
-    def ask(self, query: str) -> "pd.DataFrame":
-        """What ``query="…"`` prints on the command line; the questions stand in saev.atlas.query."""
-        from saev.atlas.query import ask, with_examples
-
-        return with_examples(self, ask(self, query).table)
-
     def search(self, words: str) -> "pd.DataFrame":
         """Latents whose name, proposed names or concepts contain all the words, best first.
 
@@ -113,7 +107,7 @@ class Atlas:
         )
 
     def for_concept(self, concept: str, n: int = 10) -> "pd.DataFrame":
-        """The latents that tell a concept best on the discovery split, with their test scores; the
+        """The latents that predict a concept best on the discovery split, with their test scores; the
         name may have spaces for "=" and "_"."""
         names = self.concepts["concept"].map(_plain)
         rows = self.concepts[(self.concepts["split"] == "test") & (names == _plain(concept))]

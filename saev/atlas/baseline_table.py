@@ -1,4 +1,4 @@
-"""One table: metric × {this SAE, untrained SAE, raw units, PCA, random directions}.
+"""Baseline table: metric × {this SAE, untrained SAE, raw units, PCA, random directions}.
 
 Suffixes: b images, s units.
 """
@@ -14,9 +14,9 @@ from jaxtyping import Float
 from saev.atlas.best_concepts import annotations, concept_metrics
 from saev.atlas.samples import centred
 from saev.atlas.settings import AtlasSettings
-from saev.atlas.summaries import MIN_SUPPORT, Likeness, labels_of, statistics_of
+from saev.atlas.summaries import MIN_SUPPORT, ImageSimilarity, labels_per_image, statistics_of
 from saev.backbones import Backbone
-from saev.codes.code_pass import CodePass, Encoder, open_store, tokens_of
+from saev.codes.code_pass import CodePass, Encoder, open_code_store, tokens_of
 from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.concepts.annotations import restrict
@@ -34,7 +34,7 @@ PCA_IMAGES = 64
 SHOWN = ("auroc_mean", "map", "coverage_at_0.3", "f1_mean")
 
 
-def baseline_table(
+def unit_baselines(
     sae: SparseAutoencoder,
     backbone: Backbone,
     images: ImageList,
@@ -52,7 +52,7 @@ def baseline_table(
         readings[kind] = fit_baseline(kind, sae, sample, atlas.seed, dense=True)
     targets: dict[str, tuple[Encoder, CodeStore]] = {}
     for name, reading in readings.items():
-        store = open_store(out_dir / f"codes-{name}", sae, backbone, images, name,
+        store = open_code_store(out_dir / f"codes-{name}", sae, backbone, images, name,
                            reading.cfg.d_sae, atlas.images_per_part)  # fmt: skip
         targets[name] = (reading.to(device).encode, store)
     (first, store), *also = targets.values()
@@ -72,11 +72,11 @@ def _unit_metrics(
 ) -> dict[str, float]:
     embedding = store.embeddings()
     codes = store.image_codes()
-    likeness = Likeness(embedding)
-    likeness.add(codes, 0, store.n_latents)
-    found, chance = likeness.columns()
+    similarity = ImageSimilarity(embedding)
+    similarity.add(codes, 0, store.n_latents)
+    found, chance = similarity.columns()
     enough = found["ms_support"] >= MIN_SUPPORT
-    statistics = statistics_of(store, labels_of(images), atlas.seed)
+    statistics = statistics_of(store, labels_per_image(images), atlas.seed)
     fired = statistics.fired_s > 0
     ordered = np.lexsort((-codes.max, codes.latent))
     tops = [

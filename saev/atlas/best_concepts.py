@@ -1,4 +1,4 @@
-"""Every source's concepts against every latent: tests, the best of each, numbers for the run."""
+"""Best concepts: every latent tested on every source's concepts, and numbers for the run."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,7 @@ def score_all(
 
 
 def best_concepts(table: "pd.DataFrame", scores: Sequence[ConceptScores]) -> None:
-    """Adds the concept that each latent tells best on the discovery split, and what the test split
+    """Adds the concept that each latent predicts best on the discovery split, and what the test split
     says of it."""
     n = len(table)
     columns: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The whole description of a dictionary: codes on disk, tables, names.
+"""Description of a dictionary: codes on disk, tables, names.
 
 Suffixes: b images, s latents, c concepts.
 """
@@ -18,14 +18,14 @@ from datamodules.images import ImageSource
 from saev.atlas.best_concepts import annotations, best_concepts, concept_metrics, score_all
 from saev.atlas.names.candidate_names import Columns, columns_of, vocabulary_concepts
 from saev.atlas.names.naming import choose_names
-from saev.atlas.names.proposers import Proposals, effects_of, propose
+from saev.atlas.names.proposers import NameProposals, effects_of, propose
 from saev.atlas.names.tree_places import add_tree_places, class_of
 from saev.atlas.probes import foreign_table, probe_table, stability
 from saev.atlas.settings import AtlasSettings, NamingSettings, read_tree, read_vocabulary
 from saev.atlas.summaries import (
     MIN_SUPPORT,
     embedding_of,
-    labels_of,
+    labels_per_image,
     neighbours,
     statistics_of,
     summarize,
@@ -38,13 +38,14 @@ from saev.atlas.tables import (
     statistics_table,
 )
 from saev.backbones import Backbone
-from saev.codes.code_pass import CodePass, open_store
+from saev.codes.code_pass import CodePass, open_code_store
 from saev.codes.exemplars import top_images
 from saev.codes.images import ImageList
 from saev.codes.running_sums import LatentStatistics
 from saev.codes.store import CodeStore
 from saev.concepts.annotations import assign_splits
 from saev.concepts.best_latents import ConceptScores
+from saev.files import appearing_whole
 from saev.metrics.class_mass import label_entropy
 from saev.metrics.geometry import geometry
 from saev.metrics.monosemanticity import uniqueness
@@ -108,7 +109,7 @@ class Description:
         )
 
 
-def describe_dictionary(
+def make_description(
     sae: SparseAutoencoder,
     backbone: Backbone,
     sources: Mapping[str, ImageSource],
@@ -127,7 +128,7 @@ def describe_dictionary(
     """
     images = ImageList.of(sources, atlas.n_images)
     concepts = annotations(images, backbone, atlas)
-    store = open_store(out_dir / "codes", sae, backbone, images, "sae", sae.cfg.d_sae,
+    store = open_code_store(out_dir / "codes", sae, backbone, images, "sae", sae.cfg.d_sae,
                        atlas.images_per_part)  # fmt: skip
     run = CodePass(backbone, sae, images, sae.encode, store, batch_size=atlas.batch_size,
                    num_workers=atlas.num_workers, device=device)  # fmt: skip
@@ -137,7 +138,7 @@ def describe_dictionary(
         return None
     splits = splits_of(images, atlas.seed)
     embedding = embedding_of(store, images, embedder, atlas, device)
-    statistics = statistics_of(store, labels_of(images), atlas.seed)
+    statistics = statistics_of(store, labels_per_image(images), atlas.seed)
     summaries = summarize(
         store, embedding, class_token=_class_token(sae, backbone), n_top=atlas.n_top,
         seed=atlas.seed,
@@ -203,10 +204,10 @@ def _class_token(sae: SparseAutoencoder, backbone: Backbone) -> int | None:
 def _note(backbone: Backbone, embedder: Backbone | None) -> str:
     if embedder is None:
         return (
-            f"Likeness of images is judged by {backbone.name} itself, whose latents these are, so "
+            f"Similarity of images is judged by {backbone.name} itself, whose latents these are, so "
             "monosemanticity is partly circular; another judge can be given as embedder."
         )
-    return f"Likeness of images is judged by {embedder.name}."
+    return f"Similarity of images is judged by {embedder.name}."
 
 
 def write_tables(description: Description, folder: Path) -> None:
@@ -221,9 +222,8 @@ def write_tables(description: Description, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():
-        partial = folder / f"{name}.parquet.partial"
-        frame.to_parquet(partial, index=False)
-        partial.replace(folder / f"{name}.parquet")
+        with appearing_whole(folder / f"{name}.parquet") as path:
+            frame.to_parquet(path, index=False)
     images = description.images
     index = [
         {"image_id": item.image_id, "source": name, "split": split}
@@ -238,7 +238,7 @@ def _name(
     table: "pd.DataFrame", sae: SparseAutoencoder, backbone: Backbone, images: ImageList,
     store: CodeStore, columns: Columns | None, splits: list[str], scores: Sequence[ConceptScores],
     naming: NamingSettings, device: Any, seed: int,
-) -> Proposals:  # fmt: skip
+) -> NameProposals:  # fmt: skip
     alive = (table["n_images_fired"].to_numpy() > 0).nonzero()[0]
     effects = None
     if columns is not None and "effect" in naming.proposers:

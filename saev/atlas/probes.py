@@ -1,4 +1,4 @@
-"""What latents tell beyond one threshold: probes, coalitions, foreign images, other seeds.
+"""Probes of an atlas: sparse probing, coalitions, OOD scores, stability over seeds.
 
 Suffixes: r rows (images or patches), s latents, c concepts, b images.
 """
@@ -30,8 +30,8 @@ MAX_MATCHED = 8192
 
 
 def probe_table(store: CodeStore, scores: Sequence[ConceptScores]) -> "pd.DataFrame":
-    """One row per concept: what the best latent's code tells through a logistic curve, and what the
-    best few latents cover together. Fitted and chosen on discovery, scored on test."""
+    """One row per concept: how well the best latent's code predicts it through a logistic curve,
+    and what the best few latents cover together. Fitted and chosen on discovery, scored on test."""
     import pandas as pd
 
     rows = [row for one in scores for row in _probe_source(store, one)]
@@ -118,7 +118,7 @@ def _union_f1(fires: Bool[np.ndarray, "k r"], label: Bool[np.ndarray, " r"]) -> 
 def foreign_table(
     store: CodeStore, images: ImageList, splits: Sequence[str], foreign: Sequence[str]
 ) -> "pd.DataFrame":
-    """How well scores tell the images of the foreign sources from test images of the others.
+    """How well scores detect images of the foreign sources among test images of the others.
 
     Known images that are not of the test split set rates, means and neighbours. ``codes``: mean
     surprise of the firing latents, −log of the share of known images on which they fire.
@@ -169,7 +169,7 @@ def stability(
     sae: SparseAutoencoder, others: Sequence[str]
 ) -> tuple[Float[np.ndarray, " s"], dict[str, float]]:
     """Mean cosine of every atom with its match in dictionaries of other seeds, and the mean over
-    atoms beside that of random atoms.
+    atoms next to that of random atoms.
 
     Raises:
         UserError: a dictionary of another shape, or too many atoms to match one to one.

@@ -1,4 +1,4 @@
-"""The question language of ``query="…"``: one line in, a table of latents out."""
+"""Query language of ``query="…"``: one line in, a table of latents out."""
 
 import re
 from fnmatch import fnmatchcase
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 def ask(atlas: Atlas, query: str) -> Answer:
     """Answers a question; words without a kind are looked for in names and concepts.
 
-    ``concept: NAME`` the latents that tell a concept; ``patches: IMAGE …`` what patches of an image
+    ``concept: NAME`` the latents that predict a concept; ``patches: IMAGE …`` what patches of an image
     are, by their numbers or a box in shares of its sides; ``images: … against …`` what some images
     share that others lack; ``unnamed:`` important latents without a name; ``near: N`` neighbours.
 

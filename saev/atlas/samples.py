@@ -1,4 +1,4 @@
-"""The images that show a latent: its strongest, some of every strength, and near misses.
+"""Exemplars of a latent: its strongest images, some of every strength, and near misses.
 
 Suffixes: s latents, b images, e embedding.
 """
@@ -23,7 +23,8 @@ class Samples(NamedTuple):
     role: list[str]
     """ "max" and "sum": strongest by largest code and by sum of codes; "class": strongest on the class
     token, for dictionaries of that token; "decile": one image of each tenth of the latent's firing
-    images, from weak (rank 0) to strong; "near_miss": silent images most like the strongest ones."""
+    images, from weak (rank 0) to strong; "near_miss": images without the
+    latent that are most similar to its strongest ones."""
     rank: Int[np.ndarray, " n"]
     image: Int[np.ndarray, " n"]
     """Position in the list of images."""
@@ -35,7 +36,7 @@ class Samples(NamedTuple):
 
 
 def centred(embedding_be: Float[np.ndarray, "b e"]) -> Float[np.ndarray, "b e"]:
-    """Unit embeddings without their mean, so that likeness tells images apart."""
+    """Unit embeddings without their mean, so that similarity tells images apart."""
     norm = np.linalg.norm(embedding_be, axis=1, keepdims=True)
     unit_be = embedding_be / np.maximum(norm, 1e-12)
     return unit_be - unit_be.mean(0)
@@ -58,7 +59,7 @@ def collect_samples(
 
     Args:
         codes: sorted by latent, then image.
-        centred_be: of :func:`centred`; near misses are alike in it.
+        centred_be: of :func:`centred`; near misses are similar in it.
         on_class_token: the codes of the class token alone, where the dictionary reads it.
     """
     bounds = np.searchsorted(codes.latent, np.arange(latents.start, latents.stop + 1))
@@ -127,21 +128,22 @@ def _add_near_misses(
     centred_be: Float[np.ndarray, "b e"],
     count: int,
 ) -> None:
-    """Silent images most like the strongest, for many latents by one matrix product."""
+    """Images without the latent that are most similar to its strongest ones; one matrix product
+    serves many latents."""
     latents = sorted(shown)
     for first in range(0, len(latents), BLOCK):
         block = latents[first : first + BLOCK]
         centre_se = np.stack([centred_be[shown[latent]].mean(0) for latent in block])
-        likeness_sb = centre_se @ centred_be.T
+        similarity_sb = centre_se @ centred_be.T
         for row, latent in enumerate(block):
             own = slice(bounds[latent - start], bounds[latent - start + 1])
-            likeness_sb[row, codes.image[own]] = -np.inf
-        keep = min(count, likeness_sb.shape[1])
-        best = np.argpartition(-likeness_sb, keep - 1, axis=1)[:, :keep]
+            similarity_sb[row, codes.image[own]] = -np.inf
+        keep = min(count, similarity_sb.shape[1])
+        best = np.argpartition(-similarity_sb, keep - 1, axis=1)[:, :keep]
         for row, latent in enumerate(block):
-            order = best[row][np.lexsort((best[row], -likeness_sb[row, best[row]]))]
+            order = best[row][np.lexsort((best[row], -similarity_sb[row, best[row]]))]
             rows[latent] += [
                 (latent, "near_miss", rank, int(image), 0.0, 0.0, -1)
                 for rank, image in enumerate(order)
-                if likeness_sb[row, image] > -np.inf
+                if similarity_sb[row, image] > -np.inf
             ]

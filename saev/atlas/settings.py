@@ -1,7 +1,7 @@
-"""What an atlas is made with: the nodes ``atlas`` and ``naming`` of conf/describe.yaml."""
+"""Settings of an atlas: the nodes ``atlas`` and ``naming`` of conf/describe.yaml."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from saev.errors import UserError
@@ -12,37 +12,38 @@ from saev.metrics.class_mass import Tree
 class AtlasSettings:
     """What ``atlas`` in conf/describe.yaml holds."""
 
-    n_images: int | None = None
-    batch_size: int = 32
-    num_workers: int = 2
-    images_per_part: int = 256
-    shard: tuple[int, int] = (0, 1)
-    n_top: int = 16
-    masks: str = "majority"
-    tables: Mapping[str, str] = field(default_factory=dict)
-    foreign: Sequence[str] = ()
-    seeds: Sequence[str] = ()
-    n_permutations: int = 1000
-    n_map_permutations: int = 200
-    fdr: float = 0.05
-    baseline_images: int = 400
-    keep_codes: bool = True
-    seed: int = 0
+    n_images: int | None
+    batch_size: int
+    num_workers: int
+    images_per_part: int
+    shard: Sequence[int]
+    """Number of this process, and of how many."""
+    n_top: int
+    masks: str
+    tables: Mapping[str, str]
+    foreign: Sequence[str]
+    seeds: Sequence[str]
+    n_permutations: int
+    n_map_permutations: int
+    fdr: float
+    baseline_images: int
+    keep_codes: bool
+    seed: int
 
 
 @dataclass(frozen=True)
 class NamingSettings:
     """What ``naming`` in conf/describe.yaml holds."""
 
-    proposers: Sequence[str] = ("concept", "vote", "effect", "text", "wpmi", "tree")
-    min_confidence: float = 0.3
-    strength: float = 2.0
-    n_images: int = 8
-    n_latents: int | None = None
-    n_random: int = 64
-    batch_size: int = 64
-    vocabulary: str | None = None
-    tree: str | None = None
+    proposers: Sequence[str]
+    min_confidence: float
+    strength: float
+    n_images: int
+    n_latents: int | None
+    n_random: int
+    batch_size: int
+    vocabulary: str | None
+    tree: str | None
 
 
 def read_tree(path: str | None) -> Tree | None:

@@ -1,4 +1,4 @@
-"""What the codes say of each latent without any labels: sums, samples, likeness, neighbours.
+"""Summaries of each latent without labels: sums, samples, monosemanticity, neighbours.
 
 Suffixes: b images, s latents, e embedding.
 """
@@ -32,7 +32,7 @@ MIN_FIRED = 10
 """Tokens a latent must fire on before its estimated co-activation is more than noise."""
 
 
-def labels_of(images: ImageList) -> Int[np.ndarray, " b"]:
+def labels_per_image(images: ImageList) -> Int[np.ndarray, " b"]:
     """Class of every image, counted through all sources; −1 without one."""
     offset, offsets = 0, {}
     for name, source in images.sources.items():
@@ -60,7 +60,7 @@ def embedding_of(
     atlas: AtlasSettings,
     device: Any,
 ) -> Float[np.ndarray, "b e"]:
-    """Of every image, by another model where one is given: a model's likeness of its own latents'
+    """Of every image, by another model where one is given: a model's similarity of its own latents'
     images is partly circular."""
     if embedder is None:
         return store.embeddings()
@@ -98,12 +98,12 @@ def summarize(
     n_top: int = 16,
     seed: int = 0,
 ) -> Summaries:
-    """Samples and likeness of every latent's images, a range of latents at a time.
+    """Samples and similarity of every latent's images, a range of latents at a time.
 
     Args:
         class_token: place of the class token among the chosen tokens, None where it is not chosen.
     """
-    likeness = Likeness(embedding_be)
+    similarity = ImageSimilarity(embedding_be)
     centred_be = centred(embedding_be)
     samples = []
     for first, last in store.chunks():
@@ -117,13 +117,13 @@ def summarize(
             collect_samples(codes, range(first, last), centred_be, on_class_token=on_class,
                             n_top=n_top, seed=seed)
         )  # fmt: skip
-        likeness.add(codes, first, last)
-    columns, chance = likeness.columns()
+        similarity.add(codes, first, last)
+    columns, chance = similarity.columns()
     columns["clarity"] = _clarity(samples, embedding_be, store.n_latents)
     return Summaries(samples, columns, chance)
 
 
-class Likeness:
+class ImageSimilarity:
     """Monosemanticity of ranges of latents; images without an embedding (broken ones) are left out."""
 
     def __init__(self, embedding_be: Float[np.ndarray, "b e"]) -> None:
@@ -188,14 +188,14 @@ def neighbours(
         cosine = (atoms[block] @ atoms.T).numpy()
         together = statistics.coactivation(block)
         together[:, statistics.fired_s < MIN_FIRED] = -np.inf
-        for kind, likeness in (("atom", cosine), ("coactivation", together)):
-            likeness[np.arange(len(block)), block] = -np.inf
-            best = np.argpartition(-likeness, min(n, likeness.shape[1] - 1), axis=1)[:, :n]
+        for kind, similarity in (("atom", cosine), ("coactivation", together)):
+            similarity[np.arange(len(block)), block] = -np.inf
+            best = np.argpartition(-similarity, min(n, similarity.shape[1] - 1), axis=1)[:, :n]
             for row, latent in enumerate(block):
-                order = best[row][(-likeness[row, best[row]]).argsort(kind="stable")]
+                order = best[row][(-similarity[row, best[row]]).argsort(kind="stable")]
                 rows += [
-                    (int(latent), kind, rank, int(other), float(likeness[row, other]))
+                    (int(latent), kind, rank, int(other), float(similarity[row, other]))
                     for rank, other in enumerate(order)
-                    if likeness[row, other] > -np.inf
+                    if similarity[row, other] > -np.inf
                 ]
     return pd.DataFrame(rows, columns=["latent", "kind", "rank", "neighbour", "likeness"])

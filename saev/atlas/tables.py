@@ -1,4 +1,4 @@
-"""The tables that scripts read: one row per latent, per latent and concept, per exemplar, per name.
+"""Tables of an atlas: one row per latent, per latent and concept, per exemplar, per name.
 
 Their columns are described in docs/formats.md.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from saev.atlas.names.naming import Name, Proposal
+from saev.atlas.names.naming import Name, NameProposal
 from saev.atlas.samples import Samples
 from saev.codes.running_sums import QUANTILES, LatentStatistics
 from saev.concepts.best_latents import SPLITS, ConceptScores
@@ -139,11 +139,11 @@ def exemplar_table(samples: Sequence[Samples], image_ids: Sequence[str]) -> "pd.
     return table
 
 
-def proposal_table(proposals: Sequence[Proposal]) -> "pd.DataFrame":
+def proposal_table(proposals: Sequence[NameProposal]) -> "pd.DataFrame":
     """One row per proposed name."""
     import pandas as pd
 
-    columns = list(Proposal.__dataclass_fields__)
+    columns = list(NameProposal.__dataclass_fields__)
     return pd.DataFrame([asdict(proposal) for proposal in proposals], columns=columns)
 
 

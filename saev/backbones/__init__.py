@@ -1,9 +1,10 @@
 """Backbones: frozen vision transformers behind one contract (transform, forward, tap, edit).
 
 base: the contract
-load: name → backbone, the one way in
+load: name or model object → backbone, the one way in
 family: what a family receives and returns
 timm_family: ViT, DeiT, BEiT, EVA, DINOv3 of timm
+own_model: a user's own timm or open_clip model object
 timm_trunk: the parts of a timm vision transformer
 open_clip_family: vision towers of open_clip
 open_clip_config: model, activation function, preprocessing and weights file in open_clip
@@ -16,6 +17,6 @@ micro/: the embedded micro ViT
 """
 
 from saev.backbones.base import Backbone, BackboneOutput
-from saev.backbones.load import load_backbone
+from saev.backbones.load import as_backbone, load_backbone
 
-__all__ = ["Backbone", "BackboneOutput", "load_backbone"]
+__all__ = ["Backbone", "BackboneOutput", "as_backbone", "load_backbone"]

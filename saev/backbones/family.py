@@ -13,6 +13,9 @@ from saev.backbones.base import Trunk
 from saev.backbones.transform import ImageTransform
 from saev.errors import UserError
 
+PREPROCESSING = ("mean", "std", "interpolation", "resize", "crop_pct")
+"""Arguments that replace what was discovered about pictures."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -35,7 +38,7 @@ class Parts(NamedTuple):
     trunk: Trunk
     transform: ImageTransform
     weights: dict[str, str]
-    """kind ("pretrained", "file", "random"), source, sha256."""
+    """kind ("pretrained", "file", "random", "object"), source, sha256."""
     class_names: list[str] | None = None
     class_ids: list[str] | None = None
     text_tower: Callable[[], Any] | None = None

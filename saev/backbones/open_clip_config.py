@@ -18,16 +18,15 @@ from saev.backbones.family import Request
 from saev.backbones.hub import fetching
 from saev.backbones.weights import (
     WeightsFiles,
-    file_sha256,
     find_weights,
     read_json,
     read_state_dict,
 )
 from saev.errors import UserError
+from saev.files import file_sha256
 
 HUB = "hf-hub:"
 CONFIG_NAME = "open_clip_config.json"
-PREPROCESS_KEYS = ("mean", "std", "interpolation")
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def build(request: Request) -> Parts:
         weights = model.weights
         if any(not key.startswith(VISUAL) for key in tensors if "logit" not in key):
             text_tower = partial(_text_tower, model, request.seed)
-    trunk = _trunk(visual, model)
+    trunk = vision_trunk(visual, model.name, model.image_size)
     if "multimodal_cfg" in model.config or "hf_model_name" in model.config["text_cfg"]:
         text_tower = None  # CoCa's comes with a decoder, the other from the hub: no zero-shot there
     transform = ImageTransform(image_size=trunk.image_size, **model.preprocess)
@@ -131,20 +131,21 @@ def _clip(config: dict[str, Any], custom_text: bool) -> nn.Module:
         raise UserError(f"open_clip cannot build this model configuration: {error}.") from error
 
 
-def _trunk(visual: Any, model: Model) -> Trunk:
+def vision_trunk(visual: Any, name: str, image_size: tuple[int, int] | None = None) -> Trunk:
+    """What a vision tower is made of; raises UserError where it is no vision transformer."""
     if hasattr(visual, "trunk"):
-        if model.image_size is not None:
-            visual.set_input_size(model.image_size)
-        trunk: Trunk = TimmTowerTrunk(visual, model.name)
+        if image_size is not None:
+            visual.set_input_size(image_size)
+        trunk: Trunk = TimmTowerTrunk(visual, name)
         patch_size = visual.trunk.patch_embed.patch_size
     elif hasattr(visual, "transformer") and hasattr(visual, "conv1"):
         trunk, patch_size = NativeTrunk(visual), visual.patch_size
     else:
         raise UserError(
-            f"open_clip {model.name} has a {type(visual).__name__} for its images, not a vision "
+            f"open_clip {name} has a {type(visual).__name__} for its images, not a vision "
             "transformer: choose a ViT-* model."
         )
-    check_image_size(trunk.image_size, tuple(patch_size), model.name)
+    check_image_size(trunk.image_size, tuple(patch_size), name)
     return trunk
 
 

@@ -17,7 +17,6 @@ from saev.backbones.hub import fetching, first_line
 from saev.backbones.timm_trunk import TimmTrunk, imagenet_subset
 from saev.backbones.transform import ImageTransform
 from saev.backbones.weights import (
-    file_sha256,
     find_weights,
     load_exactly,
     other_architecture,
@@ -26,6 +25,7 @@ from saev.backbones.weights import (
     state_dict_sha256,
 )
 from saev.errors import UserError
+from saev.files import file_sha256
 
 MICRO = "micro"
 
@@ -47,8 +47,8 @@ def build(request: Request) -> Parts:
         model, weights = _from_file(name, request)
     trunk = TimmTrunk(model, name)
     check_image_size(trunk.image_size, tuple(trunk.model.patch_embed.patch_size), name)
-    names, ids = _imagenet_classes(trunk)
-    return Parts(trunk, _transform(trunk), weights, names, ids)
+    names, ids = imagenet_classes(trunk)
+    return Parts(trunk, timm_transform(trunk), weights, names, ids)
 
 
 def _full_name(request: Request) -> str:
@@ -158,7 +158,8 @@ def _mismatch(source: str, name: str, error: Exception) -> UserError:
     return other_architecture(source, f"timm {name}", first_line(error), 1)
 
 
-def _transform(trunk: TimmTrunk) -> ImageTransform:
+def timm_transform(trunk: TimmTrunk) -> ImageTransform:
+    """The preprocessing that the model's ``pretrained_cfg`` asks for."""
     from timm.data import resolve_model_data_config  # pyright: ignore[reportPrivateImportUsage]
 
     data = resolve_model_data_config(trunk.model)
@@ -178,7 +179,7 @@ def _transform(trunk: TimmTrunk) -> ImageTransform:
     )
 
 
-def _imagenet_classes(trunk: TimmTrunk) -> tuple[list[str] | None, list[str] | None]:
+def imagenet_classes(trunk: TimmTrunk) -> tuple[list[str] | None, list[str] | None]:
     """WordNet lemmas ("tench, Tinca tinca") and ids in the order of the classifier's columns."""
     from timm.data import ImageNetInfo
 
@@ -204,7 +205,7 @@ def _check_quick_gelu(name: str) -> None:
 
 
 def _build_micro(request: Request) -> Parts:
-    from saev.backbones.micro.model import CONFIG, MICRO_DIR, WEIGHTS, build_vit
+    from saev.backbones.micro.micro_vit import CONFIG, MICRO_DIR, WEIGHTS, build_vit
 
     if request.pretrained_tag is not None:
         raise UserError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
@@ -94,3 +95,12 @@ class ImageTransform:
         height, width = self.image_size
         top, left = round((scaled_h - height) / 2), round((scaled_w - width) / 2)
         return image.crop((left, top, left + width, top + height))
+
+
+def to_picture(
+    pixels: Float[Tensor, "3 h w"], mean: Sequence[float], std: Sequence[float]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A model's input as people see it: normalisation undone, values cut to [0, 255]."""
+    mean_c, std_c = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    rgb = ((pixels * std_c + mean_c).clamp(0, 1) * 255).round().byte()
+    return rgb.permute(1, 2, 0).numpy()

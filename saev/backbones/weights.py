@@ -153,12 +153,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of the file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def state_dict_sha256(module: nn.Module) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all tensors, in the order of names."""
     digest = hashlib.sha256()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saev.defaults import OUTPUTS
 from saev.tracking.run import Tracking
 
 if TYPE_CHECKING:
@@ -16,6 +17,20 @@ def device_of(accelerator: str) -> "torch.device":
     import lightning as L
 
     return L.Fabric(accelerator=accelerator, devices=1).device
+
+
+def chosen_device(device: "str | torch.device | None") -> "torch.device":
+    """The one that is asked for; None: a GPU where there is one."""
+    import torch
+
+    return torch.device(device) if device is not None else device_of("auto")
+
+
+def new_run_dir(verb: str) -> Path:
+    """A folder of its own for results, where the command would have put them."""
+    from datetime import datetime
+
+    return Path(OUTPUTS) / "runs" / verb / datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
 
 
 def keep_metrics(

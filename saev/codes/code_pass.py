@@ -145,7 +145,7 @@ def identity_of(
     }
 
 
-def open_store(folder: Path, sae: SparseAutoencoder, backbone: Backbone, images: ImageList,
+def open_code_store(folder: Path, sae: SparseAutoencoder, backbone: Backbone, images: ImageList,
                encoder: str, n_latents: int, images_per_part: int) -> CodeStore:  # fmt: skip
     """The store of one encoder's codes on these images, new or continued."""
     assert sae.cfg.tokens is not None

@@ -16,6 +16,7 @@ from torch import Tensor
 from datamodules.images import BrokenImage, ImageItem, ImageSource
 from datamodules.images.batches import in_order, loaded_batches
 from saev.backbones import Backbone
+from saev.backbones.transform import to_picture
 from saev.errors import UserError
 
 
@@ -77,9 +78,7 @@ class ImageList:
         loaded = self.sources[name].load_or_skip(item)
         if loaded is None:
             return np.full((*backbone.image_size, 3), 128, np.uint8)
-        mean, std = (torch.tensor(v)[:, None, None] for v in (backbone.mean, backbone.std))
-        pixels = ((backbone.transform(loaded) * std + mean).clamp(0, 1) * 255).round().byte()
-        return pixels.permute(1, 2, 0).numpy()
+        return to_picture(backbone.transform(loaded), backbone.mean, backbone.std)
 
 
 def pixel_batches(

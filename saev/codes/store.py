@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from saev.codes.sparse_codes import CodePart, ImageCodes, per_image
 from saev.errors import UserError
+from saev.files import appearing_whole, write_atomically
 
 MANIFEST = "codes.json"
 FORMAT_VERSION = 1
@@ -75,9 +76,7 @@ class CodeStore:
                 )
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(manifest), encoding="utf-8")
-            partial.replace(path)
+            write_atomically(path, json.dumps(manifest))
         return cls(folder, manifest)
 
     @classmethod
@@ -118,10 +117,8 @@ class CodeStore:
                 f"part {part} takes {len(self.images_of(part))} images of {self.n_latents} latents, "
                 f"got {codes.n_images} of {codes.n_latents}"
             )
-        path = self.path(part)
-        partial = path.with_suffix(".partial")
-        save_file({k: np.ascontiguousarray(v) for k, v in codes.arrays().items()}, partial)
-        partial.replace(path)
+        with appearing_whole(self.path(part)) as path:
+            save_file({k: np.ascontiguousarray(v) for k, v in codes.arrays().items()}, path)
 
     def read(self, part: int) -> CodePart:
         """One part in memory; UserError naming the file when it is damaged."""

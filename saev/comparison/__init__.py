@@ -1,5 +1,6 @@
 """Comparison: several dictionaries on the same images.
 
+compare_dictionaries: a comparison, from Python
 comparison: all of it: codes, matches, concepts, power, effects across layers
 members: the dictionaries and their codes
 matching: which latents of two dictionaries correspond

@@ -1,8 +1,9 @@
-"""All of a comparison: codes, matches, concepts, power, drives."""
+"""Comparison of dictionaries, the whole of it: codes, matches, concepts, power, drives."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,12 +11,18 @@ from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.codes.images import ImageList
 from saev.comparison.drives import drive_metrics, drive_table
-from saev.comparison.lacking import concept_metrics, concept_table, power_table, read_concepts
+from saev.comparison.lacking import power_table, presence_metrics, presence_table, read_concepts
 from saev.comparison.matches import match_metrics, match_table
 from saev.comparison.members import CompareSettings, Member, check_same_patches, encode_member
-from saev.comparison.page import Tables
+from saev.comparison.page import Tables, draw_tables, write_comparison_page, write_figures
+from saev.defaults import defaults
 from saev.errors import UserError
 from saev.sae import SparseAutoencoder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGES = defaults("compare", "pages")
 
 
 @dataclass(frozen=True)
@@ -26,9 +33,44 @@ class Comparison:
     images: ImageList
     tables: Tables
     metrics: dict[str, float]
+    settings: CompareSettings
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"{member.name} ({member.sae.cfg.d_sae:,})" for member in self.members)
+        return f"Comparison({names} on {len(self.images.entries):,} images)"
+
+    def figures(self) -> "dict[str, Figure]":
+        """A figure for each table that is not empty: matches, concepts, power."""
+        return draw_tables(self.tables)
+
+    def write(
+        self,
+        folder: str | Path,
+        *,
+        page: bool = PAGES["enabled"],
+        thumbnails: bool = PAGES["thumbnails"],
+        atlases: Mapping[str, str | None] | None = None,
+    ) -> list[Path]:
+        """Leaves tables, figures and ``index.html`` in a folder; returns the figures' files.
+
+        Args:
+            atlases: run folders of descriptions by member, whose names and pages the page links to.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, frame in self.tables.files().items():
+            frame.to_parquet(folder / f"{name}.parquet", index=False)
+        figures = write_figures(self.tables, folder)
+        if page:
+            write_comparison_page(
+                self.members, self.images, self.tables, self.metrics, folder,
+                fdr=self.settings.fdr, min_power=self.settings.min_power,
+                thumbnails=thumbnails, atlases=atlases,
+            )  # fmt: skip
+        return figures
 
 
-def compare_dictionaries(
+def make_comparison(
     dictionaries: Mapping[str, tuple[SparseAutoencoder, Backbone]],
     sources: Mapping[str, ImageSource],
     codes_dir: Path,
@@ -59,9 +101,9 @@ def compare_dictionaries(
     matches = match_table(members, settings, device)
     names = [member.name for member in members]
     readings = [read_concepts(member, images, settings) for member in members]
-    concepts = concept_table(names, readings, settings)
+    concepts = presence_table(names, readings, settings)
     power = power_table(names, readings)
     drives = drive_table(members, matches, images, settings, device)
-    metrics = match_metrics(matches, settings.fdr) | concept_metrics(concepts)
+    metrics = match_metrics(matches, settings.fdr) | presence_metrics(concepts)
     metrics |= drive_metrics(drives)
-    return Comparison(members, images, Tables(matches, concepts, power, drives), metrics)
+    return Comparison(members, images, Tables(matches, concepts, power, drives), metrics, settings)

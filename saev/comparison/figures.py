@@ -1,4 +1,4 @@
-"""Figures of a comparison of dictionaries, from its tables."""
+"""Figures of a comparison, from its tables."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ VERDICTS = {
 
 
 def match_figure(matches: "pd.DataFrame") -> "Figure":
-    """Share of latents whose best partner correlates at least so much, beside the mis-paired level.
+    """Share of latents whose best partner correlates at least so much, next to the mis-paired level.
 
     One curve per ordered pair; the dashed curve is the 95 % level of the control.
     """

@@ -1,4 +1,4 @@
-"""Which concepts each dictionary has, and which one may be said to lack.
+"""Concepts that each dictionary has, and those that one may be said to lack.
 
 Suffixes: c concepts, r rows (images or patches), n bootstrap draws, p permutations.
 """
@@ -15,7 +15,7 @@ from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.comparison.members import CompareSettings, Member
 from saev.comparison.presence import (
-    Evidence,
+    ConceptEvidence,
     bootstrap_auroc,
     planted_power,
     presence,
@@ -38,7 +38,7 @@ THINNED = (2, 3, 5, 8, 13, 20, 32, 50)
 
 
 @dataclass
-class Reading:
+class ConceptReading:
     """What one dictionary's best latents say of one source's concepts."""
 
     concepts: Concepts
@@ -90,8 +90,10 @@ class Reading:
         return value, label, (mine.cumsum() - 1)[rows // per_image]
 
 
-def read_concepts(member: Member, images: ImageList, settings: CompareSettings) -> list[Reading]:
-    """Everything that labels, masks and tables of the images tell of one dictionary."""
+def read_concepts(
+    member: Member, images: ImageList, settings: CompareSettings
+) -> list[ConceptReading]:
+    """What one dictionary has of every concept in the labels, masks and tables of the images."""
     found = []
     for name, source in images.sources.items():
         first, items = images.of_source(name)
@@ -103,7 +105,7 @@ def read_concepts(member: Member, images: ImageList, settings: CompareSettings) 
     return found
 
 
-def read_source(store: CodeStore, concepts: Concepts, settings: CompareSettings) -> Reading:
+def read_source(store: CodeStore, concepts: Concepts, settings: CompareSettings) -> ConceptReading:
     """The best latent for every concept of one source, its test, and the null that it beats or not."""
     # the p-values of score_concepts are left aside: the null itself is wanted here
     scores = score_concepts(store, concepts, n_permutations=1, n_shuffles=1, seed=settings.seed)
@@ -118,7 +120,7 @@ def read_source(store: CodeStore, concepts: Concepts, settings: CompareSettings)
         ]
     )
     p = permutation_p(auroc[None], null)[0]
-    return Reading(
+    return ConceptReading(
         concepts, store, settings, best, scores.pool[best, at],
         np.nan_to_num(scores.by_split["discovery"].auroc[best, at], nan=np.inf), auroc, null,
         benjamini_hochberg(p), scores.n_positive["test"],
@@ -143,8 +145,8 @@ def _null(
     return auroc_max_null(codes, n_positive, settings.n_permutations, settings.seed)
 
 
-def concept_table(
-    names: Sequence[str], readings: Sequence[list[Reading]], settings: CompareSettings
+def presence_table(
+    names: Sequence[str], readings: Sequence[list[ConceptReading]], settings: CompareSettings
 ) -> "pd.DataFrame":
     """A verdict for every pair of dictionaries and every concept of the images."""
     import pandas as pd
@@ -171,7 +173,7 @@ def concept_table(
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
 
-def _evidence(own: Reading, other: Reading, k: int) -> Evidence:
+def _evidence(own: ConceptReading, other: ConceptReading, k: int) -> ConceptEvidence:
     """Of concept ``k`` in ``own``; its power against the latent by which the other has it."""
     power = float("nan")
     if other.has()[k] and not own.has()[k]:
@@ -180,10 +182,10 @@ def _evidence(own: Reading, other: Reading, k: int) -> Evidence:
             own.level(k),
         )  # fmt: skip
     q = float(own.q[k])
-    return Evidence(1.0 if np.isnan(q) else q, own.resampled("test", k), power)
+    return ConceptEvidence(1.0 if np.isnan(q) else q, own.resampled("test", k), power)
 
 
-def _side(name: str, reading: Reading, k: int) -> dict[str, Any]:
+def _side(name: str, reading: ConceptReading, k: int) -> dict[str, Any]:
     low, high = interval(reading.resampled("test", k))
     return {
         f"latent_{name}": int(reading.best[k]),
@@ -195,10 +197,10 @@ def _side(name: str, reading: Reading, k: int) -> dict[str, Any]:
     }
 
 
-def power_table(names: Sequence[str], readings: Sequence[list[Reading]]) -> "pd.DataFrame":
+def power_table(names: Sequence[str], readings: Sequence[list[ConceptReading]]) -> "pd.DataFrame":
     """How many positive images it takes to find concepts that are known to be there.
 
-    For concepts told per image that a dictionary has on all test images: the share of them, over
+    For concepts labelled per image that a dictionary has on all test images: the share of them, over
     random draws, that would still be significant with fewer positive images.
     """
     import pandas as pd
@@ -214,7 +216,7 @@ def power_table(names: Sequence[str], readings: Sequence[list[Reading]]) -> "pd.
     return pd.DataFrame(rows, columns=columns)
 
 
-def _thinned(reading: Reading, known: Int[np.ndarray, " k"]) -> list[dict[str, Any]]:
+def _thinned(reading: ConceptReading, known: Int[np.ndarray, " k"]) -> list[dict[str, Any]]:
     concepts, settings = reading.concepts, reading.settings
     rows = concepts.rows("test", reading.store.n_tokens)
     sizes = [n for n in THINNED if n <= reading.n_positive[known].max()]
@@ -239,7 +241,7 @@ def _thinned(reading: Reading, known: Int[np.ndarray, " k"]) -> list[dict[str, A
     return found
 
 
-def concept_metrics(concepts: "pd.DataFrame") -> dict[str, float]:
+def presence_metrics(concepts: "pd.DataFrame") -> dict[str, float]:
     """Numbers of concepts by verdict, for every pair."""
     metrics: dict[str, float] = {}
     for (one, two), rows in concepts.groupby(["sae_a", "sae_b"]):  # type: ignore[misc]

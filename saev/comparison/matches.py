@@ -1,4 +1,4 @@
-"""Partners of every latent in every other dictionary.
+"""Matches: the best partner of every latent in every other dictionary.
 
 Suffixes: a, c latents of the two dictionaries.
 """
@@ -61,10 +61,10 @@ def _frame(
     return pd.DataFrame(
         {
             "sae_a": a, "latent_a": alive, "sae_b": c, "latent_b": codes.partner[alive],
-            "correlation": codes.likeness[alive], "correlation_null": codes.null[alive],
+            "correlation": codes.similarity[alive], "correlation_null": codes.null[alive],
             "p": codes.p[alive], "q": codes.q[alive], "mutual": codes.mutual[alive],
             "jaccard": overlap, "exemplar_partner": shown.partner[alive],
-            "exemplar_jaccard": shown.likeness[alive], "exemplar_null": shown.null[alive],
+            "exemplar_jaccard": shown.similarity[alive], "exemplar_null": shown.null[alive],
             "exemplar_q": shown.q[alive], "agree": codes.partner[alive] == shown.partner[alive],
         }
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which latents of two dictionaries do the same thing on the same images.
+"""Matching: latents of two dictionaries that fire alike on the same images.
 
 Suffixes: a latents of the first, c latents of the second, r rows (images or tokens).
 """
@@ -33,10 +33,10 @@ class Matches(NamedTuple):
 
     partner: Int[np.ndarray, " a"]
     """−1 for a latent that never fires."""
-    likeness: Float[np.ndarray, " a"]
+    similarity: Float[np.ndarray, " a"]
     """Pearson correlation of the codes, or Jaccard index of the exemplars."""
     null: Float[np.ndarray, " a"]
-    """95 % level of the best likeness when the second dictionary sees other images."""
+    """95 % level of the best similarity when the second dictionary sees other images."""
     p: Float[np.ndarray, " a"]
     q: Float[np.ndarray, " a"]
     mutual: Bool[np.ndarray, " a"]
@@ -112,11 +112,11 @@ def jaccard(one: list[int], two: list[int]) -> float:
 
 
 class _Best(NamedTuple):
-    """Largest likeness of every latent with any of the other dictionary, and which it is."""
+    """Largest similarity of every latent with any of the other dictionary, and which it is."""
 
-    likeness_a: Float[np.ndarray, " a"]
+    similarity_a: Float[np.ndarray, " a"]
     partner_a: Int[np.ndarray, " a"]
-    likeness_c: Float[np.ndarray, " c"]
+    similarity_c: Float[np.ndarray, " c"]
     partner_c: Int[np.ndarray, " c"]
 
 
@@ -126,31 +126,31 @@ def _two_ways(
     """Observed best matches and their mis-paired null, from either side."""
     found: _Best = best(None)
     rng = np.random.default_rng(seed)
-    null_a = np.empty((n_draws, len(found.likeness_a)))
-    null_c = np.empty((n_draws, len(found.likeness_c)))
+    null_a = np.empty((n_draws, len(found.similarity_a)))
+    null_c = np.empty((n_draws, len(found.similarity_c)))
     for draw in range(n_draws):
         order = rng.permutation(n_blocks)
         drawn: _Best = best((order[:, None] * block_rows + np.arange(block_rows)).ravel())
-        null_a[draw], null_c[draw] = drawn.likeness_a, drawn.likeness_c
+        null_a[draw], null_c[draw] = drawn.similarity_a, drawn.similarity_c
     ways = (
-        (found.likeness_a, found.partner_a, found.partner_c, null_a, *of_a),
-        (found.likeness_c, found.partner_c, found.partner_a, null_c, *of_c),
+        (found.similarity_a, found.partner_a, found.partner_c, null_a, *of_a),
+        (found.similarity_c, found.partner_c, found.partner_a, null_c, *of_c),
     )
     return _matches(*ways[0]), _matches(*ways[1])
 
 
 def _matches(
-    likeness: Float[np.ndarray, " a"],
+    similarity: Float[np.ndarray, " a"],
     partner: Int[np.ndarray, " a"],
     back: Int[np.ndarray, " c"],
     null: Float[np.ndarray, "n a"],
     fired: Int[np.ndarray, " a"],
     alive: Bool[np.ndarray, " a"],
 ) -> Matches:
-    level, p = _pooled(likeness, null, fired, alive)
+    level, p = _pooled(similarity, null, fired, alive)
     return Matches(
         partner=np.where(alive, partner, -1),
-        likeness=np.where(alive, likeness, np.nan),
+        similarity=np.where(alive, similarity, np.nan),
         null=level,
         p=p,
         q=benjamini_hochberg(p),
@@ -183,7 +183,7 @@ def _count(codes: CodeEntries) -> Int[np.ndarray, " a"]:
 def _correlations(
     one: _Standard, two: _Standard, device: str | torch.device
 ) -> Iterator[Float[np.ndarray, "k c"]]:
-    """Correlations of a block of the first's latents with all of the second's, −∞ for silent ones."""
+    """Correlations of a block of the first's latents with all of the second's, −∞ for dead ones."""
     dense = two.scaled.nnz > SPARSE_BELOW * two.scaled.shape[0] * two.scaled.shape[1]
     other = _centred(two, slice(None), device).T if dense else two.scaled.T.tocsr()
     for first in range(0, one.scaled.shape[0], BLOCK):

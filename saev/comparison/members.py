@@ -1,15 +1,15 @@
-"""The dictionaries of a comparison, and their codes on the common images."""
+"""Members of a comparison: dictionaries with their codes on the common images."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from saev.backbones import Backbone
-from saev.codes.code_pass import CodePass, identity_of, open_store
+from saev.codes.code_pass import CodePass, identity_of, open_code_store
 from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.errors import UserError
@@ -20,22 +20,22 @@ from saev.sae import SparseAutoencoder
 class CompareSettings:
     """What ``comparison`` in conf/compare.yaml holds."""
 
-    n_images: int | None = None
-    batch_size: int = 32
-    num_workers: int = 2
-    images_per_part: int = 256
-    rows: str = "image"
-    n_draws: int = 20
-    tables: Mapping[str, str] = field(default_factory=dict)
-    n_permutations: int = 1000
-    n_map_permutations: int = 200
-    n_bootstrap: int = 500
-    fdr: float = 0.05
-    min_power: float = 0.8
-    n_drives: int = 32
-    drive_images: int = 8
-    drive_strength: float = 1.0
-    seed: int = 0
+    n_images: int | None
+    batch_size: int
+    num_workers: int
+    images_per_part: int
+    rows: str
+    n_draws: int
+    tables: Mapping[str, str]
+    n_permutations: int
+    n_map_permutations: int
+    n_bootstrap: int
+    fdr: float
+    min_power: float
+    n_drives: int
+    drive_images: int
+    drive_strength: float
+    seed: int
 
     def __post_init__(self) -> None:
         if self.rows not in ("image", "patch"):
@@ -91,7 +91,7 @@ def encode_member(
     described = json.dumps([identity, images.ids, settings.images_per_part], sort_keys=True)
     digest = hashlib.sha256(described.encode()).hexdigest()[:12]
     folder = codes_dir / f"{backbone.name}-layer{sae.cfg.layer}-{digest}"
-    store = open_store(folder, sae, backbone, images, "sae", sae.cfg.d_sae,
+    store = open_code_store(folder, sae, backbone, images, "sae", sae.cfg.d_sae,
                        settings.images_per_part)  # fmt: skip
     CodePass(backbone, sae, images, sae.encode, store, batch_size=settings.batch_size,
              num_workers=settings.num_workers, device=device).run()  # fmt: skip

@@ -1,4 +1,4 @@
-"""The page of a comparison: tables, verdicts, and latents side by side."""
+"""Page of a comparison: tables, verdicts, and matched latents next to each other."""
 
 import os
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from saev.pages.site import Picture, Site, heat_uri, plain, save_thumbnail
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 N_PAIRS, N_LONELY, N_DRIVES, N_TILES, SIDE = 8, 6, 6, 9, 112
 SHOWN_COLUMNS = (
@@ -68,16 +69,20 @@ class AtlasLinks:
         return f"{self.root}/{latent}.html" if latent in self.pages else None
 
 
-def write_figures(tables: Tables, folder: Path) -> list[Path]:
-    """PNG figures of the tables that are not empty."""
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+def draw_tables(tables: Tables) -> "dict[str, Figure]":
+    """Figures of the tables that are not empty, by name of the table."""
     drawn = {"matches": (match_figure, tables.matches), "concepts": (concept_figure, tables.concepts),
              "power": (power_figure, tables.power)}  # fmt: skip
+    return {name: draw(frame) for name, (draw, frame) in drawn.items() if len(frame)}
+
+
+def write_figures(tables: Tables, folder: Path) -> list[Path]:
+    """Each of them as a PNG in ``figures/``."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, (draw, frame) in drawn.items():
-        if len(frame):
-            paths.append(folder / "figures" / f"{name}.png")
-            draw(frame).savefig(paths[-1], dpi=110)
+    for name, figure in draw_tables(tables).items():
+        paths.append(folder / "figures" / f"{name}.png")
+        figure.savefig(paths[-1], dpi=110)
     return paths
 
 

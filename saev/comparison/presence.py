@@ -1,4 +1,4 @@
-"""Whether a dictionary has a latent for a concept, and when it may be said to lack one.
+"""Presence of a concept in a dictionary, and when absence may be claimed.
 
 Suffixes: r rows (images or patches), n bootstrap draws, i images, c concepts.
 """
@@ -41,7 +41,7 @@ def bootstrap_auroc(
 def rejection_level(
     null: Float[np.ndarray, " p"], n_rejected: int, n_tests: int, fdr: float
 ) -> float:
-    """The AUROC from which on one more concept would be significant beside ``n_rejected`` others.
+    """The AUROC from which on one more concept would be significant next to ``n_rejected`` others.
 
     Benjamini–Hochberg rejects its (n_rejected + 1)-th p-value up to fdr · (n_rejected + 1) / n_tests;
     ∞ where the permutations are too few to give a p-value that small.
@@ -78,7 +78,7 @@ def planted_power(
     return float(((discovery > rival) & (test >= level))[known].mean())
 
 
-class Evidence(NamedTuple):
+class ConceptEvidence(NamedTuple):
     """What one dictionary shows of one concept."""
 
     q: float
@@ -100,7 +100,9 @@ class Presence(NamedTuple):
     """95 % interval of AUROC a − AUROC b, on the same resampled images."""
 
 
-def presence(a: Evidence, b: Evidence, *, fdr: float = 0.05, min_power: float = 0.8) -> Presence:
+def presence(
+    a: ConceptEvidence, b: ConceptEvidence, *, fdr: float = 0.05, min_power: float = 0.8
+) -> Presence:
     """Absence is claimed only where it could have been refuted.
 
     A concept that one dictionary has (q ≤ fdr) is missing from the other when the other has no

@@ -1,4 +1,4 @@
-"""What is known of images, from sources and from tables, as labels per image or per patch."""
+"""Annotations: labels per image or per patch, from image sources and from tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +9,9 @@ from jaxtyping import Float
 from scipy import sparse
 
 from datamodules.images import ImageItem, ImageSource, ScenesImages
-from datamodules.images.decode import IGNORE
 from datamodules.images.selection import draw
-from datamodules.scenes import ATTRIBUTES, draw_scene
+from datamodules.patches import patch_shares
+from datamodules.scenes import ATTRIBUTES
 from saev.backbones import Backbone
 from saev.concepts.best_latents import Concepts
 from saev.errors import UserError
@@ -87,24 +87,18 @@ def concepts_of(
     if isinstance(source, ScenesImages):
         found.append(_objects(source, items, positions, splits, backbone))
     elif named and source.mask(items[0]) is not None:
-        shares = np.stack([patch_shares(source.mask(item), len(named), backbone) for item in items])
+        shares = np.stack([class_shares(source.mask(item), len(named), backbone) for item in items])
         found.append(_masks(source.name, list(named), shares, positions, splits, masks))
     return found
 
 
-def patch_shares(
+def class_shares(
     mask: np.ndarray | None, n_classes: int, backbone: Backbone
 ) -> Float[np.ndarray, "p c"]:
     """Share of every patch that each class covers; pixels without a class count for none."""
     assert mask is not None
     pixels = backbone.mask_transform(mask).numpy()
-    gh, gw = backbone.grid
-    height, width = pixels.shape
-    blocks = pixels.reshape(gh, height // gh, gw, width // gw).swapaxes(1, 2).reshape(gh * gw, -1)
-    blocks = np.where(blocks == IGNORE, n_classes, blocks)
-    offset = np.arange(len(blocks))[:, None] * (n_classes + 1)
-    counts = np.bincount((blocks + offset).ravel(), minlength=len(blocks) * (n_classes + 1))
-    return counts.reshape(len(blocks), -1)[:, :n_classes] / blocks.shape[1]
+    return patch_shares(pixels, backbone.grid, n_classes)[:, :n_classes]
 
 
 def read_table(path: Path, image_ids: Sequence[str]) -> list[dict[str, str]]:
@@ -216,8 +210,8 @@ def _objects(
     at: list[tuple[np.ndarray, np.ndarray]] = []
     usable = np.zeros((len(items), n_tokens), bool)
     for number, item in enumerate(items):
-        scene = draw_scene(source.seed, int(item.image_id.rpartition("/")[2]), source.size)
-        shares = patch_shares(scene.object_mask, 1 + MAX_OBJECTS, backbone)
+        scene = source.scene(item)
+        shares = class_shares(scene.object_mask, 1 + MAX_OBJECTS, backbone)
         owner = shares.argmax(1)
         usable[number] = shares[np.arange(n_tokens), owner] >= 0.5
         for index, thing in enumerate(scene.objects):

@@ -1,4 +1,4 @@
-"""Which latent tells which concept, chosen on some images and tested on others.
+"""Best latent of each concept: chosen on some images, tested on others.
 
 Suffixes: s latents, c concepts, r rows (images or patches).
 """

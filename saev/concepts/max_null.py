@@ -39,7 +39,7 @@ def auroc_max_null(
     same number share it, at the smaller one (whose null is the wider: conservative). nan where
     there are no positives or no negatives.
     """
-    ranks, silent_rank = _ranks(codes)
+    ranks, inactive_rank = _ranks(codes)
     grid = _grid(n_positives, codes.n_rows)
     rng = np.random.default_rng(seed)
     null = np.full((len(n_positives), n_permutations), np.nan)
@@ -50,7 +50,7 @@ def auroc_max_null(
             labels = np.zeros((codes.n_rows, width), np.float32)
             for column in range(width):
                 labels[rng.choice(codes.n_rows, size, replace=False), column] = 1
-            largest[first : first + width] = _largest(ranks, silent_rank, labels)
+            largest[first : first + width] = _largest(ranks, inactive_rank, labels)
         null[grid == size] = largest
     return null
 
@@ -65,7 +65,7 @@ def auroc_max_null_of_maps(
 ) -> Float[np.ndarray, "c p"]:
     """Largest AUROC over all latents when whole label maps change images.
 
-    Neighbouring patches are alike, so patches must not be permuted one by one. A map that lands on
+    Neighbouring patches are similar, so patches must not be permuted one by one. A map that lands on
     another image keeps its layout: a latent that only knows where the sky usually is scores in this
     null too. Rows without a counterpart in the other image are unlabelled there.
 
@@ -75,7 +75,7 @@ def auroc_max_null_of_maps(
         images: number of each row's image.
         places: number of each row's patch in its image.
     """
-    ranks, silent_rank = _ranks(codes)
+    ranks, inactive_rank = _ranks(codes)
     n_images, n_places = int(images.max()) + 1, int(places.max()) + 1
     row_at = np.full((n_images, n_places), -1, np.int64)
     row_at[images, places] = np.arange(len(images))
@@ -88,7 +88,9 @@ def auroc_max_null_of_maps(
             moved = sparse.csr_matrix(sparse.diags((donor >= 0).astype(float)) @ moved)
             moved.eliminate_zeros()
         positives = np.asarray(moved.sum(0), np.float64).ravel()
-        null[:, draw] = _best_auroc(_rank_sums(ranks, moved), silent_rank, positives, codes.n_rows)
+        null[:, draw] = _best_auroc(
+            _rank_sums(ranks, moved), inactive_rank, positives, codes.n_rows
+        )
     return null
 
 
@@ -103,34 +105,34 @@ def permutation_p(
 
 
 def _ranks(codes: CodeEntries) -> tuple[sparse.csr_matrix, Float[np.ndarray, " s"]]:
-    """Midranks above the midrank of silent rows, latents × rows, and that midrank per latent."""
+    """Midranks above the midrank of inactive rows, latents × rows, and that midrank per latent."""
     ordered, _, midrank = rank_entries(codes)
     bounds = np.searchsorted(ordered.latent, np.arange(codes.n_latents + 1))
-    silent_rank = (codes.n_rows - np.diff(bounds) + 1) / 2
-    above = midrank - silent_rank[ordered.latent]
+    inactive_rank = (codes.n_rows - np.diff(bounds) + 1) / 2
+    above = midrank - inactive_rank[ordered.latent]
     shape = (codes.n_latents, codes.n_rows)
     values = above.astype(np.float32)
-    return sparse.csr_matrix((values, ordered.row, bounds), shape=shape), silent_rank
+    return sparse.csr_matrix((values, ordered.row, bounds), shape=shape), inactive_rank
 
 
 def _largest(
     ranks: sparse.csr_matrix,
-    silent_rank: Float[np.ndarray, " s"],
+    inactive_rank: Float[np.ndarray, " s"],
     labels: Float[np.ndarray, "r k"],
 ) -> Float[np.ndarray, " k"]:
     """The best latent's AUROC for every column of labels."""
     positives = labels.sum(0, dtype=np.float64)
-    return _best_auroc(ranks @ labels, silent_rank, positives, ranks.shape[1])
+    return _best_auroc(ranks @ labels, inactive_rank, positives, ranks.shape[1])
 
 
 def _best_auroc(
     above: Float[np.ndarray, "s k"],
-    silent_rank: Float[np.ndarray, " s"],
+    inactive_rank: Float[np.ndarray, " s"],
     positives: Float[np.ndarray, " k"],
     n_rows: int,
 ) -> Float[np.ndarray, " k"]:
     with np.errstate(divide="ignore", invalid="ignore"):
-        u = above + silent_rank[:, None] * positives - positives * (positives + 1) / 2
+        u = above + inactive_rank[:, None] * positives - positives * (positives + 1) / 2
         return (u / (positives * (n_rows - positives))).max(0)
 
 
@@ -152,7 +154,7 @@ def _rank_sums(ranks: sparse.csr_matrix, labels: sparse.csr_matrix) -> Float[np.
 
 
 def _grid(n_positives: Int[np.ndarray, " c"], n_rows: int) -> Int[np.ndarray, " c"]:
-    """Numbers of positives rounded down to a grid; 0 where there is nothing to tell apart."""
+    """Numbers of positives rounded down to a grid; 0 where there is nothing to predict."""
     usable = (n_positives > 0) & (n_positives < n_rows)
     rare = np.minimum(n_positives, n_rows - n_positives)  # the null is symmetric in the two
     step = np.floor(np.log(np.maximum(rare, 1)) / np.log(GRID_RATIO) + 1e-9)

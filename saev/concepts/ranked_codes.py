@@ -1,4 +1,4 @@
-"""Sparse codes as a list of entries, and their ranks within each latent: what every score starts from.
+"""Sparse codes as entries, ranked within each latent: where every score starts.
 
 Sorting is the dear part and knows nothing of labels, so it is done once for all labellings.
 Suffixes: n stored codes, r rows.

@@ -1,6 +1,7 @@
 """Downstream fidelity: how much of a prediction survives when activations are replaced."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +10,26 @@ from torch import Tensor
 from saev.backbones import Backbone, BackboneOutput
 from saev.backbones.taps import Edit
 from saev.heads.own import Head
-from saev.metrics.prediction_fidelity import PredictionFidelity
+from saev.heads.trained import TrainedHead
+from saev.metrics.prediction_fidelity import PredictionFidelity, kl_share_recovered
+
+
+def predictions_under(
+    arms: Mapping[str, Edit],
+    acts_btd: Float[Tensor, "b t d"],
+    backbone: Backbone,
+    layer: int,
+    head: Head | TrainedHead,
+) -> Iterator[tuple[str, Float[Tensor, "..."]]]:
+    """Each arm's name and the head's logits when its edit replaces the residual stream at ``layer``."""
+    for name, edit in arms.items():
+        yield name, head(backbone.resume(edit(acts_btd), layer)).float()
+
+
+def recovered(flat: Mapping[str, float]) -> dict[str, float]:
+    """``fidelity/kl_recovered`` of flat metrics; empty where ablating the mean changes nothing."""
+    share = kl_share_recovered(flat["fidelity/kl/reconstructed"], flat["fidelity/kl/mean_ablated"])
+    return {} if math.isnan(share) else {"fidelity/kl_recovered": share}
 
 
 class Fidelity:
@@ -43,22 +63,15 @@ class Fidelity:
         logit column of each image's label (−1 where there is none)."""
         clean_logits_bc = self.head(clean).float()
         self.scores["clean"].update(clean_logits_bc, clean_logits_bc, targets_b)
-        for name, edit in self.arms.items():
-            logits_bc = self.head(self.backbone.resume(edit(acts_btd), self.layer)).float()
+        for name, logits_bc in predictions_under(
+            self.arms, acts_btd, self.backbone, self.layer, self.head
+        ):
             self.scores[name].update(logits_bc, clean_logits_bc, targets_b)
 
     def compute(self) -> dict[str, float]:
-        """Flat ``fidelity/<metric>/<arm>`` values and ``fidelity/kl_recovered``.
-
-        kl_recovered = 1 − KL(clean ‖ reconstructed) / KL(clean ‖ mean-ablated): 1 for a perfect
-        reconstruction, 0 for one no better than the mean activation. Absent when ablating the mean
-        changes nothing at all.
-        """
+        """Flat ``fidelity/<metric>/<arm>`` values and ``fidelity/kl_recovered``."""
         flat: dict[str, float] = {}
         for arm, score in self.scores.items():
             for metric, value in score.compute().items():
                 flat[f"fidelity/{metric}/{arm}"] = float(value)
-        kl_mean = flat["fidelity/kl/mean_ablated"]
-        if kl_mean > 0:
-            flat["fidelity/kl_recovered"] = 1.0 - flat["fidelity/kl/reconstructed"] / kl_mean
-        return flat
+        return flat | recovered(flat)

@@ -1,6 +1,8 @@
 """Figures of every evaluated SAE: firing frequencies, exemplars of some latents."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -8,9 +10,13 @@ from torch import Tensor
 
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
+from saev.backbones.transform import to_picture
 from saev.evaluation.held_out import Evaluation
 from saev.pages.figures import LatentRow, Tile, exemplar_figure, firing_histogram
 from saev.sae import SparseAutoencoder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 N_LATENTS = 8
 N_TILES = 6
@@ -18,23 +24,21 @@ MIN_IMAGES = 3
 """A latent is shown when it fires on at least this many held-out images."""
 
 
-def save_figures(
+def draw_figures(
     evaluation: Evaluation,
     sae: SparseAutoencoder,
     backbone: Backbone,
     source: ImageSource,
-    out_dir: Path,
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",
-) -> list[Path]:
-    """Writes ``firing_frequency.png``, ``latents_random.png`` and ``latents_strongest.png``.
+) -> dict[str, "Figure"]:
+    """``firing_frequency``, ``latents_random`` and ``latents_strongest``.
 
     The random figure shows alive latents drawn with ``seed``, not the best ones: it tells what a
     latent picked blindly looks like. The other ranks latents by their code on their third best image.
-    Tokens of the patch grid are needed for the heat-maps; without them only the first is written.
+    Tokens of the patch grid are needed for the heat-maps; without them only the first is drawn.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
     figures = {"firing_frequency": firing_histogram(
         evaluation.frequency.numpy(), evaluation.n_tokens
     )}  # fmt: skip
@@ -52,6 +56,12 @@ def save_figures(
         figures["latents_strongest"] = exemplar_figure(
             "The strongest latents", painter.rows(strongest), note
         )
+    return figures
+
+
+def save_figures(figures: Mapping[str, "Figure"], out_dir: Path) -> list[Path]:
+    """Writes each as ``<name>.png``."""
+    out_dir.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures.items():
         path = out_dir / f"{name}.png"
@@ -90,9 +100,4 @@ class _Painter:
         acts = self.backbone.tap(pixels[None].to(self.device), [layer])[layer].float()
         x_pd = acts[0, self.backbone.token_indices("patch").to(self.device)]
         z_ps = self.sae.encode(x_pd) * self.sae.is_normal(x_pd)[:, None]
-        mean, std = (
-            torch.tensor(values)[:, None, None]
-            for values in (self.backbone.mean, self.backbone.std)
-        )
-        picture = ((pixels * std + mean).clamp(0, 1) * 255).round().byte()
-        return picture.permute(1, 2, 0).numpy(), z_ps.cpu()
+        return to_picture(pixels, self.backbone.mean, self.backbone.std), z_ps.cpu()

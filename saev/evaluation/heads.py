@@ -16,14 +16,15 @@ from datamodules.activations.format import Manifest
 from datamodules.activations.tar import iter_samples
 from datamodules.features import item_of
 from datamodules.images import ImageBatch, ImageItem, ImageSource, image_batches
-from datamodules.images.decode import IGNORE
+from datamodules.patches import IGNORE, majority_of_labelled
 from saev.backbones import Backbone
 from saev.backbones.taps import Edit
 from saev.editing import control_arms
 from saev.errors import UserError
+from saev.evaluation.fidelity import predictions_under, recovered
 from saev.heads import TrainedHead
 from saev.heads.scores import ClassificationScores, SegmentationScores
-from saev.heads.targets import class_names_of, image_mask, patch_labels
+from saev.heads.targets import class_names_of, image_mask
 from saev.metrics.prediction_fidelity import PredictionFidelity
 from saev.sae import SparseAutoencoder
 
@@ -123,10 +124,7 @@ def head_fidelity(
         for key, value in scores.of(arm).items():
             if "/" not in key:
                 flat[f"fidelity/{key}/{arm}"] = value
-    if flat["fidelity/kl/mean_ablated"] > 0:
-        share = flat["fidelity/kl/reconstructed"] / flat["fidelity/kl/mean_ablated"]
-        flat["fidelity/kl_recovered"] = 1.0 - share
-    return flat
+    return flat | recovered(flat)
 
 
 class ImageTargets:
@@ -166,9 +164,12 @@ class PatchTargets(ImageTargets):
         return SegmentationScores(self.head)
 
     def __call__(self, items: Sequence[ImageItem]) -> tuple[Tensor, ...]:
-        n_classes = len(self.head.class_names)
+        n_classes, grid = len(self.head.class_names), self.backbone.grid
         masks = [self.lookup[image_mask(self.source, item, self.backbone)] for item in items]
-        patches = [patch_labels(mask, self.backbone.grid, n_classes) for mask in masks]
+        patches = [
+            torch.from_numpy(majority_of_labelled(mask.numpy(), grid, n_classes)).view(grid)
+            for mask in masks
+        ]
         device = self.head.weight.device
         return torch.stack(masks).to(device), torch.stack(patches).to(device)
 
@@ -228,8 +229,7 @@ class _Arms:
         acts_btd = self.backbone.tap(images, [layer])[layer]
         clean = self.head(self.backbone.resume(acts_btd, layer))
         self._add("clean", clean, clean, targets)
-        for name, edit in self.arms.items():
-            logits = self.head(self.backbone.resume(edit(acts_btd), layer))
+        for name, logits in predictions_under(self.arms, acts_btd, self.backbone, layer, self.head):
             self._add(name, logits, clean, targets)
 
     def _add(

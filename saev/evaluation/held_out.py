@@ -4,8 +4,9 @@ Suffixes: b images, t tokens, p chosen tokens, d width, s latents.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +22,10 @@ from saev.heads.own import make_head
 from saev.loading import check_belongs
 from saev.metrics import ReconstructionMetrics
 from saev.sae import SparseAutoencoder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 MAX_CODES = 2**25
 """Dense codes held at once, so that 24,576 latents on 196 patches stay near 128 MB."""
@@ -41,6 +46,25 @@ class Evaluation:
     """The images evaluated; exemplars index into this list."""
     head: str | None
     """The head that fidelity was measured with, None when it was not."""
+    figures: "dict[str, Figure]" = field(default_factory=dict)
+    """Firing frequencies, and what latents respond to, where they were asked for."""
+
+    def __repr__(self) -> str:
+        shown = ("val/explained_variance", "val/l0", "val/dead_fraction", "fidelity/kl_recovered")
+        values = [f"{name}={self.metrics[name]:.4g}" for name in shown if name in self.metrics]
+        return f"Evaluation({len(self.items):,} images: {', '.join(values)})"
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The metrics as a table: a row a metric, a column for what it was measured of."""
+        import pandas as pd
+
+        rows = [
+            {"metric": name, "of": of or stage, "stage": stage, "value": value}
+            for key, value in self.metrics.items()
+            for stage, name, of in [(*key.split("/"), "")[:3]]
+        ]
+        table = pd.DataFrame(rows).pivot_table("value", "metric", "of", sort=False)
+        return table.rename_axis(columns=None)
 
 
 def evaluate_images(

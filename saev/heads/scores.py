@@ -16,9 +16,9 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
 )
 
+from datamodules.patches import IGNORE
 from saev.heads.trained import TrainedHead
 
-IGNORE = 255
 N_BINS = 15
 """Of the calibration error, as in Guo et al. 2017 (arXiv 1706.04599)."""
 

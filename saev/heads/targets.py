@@ -1,6 +1,6 @@
 """Targets of a head: the class of an image, or of each of its patches.
 
-Shape legend: r rows of an image, h w pixels, gh gw patch grid.
+Shape legend: r rows of an image, h w pixels.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from datamodules.features.module import NO_LABEL, Labels
 from datamodules.images.base import ImageItem, ImageSource
-from datamodules.images.decode import IGNORE
 from datamodules.images.scenes import ScenesImages
+from datamodules.patches import IGNORE, majority_of_labelled
 from saev.backbones.base import Backbone
 from saev.errors import UserError
 
@@ -44,40 +44,20 @@ def image_mask(source: ImageSource, item: ImageItem, backbone: Backbone) -> Int6
     return backbone.mask_transform(mask)
 
 
-def patch_labels(
-    mask: Int64[Tensor, "h w"], grid: tuple[int, int], n_classes: int
-) -> Int64[Tensor, "gh gw"]:
-    """The most frequent class among the labelled pixels of each patch (the lowest of equals).
-
-    IGNORE where more than half of a patch's pixels have no class. Pixels and patches need not
-    divide evenly: pixel y belongs to patch row ⌊y · gh / h⌋.
-    """
-    (h, w), (gh, gw) = mask.shape, grid
-    rows = torch.arange(h) * gh // h
-    columns = torch.arange(w) * gw // w
-    patch_hw = rows[:, None] * gw + columns
-    labels_hw = torch.where(mask == IGNORE, n_classes, mask)
-    counts = torch.bincount(
-        (patch_hw * (n_classes + 1) + labels_hw).flatten(), minlength=gh * gw * (n_classes + 1)
-    ).view(gh, gw, n_classes + 1)
-    unlabelled = counts[..., -1] * 2 > counts.sum(-1)
-    return torch.where(unlabelled, IGNORE, counts[..., :-1].argmax(-1))
-
-
 def image_labels(item: ImageItem) -> Int64[Tensor, " r"]:
     """The one label of an image."""
     return torch.tensor([NO_LABEL if item.label is None else item.label])
 
 
 def labels_of(source: ImageSource, backbone: Backbone, kind: str) -> Labels:
-    """What to learn: a class per image, or per patch by ``patch_labels`` for segmentation."""
+    """What to learn: a class per image, or per patch by ``majority_of_labelled`` for segmentation."""
     if kind != "segmentation":
         return image_labels
     n_classes = len(class_names_of(source, kind))
 
     def of_patches(item: ImageItem) -> Int64[Tensor, " r"]:
-        mask = image_mask(source, item, backbone)
-        labels = patch_labels(mask, backbone.grid, n_classes).flatten()
+        mask = image_mask(source, item, backbone).numpy()
+        labels = torch.from_numpy(majority_of_labelled(mask, backbone.grid, n_classes))
         return torch.where(labels == IGNORE, NO_LABEL, labels)
 
     return of_patches

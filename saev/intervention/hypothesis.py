@@ -1,16 +1,15 @@
-"""A hypothesis as a file says it: written, hashed and logged before a test image is read."""
+"""Hypothesis file: what is fixed, hashed and logged before a test image is read."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+from saev.defaults import CONF_DIR, names
 from saev.editing.edits import KINDS, parse_where
 from saev.errors import UserError
-from saev.intervention.arms.matched_latents import FEATURES
-from saev.intervention.choose.selectors import SELECTORS
-from saev.intervention.judge.tally import DIRECTIONS, METRICS
 
 ARMS = (
     "selected",
@@ -26,6 +25,20 @@ ARMS = (
 """Always there. ``reconstruction`` joins them when the edit replaces."""
 BASELINES = ("linear_probe", "raw_unit", "pca_direction", "gradcam_pixels")
 """Further edits through the same door, run where ``baselines`` names them."""
+SELECTORS = ("f1", "auroc", "average_precision", "logistic", "attribution", "greedy")
+FEATURES = ("rate", "mean", "largest")
+"""What latents can be matched on, fields of ``LatentStats``: firing rate, mean code over the tokens on
+which they fire, largest code. Edits are multiples of the last, so matching on it matches the dose."""
+METRICS = ("target_change", "selective_change", "probability", "accuracy")
+"""``target_change``: share of the class's units whose prediction changes. ``selective_change``: that,
+minus the mean of the same share over the other classes of its group. ``probability``: mean fall of
+the class's softmax probability on its units. ``accuracy``: fall of the share of units with that label
+which are predicted right. With direction "increase" the first three look at the units of other
+classes: the share that is sent to the class, the same minus the other classes' arrivals, and the
+mean rise of its probability."""
+DIRECTIONS = ("decrease", "increase")
+
+HYPOTHESES_DIR = CONF_DIR / "hypotheses"
 
 
 @dataclass(frozen=True)
@@ -60,8 +73,8 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Settings beside the tested one, described but not tested."""
+class TableSettings:
+    """Settings next to the tested one, described but not tested."""
 
     n_latents: tuple[int, ...] = ()
     scales: tuple[float, ...] = ()
@@ -70,7 +83,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Support:
+class SupportSettings:
     """What a concept must have for anything to be said about it."""
 
     purity: float = 0.9
@@ -80,7 +93,7 @@ class Support:
 
 
 @dataclass(frozen=True)
-class HypothesisFile:
+class Hypothesis:
     """Everything that was fixed in advance. One file may speak of many concepts.
 
     Raises:
@@ -117,10 +130,10 @@ class HypothesisFile:
     baselines: tuple[str, ...] = ()
     smallest_effect: float = 0.25
     """Of interest: without the power to see it, the outcome is ``no_power``."""
-    table: Table = field(default_factory=Table)
+    table: TableSettings = field(default_factory=TableSettings)
     calibration: int = 0
     """Times that all hypotheses are tested again with latents chosen on shuffled labels."""
-    support: Support = field(default_factory=Support)
+    support: SupportSettings = field(default_factory=SupportSettings)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -171,9 +184,14 @@ class HypothesisFile:
         return digest(self.to_dict())
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], where: str) -> "HypothesisFile":
+    def from_dict(cls, content: Mapping[str, Any], where: str) -> "Hypothesis":
         """From parsed YAML; ``where`` names the file in messages."""
-        parts = {"selector": Selector, "images": Images, "table": Table, "support": Support}
+        parts = {
+            "selector": Selector,
+            "images": Images,
+            "table": TableSettings,
+            "support": SupportSettings,
+        }
         try:
             given = {
                 key: _build(parts[key], value, f"{where}: {key}")
@@ -246,3 +264,38 @@ def _check(name: str, good: bool, value: Any, allowed: str) -> None:
 
 def _kinds() -> str:
     return f"one of {', '.join(kind for kind in KINDS if kind != 'swap')} (swap is for Python)"
+
+
+def read_hypothesis(where: str | Path | None, concepts: Any = None) -> tuple[Hypothesis, str]:
+    """A hypothesis file and its text.
+
+    Args:
+        where: a path, or a name in ``conf/hypotheses``; None is a file that says nothing, so that
+            everything is at its default.
+        concepts: replaces what the file says of them.
+
+    Raises:
+        UserError: no such file, no YAML, or values that are not allowed.
+    """
+    import yaml
+
+    content: Any = {}
+    if where is not None:
+        path = Path(where)
+        if not path.is_file():
+            path = HYPOTHESES_DIR / f"{where}.yaml"
+        if not path.is_file():
+            known = ", ".join(names("hypotheses"))
+            raise UserError(f"hypothesis={where} is no file and none of {known}")
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not YAML ({error}): correct it") from error
+    if concepts is not None:
+        content = {**content, "concept": concepts}
+    elif where is None:
+        raise UserError("nothing is asked: set hypothesis=FILE, or concepts=all")
+    if not isinstance(content, dict):
+        raise UserError(f"hypothesis={where} holds no key: value pairs")
+    found = Hypothesis.from_dict(content, f"hypothesis={where}")
+    return found, yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

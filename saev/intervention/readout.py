@@ -1,4 +1,4 @@
-"""Any head as a controlled experiment sees it: units, columns in groups, and the units' labels.
+"""Readout: any head as units, columns in groups, and the units' labels.
 
 Suffixes: b images, u units, g groups of columns, c columns, h w pixels.
 """
@@ -16,8 +16,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from datamodules.images import ImageItem, ImageSource, ScenesImages
-from datamodules.images.decode import IGNORE
-from datamodules.scenes import ATTRIBUTES, PATCH_ATTRIBUTES, draw_scene
+from datamodules.patches import majority_with_share
+from datamodules.scenes import ATTRIBUTES, PATCH_ATTRIBUTES
 from saev.backbones import Backbone, BackboneOutput
 from saev.errors import UserError
 from saev.heads import TrainedHead, load_head
@@ -26,7 +26,7 @@ from saev.heads.targets import class_names_of, image_mask
 from saev.intervention.judge.tally import Groups
 
 OWN_HEADS = ("classifier", "zero_shot", "attributes")
-"""Heads that come with a model, by the name that stands in place of a folder."""
+"""Heads that come with a model, by the name that is given in place of a folder."""
 
 
 class UnitLabels(NamedTuple):
@@ -108,7 +108,7 @@ def _trained(head: TrainedHead, backbone: Backbone, source: ImageSource) -> Read
 
     def labels(item: ImageItem) -> UnitLabels:
         mask = image_mask(source, item, backbone)
-        label, purity = patch_purity(mask, backbone.grid, len(names))
+        label, purity = _of_patches(mask, backbone.grid, len(names))
         known = torch.where(label >= 0, columns[label.clamp(min=0)], -1)
         return UnitLabels(known[:, None], purity[:, None])
 
@@ -137,7 +137,7 @@ def _attributes(backbone: Backbone, source: ImageSource) -> Readout:
     """Shape, colour and texture of every patch, by the heads the micro ViT was trained with."""
     if backbone.name != "micro" or not isinstance(source, ScenesImages):
         raise UserError("head=attributes belongs to backbone=micro and images=scenes")
-    from saev.backbones.micro.model import load_micro
+    from saev.backbones.micro.micro_vit import load_micro
 
     heads = load_micro()[2].requires_grad_(False)
     names, spans, backgrounds = [], [], set()
@@ -152,11 +152,11 @@ def _attributes(backbone: Backbone, source: ImageSource) -> Readout:
         return torch.cat([per_patch[attribute] for attribute in PATCH_ATTRIBUTES], -1)
 
     def labels(item: ImageItem) -> UnitLabels:
-        scene = draw_scene(source.seed, int(item.image_id.rpartition("/")[2]), source.size)
+        scene = source.scene(item)
         found = []
         for attribute, (first, last) in zip(PATCH_ATTRIBUTES, spans, strict=True):
             mask = backbone.mask_transform(getattr(scene, f"{attribute}_mask"))
-            label, purity = patch_purity(mask, backbone.grid, last - first)
+            label, purity = _of_patches(mask, backbone.grid, last - first)
             found.append((torch.where(label >= 0, label + first, -1), purity))
         return UnitLabels(*(torch.stack(part, -1) for part in zip(*found, strict=True)))
 
@@ -174,17 +174,12 @@ def _image_labels(columns: Int64[Tensor, " n"]) -> Callable[[ImageItem], UnitLab
     return labels
 
 
-def patch_purity(
+def _of_patches(
     mask: Int64[Tensor, "h w"], grid: tuple[int, int], n_classes: int
 ) -> tuple[Int64[Tensor, " u"], Float[Tensor, " u"]]:
     """The class that fills most of each patch (−1: most of it has none) and its share of pixels."""
-    (h, w), (gh, gw) = mask.shape, grid
-    patch_hw = (torch.arange(h) * gh // h)[:, None] * gw + torch.arange(w) * gw // w
-    labels_hw = torch.where(mask == IGNORE, n_classes, mask)
-    index = (patch_hw * (n_classes + 1) + labels_hw).flatten()
-    counts = torch.bincount(index, minlength=gh * gw * (n_classes + 1)).view(-1, n_classes + 1)
-    share, label = (counts / counts.sum(-1, keepdim=True)).max(-1)
-    return torch.where(label == n_classes, -1, label), share
+    label, share = majority_with_share(mask.numpy(), grid, n_classes)
+    return torch.from_numpy(label), torch.from_numpy(share).float()
 
 
 def shuffled(labels: np.ndarray, image: np.ndarray, groups: Groups, per: str, rng) -> np.ndarray:

@@ -1,26 +1,26 @@
-"""Which images a controlled experiment chooses on, which it tests on, and whose each one is."""
+"""Discovery and test splits, and the test images of each hypothesis."""
 
 import numpy as np
+from jaxtyping import Bool
 
 from datamodules.images import ImageItem, ImageSource
 from saev.errors import UserError
 from saev.intervention.arms.runner import TestSet
 from saev.intervention.choose.proposals import Proposal
-from saev.intervention.hypothesis import HypothesisFile, refuse_overlap
-from saev.intervention.readout import Readout
+from saev.intervention.hypothesis import refuse_overlap
+from saev.intervention.setting import Setting
+from saev.stats.correction import images_needed
 
 
-def choose_images(
-    file: HypothesisFile, source: ImageSource, readout: Readout
-) -> tuple[list[ImageItem], list[ImageItem]]:
+def choose_images(setting: Setting) -> tuple[list[ImageItem], list[ImageItem]]:
     """The discovery and the test images; raises ``UserError`` when one is in both or none is."""
-    images = file.images
+    images, source = setting.file.images, setting.source
     found = []
     for name, which, limit in (
         ("discovery", images.discovery, images.n_discovery), ("test", images.test, images.n_test)
     ):  # fmt: skip
         items = _items(source, which, f"images.{name}")
-        if readout.per == "image":
+        if setting.readout.per == "image":
             items = _in_turn([item for item in items if item.label is not None])
         found.append(items[:limit])
     discovery, test = found
@@ -37,7 +37,7 @@ def choose_images(
 def _items(source: ImageSource, which: str | tuple[str, ...], name: str) -> list[ImageItem]:
     if isinstance(which, str):
         try:
-            return source.split(which) if which != "train" else source.split("train")
+            return source.split(which)
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
     by_id = {item.image_id: item for item in source.items}
@@ -59,11 +59,42 @@ def _in_turn(items: list[ImageItem]) -> list[ImageItem]:
     return [item for _, item in sorted(zip(places, items, strict=True), key=lambda pair: pair[0])]
 
 
-def images_for(file: HypothesisFile, readout: Readout, p: Proposal, test: TestSet) -> np.ndarray:
+def hypothesis_images(setting: Setting, p: Proposal, test: TestSet) -> Bool[np.ndarray, " n"]:
     """All test images for heads that answer per patch; else the class's and ``n_other`` others."""
-    if readout.per == "patch":
+    if setting.readout.per == "patch":
         return np.ones(test.n_images, bool)
     own = test.clean.n_base[:, p.column] > 0
-    others = np.flatnonzero(~own)[: file.images.n_other]
+    others = np.flatnonzero(~own)[: setting.file.images.n_other]
     own[others] = True
     return own
+
+
+def with_support(
+    setting: Setting, proposals: list[Proposal], test: TestSet
+) -> tuple[list[Proposal], dict[str, str]]:
+    """The hypotheses that the test images can speak to; a concept named by hand must be one."""
+    file, n_base = setting.file, test.clean.n_base
+    needed = images_needed(file.alpha, len(proposals))
+    kept, left_out = [], {}
+    for p in proposals:
+        n_images, n_units = int((n_base[:, p.column] > 0).sum()), int(n_base[:, p.column].sum())
+        reason = None
+        if n_images < needed:
+            reason = (
+                f"{n_images} test images show it and {needed} are needed to reach α = {file.alpha} "
+                f"over {len(proposals)} hypotheses"
+            )
+        elif setting.readout.per == "patch" and n_units < file.support.n_test_units:
+            reason = f"{n_units} test patches show it and {file.support.n_test_units} are needed"
+        if reason is None:
+            kept.append(p)
+        elif file.concept == "all":
+            left_out[p.concept] = reason
+        else:
+            raise UserError(f"too few images for {p.concept!r}: {reason}; give more test images")
+    if not kept:
+        raise UserError(
+            f"no concept has enough test images: {needed} are needed of each to reach "
+            f"α = {file.alpha} over {len(proposals)} hypotheses"
+        )
+    return kept, left_out

@@ -13,7 +13,7 @@ from jaxtyping import Float
 def label_entropy(mass_sc: Float[np.ndarray, "s c"]) -> Float[np.ndarray, " s"]:
     """H_k = −Σ_c p_c ln p_c in nats, p_c the share of the latent's activation on images of class c.
 
-    0 for a latent of one class; ln C for one that fires alike on all. nan for a silent latent. On few
+    0 for a latent of one class; ln C for one that fires alike on all. nan for a dead latent. On few
     images it is small by chance: the largest possible value is ln of the number of images.
     Source: Lim et al. 2025 (PatchSAE).
     """
@@ -70,7 +70,7 @@ class Tree:
 
 
 class Hierarchy(NamedTuple):
-    """Where a set of classes stands in a tree."""
+    """Place of a set of classes in a tree."""
 
     lca_depth: float
     """Mean over pairs of images of the number of ancestors shared (Pach et al. 2025)."""

@@ -6,7 +6,7 @@ Shapes: `b` tokens, `d` d_model, `s` d_sae.
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saev.metrics.firing import L0, L1, FiringStatistics
+from saev.metrics.firing import FiringStatistics, MeanL0, MeanL1
 from saev.metrics.reconstruction import CosineSimilarity, ExplainedVariance, NormalizedMSE
 
 
@@ -24,8 +24,8 @@ class ReconstructionMetrics(nn.Module):
         self.explained_variance = ExplainedVariance(d_model, shift)
         self.nmse = NormalizedMSE()
         self.cosine = CosineSimilarity()
-        self.l0 = L0()
-        self.l1 = L1()
+        self.l0 = MeanL0()
+        self.l1 = MeanL1()
         self.firing = FiringStatistics(d_sae)
 
     def update(

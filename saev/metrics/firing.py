@@ -17,7 +17,7 @@ DENSE_ABOVE = 0.1
 latent of average rate fires on about 1 %, so a limit of 1 % would say nothing."""
 
 
-class L0(SumsMetric):
+class MeanL0(SumsMetric):
     """Mean number of latents with a code above 0 per token. Null value: k for TopK of any data."""
 
     higher_is_better = False
@@ -37,8 +37,8 @@ class L0(SumsMetric):
         return self.active / self.n
 
 
-class L1(SumsMetric):
-    """Mean over tokens of Σ_i |z_i|, in normalised units. Null value: 0 for a silent dictionary."""
+class MeanL1(SumsMetric):
+    """Mean over tokens of Σ_i |z_i|, in normalised units. Null value: 0 for dead latents alone."""
 
     higher_is_better = False
     n: Tensor

@@ -172,7 +172,7 @@ def redundancy(centre_se: Float[np.ndarray, "s e"]) -> float:
     """Mean over latents of the largest cosine of its images' mean embedding to another latent's.
 
     0 for latents that show unrelated things; the mean embedding of all images must be subtracted
-    first, or every pair looks alike. Source: SemanticLens (Dreyer et al. 2025).
+    first, or every pair looks similar. Source: SemanticLens (Dreyer et al. 2025).
     """
     unit = centre_se / np.maximum(np.linalg.norm(centre_se, axis=1, keepdims=True), 1e-12)
     cosine = unit @ unit.T

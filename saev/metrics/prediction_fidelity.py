@@ -15,6 +15,12 @@ def kl_per_image(
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
+def kl_share_recovered(kl: float, kl_mean: float) -> float:
+    """1 − KL(clean ‖ reconstructed) / KL(clean ‖ mean-ablated): 1 for a perfect reconstruction, 0 for
+    one no better than the mean activation, nan where ablating the mean changes nothing at all."""
+    return 1.0 - kl / kl_mean if kl_mean > 0 else float("nan")
+
+
 class PredictionFidelity(SumsMetric):
     """KL divergence and agreement with the clean model, and accuracy and cross-entropy on labels.
 

@@ -7,7 +7,7 @@ from typing import Any
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: Path, content: Mapping[str, Any]) -> str:
+def fill_template(template: Path, content: Mapping[str, Any]) -> str:
     """A template, which lies beside the code that fills it, with values; a missing name is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

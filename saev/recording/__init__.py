@@ -6,5 +6,4 @@ recorder: a recording that can be stopped at any moment
 shard_recorder: one pass over images, tars of several layers
 parts: state on disk: finished shards, and the manifest they add up to
 final_features: the backbone's output as one more layer
-progress: a progress bar over images
 """

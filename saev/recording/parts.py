@@ -20,7 +20,7 @@ from datamodules.activations.format import (
     Manifest,
     ShardInfo,
     disk_error,
-    write_atomically,
+    write_json,
 )
 from saev.errors import UserError
 
@@ -39,7 +39,7 @@ class Part:
     def write(self, folder: Path) -> None:
         """Declares the shard finished."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
-        write_atomically(_part_path(folder, self.shard.name), text.encode())
+        write_json(_part_path(folder, self.shard.name), text)
 
     @classmethod
     def read(cls, folder: Path, name: str, precision: str) -> Part | None:

@@ -1,16 +1,21 @@
-"""Dictionary maths in plain torch; a whole SAE in ten minutes, read in this order.
+"""Dictionary maths in plain torch: a whole SAE in ten minutes, in this order of reading.
 
-- ``config``: the contents of ``config.json``: shape, activation, provenance.
-- ``model``: the whole of inference: normalisation, the five activations, decoding.
-- ``encode``: the codes of a training step, with gradients.
-- ``objectives``: what training minimises: squared error, L1, L0, the gate's loss, nested ones.
-- ``atoms``: how atoms are parameterised while they are trained.
-- ``auxk``, ``dead``: what is done for dead latents: AuxK, resampling.
+config: shape, activation, provenance: the contents of ``config.json``
+model: the whole of inference: normalisation, five activations, decoding
+encode: the codes of a training step, with gradients
+objectives/: what training minimises: squared error, L1, L0, the gate's loss, nested losses
+atoms: parameterisations of the atoms in training
+auxk: the loss that brings dead latents back
+dead: detecting and resampling dead latents
+sparse: the same codes and gradients as encode, fast: TopK without dense codes
 
-The same, fast: ``sparse`` (TopK without dense codes). What these take for granted:
-``straight_through`` (gradients of thresholds), ``threshold`` (BatchTopK's choice and calibration),
-``initialize`` (starting values), ``pretrained`` (the folder on disk and on the hub), ``baselines``
-(PCA, k-means and others in the same form).
+Where needed:
+
+straight_through: gradients of JumpReLU's thresholds
+threshold: BatchTopK's choice in a batch, and the threshold that replaces it
+initialize: starting values of atoms, encoder rows and decoder bias
+pretrained: the folder on disk and on the hub
+baselines: PCA, ICA, k-means, random … in the same form
 """
 
 from saev.sae.config import SAEConfig

@@ -47,7 +47,7 @@ class SAEConfig:
     manifest_sha256: str | None = None
     """Of the text of their manifest."""
     images: dict[str, Any] | None = None
-    """The image source they were recorded from, as arguments of Hydra's ``instantiate``."""
+    """The image source they were recorded from: ``kind`` and keyword arguments."""
     recipe: dict[str, Any] = field(default_factory=dict)
     """Hyperparameters of the training run."""
     format_version: int = FORMAT_VERSION

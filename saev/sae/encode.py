@@ -17,7 +17,7 @@ from torch import Tensor
 from saev.sae.config import TOPK_FAMILY
 from saev.sae.model import SparseAutoencoder, top_k
 from saev.sae.sparse import (
-    Support,
+    SparseSupport,
     attach_encoder,
     decode_topk,
     encode_topk,
@@ -61,7 +61,7 @@ class BatchCodes(NamedTuple):
 
     values: Float[Tensor, "b z"]
     """All codes (dense), or those of some latents (sparse); 0 where a latent is off."""
-    support: Support | None
+    support: SparseSupport | None
     """Which latents the values belong to; None when they are all of them in order."""
     pre: Float[Tensor, "b s"] | None
     """All pre-activations, where they were computed with gradients."""
@@ -163,7 +163,7 @@ def _encode_batch_topk(
     if indices is None:
         assert pre is not None
         return BatchCodes(torch.where(kept, pre, 0.0), None, None, threshold, d_sae)
-    support = Support(indices, d_sae, kept)
+    support = SparseSupport(indices, d_sae, kept)
     z = attach_encoder(values, x_bar, sae.W_enc, sae.b_enc, shift, support)
     return BatchCodes(torch.where(kept, z, 0.0), support, None, threshold, d_sae)
 

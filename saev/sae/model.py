@@ -179,7 +179,7 @@ class SparseAutoencoder(nn.Module):
 
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write ``config.json`` and ``weights.safetensors``, each whole or not at all; the folder."""
-        return pretrained.write(self.cfg, self.state_dict(), directory)
+        return pretrained.write_folder(self.cfg, self.state_dict(), directory)
 
     @classmethod
     def from_pretrained(

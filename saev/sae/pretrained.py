@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from saev.errors import UserError
+from saev.files import write_atomically
 from saev.sae.config import SAEConfig
 
 CONFIG_NAME = "config.json"
@@ -51,7 +52,7 @@ class Export(NamedTuple):
                 )
 
 
-def write(cfg: SAEConfig, tensors: Mapping[str, Tensor], directory: str | Path) -> Path:
+def write_folder(cfg: SAEConfig, tensors: Mapping[str, Tensor], directory: str | Path) -> Path:
     """Write the folder; each file appears whole or not at all. Returns the folder.
 
     Args:
@@ -71,10 +72,8 @@ def write(cfg: SAEConfig, tensors: Mapping[str, Tensor], directory: str | Path) 
     values = {**cfg.to_dict(), "normalization": normalization}
     config = json.dumps(values, indent=2, sort_keys=True) + "\n"
     # The config comes last: a folder that has one is complete.
-    for name, content in ((WEIGHTS_NAME, save(learned)), (CONFIG_NAME, config.encode())):
-        partial = folder / f"{name}.partial"
-        partial.write_bytes(content)
-        partial.replace(folder / name)
+    write_atomically(folder / WEIGHTS_NAME, save(learned))
+    write_atomically(folder / CONFIG_NAME, config)
     return folder
 
 
@@ -105,7 +104,7 @@ def push(cfg: SAEConfig, tensors: Mapping[str, Tensor], repo_id: str, private: b
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            write(cfg, tensors, folder)
+            write_folder(cfg, tensors, folder)
             api.upload_folder(repo_id=repo_id, folder_path=folder)
     except Exception as error:  # the hub's errors have no useful common base
         raise UserError(

@@ -41,7 +41,7 @@ def prefers_sparse(d_sae: int, k: int, device_type: str) -> bool:
     return d_sae >= SPARSE_RATIO.get(device_type, float("inf")) * k
 
 
-class Support:
+class SparseSupport:
     """The chosen latents of a batch, and the same pairs sorted by latent (once, when asked for).
 
     Args:
@@ -60,10 +60,10 @@ class Support:
         self.held_bk = held_bk
         self._by_latent: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def restrict(self, chosen_bk: Bool[Tensor, "b k"]) -> "Support":
+    def restrict(self, chosen_bk: Bool[Tensor, "b k"]) -> "SparseSupport":
         """The pairs of this support that are also chosen."""
         held = chosen_bk if self.held_bk is None else chosen_bk & self.held_bk
-        return Support(self.indices_bk, self.d_sae, held)
+        return SparseSupport(self.indices_bk, self.d_sae, held)
 
     def _sort(self) -> tuple[Tensor, Tensor, Tensor]:
         if self._by_latent is None:
@@ -204,7 +204,7 @@ class _AttachEncoder(torch.autograd.Function):
         W_enc: Tensor,
         b_enc: Tensor,
         b_dec: Tensor,
-        support: Support,
+        support: SparseSupport,
     ) -> Tensor:
         ctx.save_for_backward(x_bd, W_enc, b_dec)
         ctx.support = support
@@ -230,7 +230,9 @@ class _AttachDecoder(torch.autograd.Function):
     """Gives an already computed bag its gradient towards W_dec."""
 
     @staticmethod
-    def forward(ctx: Any, y_bd: Tensor, z_bk: Tensor, W_dec: Tensor, support: Support) -> Tensor:
+    def forward(
+        ctx: Any, y_bd: Tensor, z_bk: Tensor, W_dec: Tensor, support: SparseSupport
+    ) -> Tensor:
         ctx.save_for_backward(z_bk)
         ctx.support = support
         return y_bd.view_as(y_bd)
@@ -249,7 +251,7 @@ def attach_encoder(
     W_enc: Float[Tensor, "s d"],
     b_enc: Float[Tensor, " s"],
     b_dec: Float[Tensor, " d"],
-    support: Support,
+    support: SparseSupport,
 ) -> Float[Tensor, "b k"]:
     """Codes of pre-activations that were selected without gradients, now with them."""
     return _AttachEncoder.apply(values_bk, x_bd, W_enc, b_enc, b_dec, support).relu()
@@ -261,10 +263,10 @@ def encode_topk(
     b_enc: Float[Tensor, " s"],
     b_dec: Float[Tensor, " d"],
     k: int,
-) -> tuple[Float[Tensor, "b k"], Support]:
+) -> tuple[Float[Tensor, "b k"], SparseSupport]:
     """Codes relu(top-k((x − b_dec)·W_encᵀ + b_enc)) at the chosen latents, and which these are."""
     values, indices = select_topk((x_bd - b_dec).detach(), W_enc, b_enc, k)
-    support = Support(indices, W_enc.shape[0])
+    support = SparseSupport(indices, W_enc.shape[0])
     return attach_encoder(values, x_bd, W_enc, b_enc, b_dec, support), support
 
 
@@ -272,7 +274,7 @@ def decode_topk(
     z_bk: Float[Tensor, "b k"],
     W_dec: Float[Tensor, "s d"],
     b_dec: Float[Tensor, " d"],
-    support: Support,
+    support: SparseSupport,
 ) -> Float[Tensor, "b d"]:
     """Σ_j z_j·W_dec[i_j] + b_dec."""
     y_bd = support.product(z_bk, W_dec.detach())

@@ -1,4 +1,4 @@
-"""The bootstrap over images: weights, 95 % intervals, AUROC under weights.
+"""Bootstrap over images: weights, 95 % intervals, AUROC under weights.
 
 Drawing images with replacement is weighting each by how often it was drawn, so whatever takes
 weights can be resampled. Suffixes: r bootstrap draws, n images or rows.

@@ -71,7 +71,7 @@ def sign_flip_p(differences: Float[np.ndarray, " n"], seed: int = 0) -> float:
 
 
 def cliffs_delta(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"]) -> float:
-    """P(one > other) − P(one < other), from −1 to 1; 0 when the two are alike."""
+    """P(one > other) − P(one < other), from −1 to 1; 0 when the two are equal in distribution."""
     one, other = one[~np.isnan(one)], other[~np.isnan(other)]
     if not len(one) or not len(other):
         return math.nan

@@ -12,7 +12,6 @@ Importing this package imports neither mlflow nor Lightning.
 """
 
 from saev.tracking.mlflow_store import open_store as open_store
-from saev.tracking.provenance import file_sha256 as file_sha256
 from saev.tracking.provenance import git_state as git_state
 from saev.tracking.provenance import package_versions as package_versions
 from saev.tracking.provenance import provenance_tags as provenance_tags

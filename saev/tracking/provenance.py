@@ -1,12 +1,13 @@
 """Provenance of a result: code, versions, files."""
 
-import hashlib
 import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
+
+from saev.files import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,12 +68,6 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-def file_sha256(path: str | Path) -> str:
-    """The file's SHA-256 in hex, read in pieces."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def provenance_tags(**files: str | Path) -> dict[str, str]:

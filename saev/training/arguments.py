@@ -166,6 +166,23 @@ def count_latents(d_model: int, d_sae: int | None, expansion: float | int | None
     return n_latents
 
 
+def make_objective(given: Objective | Mapping[str, Any] | None) -> Objective:
+    """The objective, or the squared error alone where none is given.
+
+    Raises:
+        ValueError: a mapping: keys of an objective without its class, as when an experiment sets
+            ``model.objective.coefficient`` and another model is chosen.
+    """
+    if given is None:
+        return Objective()
+    if not isinstance(given, Objective):
+        raise ValueError(
+            f"model.objective must name its class as _target_, got {dict(given)}; choose the model "
+            "whose objective has these keys, or set model.objective=null."
+        )
+    return given
+
+
 def make_config(
     d_model: int, d_sae: int, activation: str, k: int | float | None, subtract_b_dec: bool
 ) -> SAEConfig:
@@ -187,11 +204,6 @@ def check_together(
     init: Initialization,
 ) -> None:
     """Raises ValueError with the reason where two choices make no sense together."""
-    if not isinstance(objective, Objective):
-        raise ValueError(
-            f"model.objective must name a class of saev.sae.objectives as _target_, got {objective}; "
-            "where an experiment sets keys of another objective, choose its model or set it to null."
-        )
     try:
         objective.check(cfg)
     except ValueError as error:

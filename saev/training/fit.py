@@ -1,27 +1,34 @@
-"""Fit of one dictionary with Lightning, from recorded activations to an exported folder."""
+"""Fit of a dictionary to activations, with Lightning: from tars or arrays to a `SparseAutoencoder`."""
 
+import inspect
 import logging
 import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
+import numpy as np
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from jaxtyping import Float
-from omegaconf import DictConfig
 from torch import Tensor
 
 from datamodules.activations.format import Manifest
+from datamodules.activations.in_memory import InMemoryActivations
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
+from saev.defaults import defaults, names, replaced
 from saev.errors import UserError
+from saev.recording.record_activations import Recording
 from saev.sae import SparseAutoencoder
 from saev.sae.threshold import calibrate_threshold_
-from saev.tracking import Tracking, file_sha256
-from saev.training.distributed import broadcast_from_first, part_ways
-from saev.training.lost_rank import LostRank
+from saev.training.distributed import broadcast_from_first
 from saev.training.sae_module import SAETraining
+
+if TYPE_CHECKING:
+    from saev.sae.baselines import Baseline
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +37,188 @@ POOL_TOKENS = 16_384
 
 CALIBRATION_TOKENS = 65_536
 """Tokens on which BatchTopK's threshold is measured when training ends."""
+
+SEED = defaults("train")["seed"]
+TOKENS, DATA = defaults("train", "tokens"), defaults("train", "data")
+TRAINER = defaults("trainer/default")
+KINDS = ("SAETraining", "Baseline")
+
+Data = ActivationDataModule | InMemoryActivations
+
+
+def fit_dictionary(
+    acts: Recording | str | Path | Tensor | np.ndarray,
+    *,
+    model: str = "topk",
+    max_steps: int = TRAINER["max_steps"],
+    batch_size: int = DATA["batch_size"],
+    reservoir_tokens: int = DATA["reservoir_tokens"],
+    num_workers: int = DATA["num_workers"],
+    max_norm: float | None = TOKENS["max_norm"],
+    seed: int = SEED,
+    accelerator: str = TRAINER["accelerator"],
+    precision: str = TRAINER["precision"],
+    gradient_clip_val: float | None = TRAINER["gradient_clip_val"],
+    val_fraction: float = 0.1,
+    callbacks: Sequence[L.Callback] = (),
+    logger: Any = False,
+    out_dir: str | Path | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> SparseAutoencoder:
+    """A dictionary fitted to activations, the same as ``python -m saev.train`` fits.
+
+    ``fit_dictionary(acts, k=32, max_steps=600)``; with ``out_dir`` it is left there, as a folder that
+    every command takes.
+
+    Args:
+        acts: a recording, the folder or URL of one, or raw activations (n, d) in memory, from
+            whatever model and modality.
+        model: a file of ``conf/model``: "topk", "batch_topk", "relu", "jump_relu", "gated",
+            "matryoshka", …, or a baseline that is fitted in one go: "pca", "kmeans", ….
+        max_steps: optimiser steps.
+        batch_size: activations per step.
+        reservoir_tokens: activations mixed at once; without effect for arrays, which are permuted.
+        num_workers: processes that read tars.
+        max_norm: activations above this multiple of the median norm do not train; None: no limit.
+        seed: of the start and of the order.
+        accelerator: "auto", "cpu", "gpu".
+        precision: as Lightning's Trainer takes it.
+        gradient_clip_val: largest norm of the gradient; None: any.
+        val_fraction: share of the rows of an array held out for validation; recordings have their own.
+        callbacks: of Lightning, beside the progress bar.
+        logger: of Lightning; False: none.
+        out_dir: folder to export to.
+        progress: whether a progress bar is shown.
+        settings: keys of the model's file, such as ``k=32``, ``expansion=8`` or
+            ``optimizer={"lr": 2e-3}``.
+
+    Raises:
+        UserError: no such model, settings it does not have, activations that nothing can be learned
+            from.
+        ValueError: a setting out of range.
+    """
+    from lightning.pytorch.callbacks import Checkpoint
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    source = None
+    if isinstance(acts, Recording):
+        acts, source = acts.path, acts.images
+    with isolate_rng():
+        L.seed_everything(seed, workers=True, verbose=False)
+        if isinstance(acts, str | Path):
+            data: Data = ActivationDataModule(
+                acts, batch_size=batch_size, reservoir_tokens=reservoir_tokens,
+                num_workers=num_workers, seed=seed, max_norm=max_norm,
+                **{key: DATA[key] for key in ("drop_last", "verify_checksums")},
+            )  # fmt: skip
+            width = data.manifest.width
+        else:
+            data = InMemoryActivations(
+                acts, batch_size, val_fraction=val_fraction, max_norm=max_norm, seed=seed
+            )
+            width = data.width
+        fitted = build_model(model, width, settings, seed)
+        if not isinstance(fitted, SAETraining):
+            sae = fit_baseline_to(fitted, data, source)
+        else:
+            with TemporaryDirectory() as scratch:
+                trainer = L.Trainer(
+                    max_steps=max_steps, accelerator=accelerator, precision=precision,  # pyright: ignore
+                    gradient_clip_val=gradient_clip_val, callbacks=list(callbacks), logger=logger,
+                    enable_progress_bar=progress, default_root_dir=scratch, enable_checkpointing=any(
+                        isinstance(one, Checkpoint) for one in callbacks
+                    ),
+                    limit_val_batches=0 if _has_no_validation(data) else None,
+                    **{key: TRAINER[key] for key in _FIXED},
+                )  # fmt: skip
+                fitted.check_length(max_steps)
+                start_at_data(fitted, data, seed)
+                trainer.fit(fitted, datamodule=data)
+                if trainer.interrupted:
+                    raise KeyboardInterrupt
+                sae = exported(fitted, data, source)
+    if out_dir is not None:
+        sae.save_pretrained(out_dir)
+    return sae.cpu()
+
+
+_FIXED = (
+    "max_epochs", "log_every_n_steps", "val_check_interval", "check_val_every_n_epoch",
+    "num_sanity_val_steps", "enable_model_summary",
+)  # fmt: skip
+
+
+def _has_no_validation(data: Data) -> bool:
+    return isinstance(data, InMemoryActivations) and len(data.heldout) == 0
+
+
+def build_model(
+    model: str, d_model: int, settings: Mapping[str, Any], seed: int = SEED
+) -> "SAETraining | Baseline":
+    """The module of a file of ``conf/model`` with some of its keys replaced.
+
+    Raises:
+        UserError: no such file, none of a dictionary, or keys that it does not have.
+        ValueError: a value out of range.
+    """
+    known = [name for name in names("model") if _is_dictionary(name)]
+    if model not in known:
+        raise UserError(f"model={model!r} is none of {', '.join(known)}")
+    values = defaults(f"model/{model}")
+    built = get_class(values["_target_"])
+    takes = [name for name in inspect.signature(built).parameters if name != "d_model"]
+    cfg = replaced(values, settings, f"model={model!r}", takes)
+    if built is not SAETraining:  # a baseline is drawn or fitted with a seed of its own
+        cfg.setdefault("seed", seed)
+    return instantiate(cfg, d_model=d_model)
+
+
+def _is_dictionary(name: str) -> bool:
+    return str(defaults(f"model/{name}").get("_target_")).endswith(KINDS)
+
+
+def start_at_data(module: SAETraining, data: Data, seed: int, *, resumes: bool = False) -> None:
+    """Gives ``module`` the statistics of the data and, unless it goes on from a checkpoint, its start."""
+    data.prepare_data()
+    # once more, as recording may have drawn numbers or may have been done in an earlier run
+    L.seed_everything(seed, workers=True, verbose=False)
+    statistics = data.statistics
+    module.set_data_statistics(torch.tensor(statistics.mean), statistics.scale, statistics.max_norm)
+    if not resumes:
+        module.initialize_from(training_pool(data))
+
+
+def exported(
+    module: SAETraining, data: Data, source: ImageSource | None = None
+) -> SparseAutoencoder:
+    """What is kept of a trained module; BatchTopK's threshold is measured on training activations.
+
+    Args:
+        source: the images of the activations, which the dictionary then names.
+    """
+    sae = module.export(**provenance_of(data, source))
+    if sae.cfg.activation == "batch_topk":
+        threshold = calibrate_threshold_(
+            sae, [training_pool(data, CALIBRATION_TOKENS).to(sae.W_enc.device)]
+        )
+        broadcast_from_first(threshold)
+    return sae
+
+
+def fit_baseline_to(
+    baseline: "Baseline", data: Data, source: ImageSource | None = None
+) -> SparseAutoencoder:
+    """The baseline fitted to training activations, in one go."""
+    data.prepare_data()
+    statistics = data.statistics
+    return baseline.fit(
+        training_pool(data, POOL_TOKENS),
+        torch.tensor(statistics.mean),
+        statistics.scale,
+        statistics.max_norm,
+        **provenance_of(data, source),
+    )
 
 
 def check_resumable(module: SAETraining, ckpt_path: str | None) -> None:
@@ -56,77 +245,11 @@ def check_resumable(module: SAETraining, ckpt_path: str | None) -> None:
             )
 
 
-def check_schedules(module: SAETraining, cfg: DictConfig) -> None:
-    """Builds the callbacks once; raises UserError where one, or a schedule, does not go with the
-    length of the run."""
-    steps = cfg.trainer.max_steps
-    n_tokens = steps * cfg.data.batch_size if steps and steps > 0 else float("inf")
-    callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
-    try:
-        module.check_length(steps if steps is not None else -1)
-        for callback in callbacks:
-            if check := getattr(callback, "check", None):
-                check(module, n_tokens)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def fit_dictionary(
-    cfg: DictConfig,
-    module: SAETraining,
-    data: ActivationDataModule,
-    source: ImageSource | None,
-    out_dir: Path,
-    tracking: Tracking,
-) -> SparseAutoencoder:
-    """Fits ``module`` on ``data`` as ``cfg.trainer`` and ``cfg.callbacks`` say; exports the result.
-
-    The folder ``sae/`` in ``out_dir`` is what others load; checkpoints are for resuming. With a
-    ``source`` the SAE also says which images it was trained on.
-    """
-    data.prepare_data()
-    # once more, as recording may have drawn numbers or may have been done in an earlier run
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
-    statistics = data.statistics
-    module.set_data_statistics(torch.tensor(statistics.mean), statistics.scale, statistics.max_norm)
-    if cfg.ckpt_path is None:
-        module.initialize_from(training_pool(data))
-    last = out_dir / "checkpoints" / "last.ckpt"
-    lost_rank = LostRank(last)
-    callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
-    trainer: L.Trainer = instantiate(
-        cfg.trainer,
-        logger=tracking.lightning_logger() or False,
-        callbacks=[*callbacks, lost_rank],
-        default_root_dir=str(out_dir),
-    )
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
-    except Exception as error:
-        if lost_rank.noticed:  # and said
-            raise SystemExit(1) from error
-        raise
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    trainer.save_checkpoint(last)  # where training ended
-    manifest = data.manifest
-    sae = module.export(**provenance_of(manifest, source))
-    if sae.cfg.activation == "batch_topk":
-        threshold = calibrate_threshold_(
-            sae, [training_pool(data, CALIBRATION_TOKENS).to(sae.W_enc.device)]
-        )
-        broadcast_from_first(threshold)
-    part_ways()
-    if trainer.is_global_zero:
-        folder = sae.save_pretrained(out_dir / "sae")
-        tracking.log_artifact(folder, "sae")
-        tracking.log_artifact(out_dir / "checkpoints", "checkpoints")
-        tracking.set_tags({"saev.sha256.manifest": manifest.sha256, **sae_tags(folder)})
-    return sae
-
-
-def provenance_of(manifest: Manifest, source: ImageSource | None) -> dict[str, Any]:
-    """Fields of ``SAEConfig`` that say what a dictionary was fitted to."""
+def provenance_of(data: Data, source: ImageSource | None) -> dict[str, Any]:
+    """Fields of ``SAEConfig`` that say what a dictionary was fitted to; none for an array."""
+    if isinstance(data, InMemoryActivations):
+        return {}
+    manifest: Manifest = data.manifest
     return {
         "backbone": manifest.backbone,
         "layer": manifest.layer,
@@ -137,12 +260,7 @@ def provenance_of(manifest: Manifest, source: ImageSource | None) -> dict[str, A
     }
 
 
-def sae_tags(folder: Path) -> dict[str, str]:
-    """Tags that tie a run to the dictionary it made or used."""
-    return {"saev.sha256.sae": file_sha256(folder / "weights.safetensors")}
-
-
-def training_pool(data: ActivationDataModule, n_tokens: int = POOL_TOKENS) -> Float[Tensor, "n d"]:
+def training_pool(data: Data, n_tokens: int = POOL_TOKENS) -> Float[Tensor, "n d"]:
     """Tokens of the training stream, which come from many images."""
     data.setup("fit")
     batches, n = [], 0

@@ -26,7 +26,7 @@ from saev.heads.scores import shares_of
 from saev.heads.trained import TrainedHead, backbone_identity
 
 
-class Member(NamedTuple):
+class GridMember(NamedTuple):
     """One head of the grid, as the selection images judge it."""
 
     learning_rate: float
@@ -92,7 +92,7 @@ class HeadTraining(L.LightningModule):
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("std", torch.ones(n_features))
         self.confusions = nn.ModuleList(MulticlassConfusionMatrix(n_classes) for _ in self.grid)
-        self.members: list[Member] = []
+        self.members: list[GridMember] = []
         self._loss_sum, self._n_rows = torch.zeros(len(self.grid)), 0
 
     # --- training ----------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class HeadTraining(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         loss_g = (self._loss_sum / self._n_rows).tolist()
         self.members = [
-            Member(lr, decay, self._score(confusion.compute().cpu(), loss), loss)
+            GridMember(lr, decay, self._score(confusion.compute().cpu(), loss), loss)
             for (lr, decay), confusion, loss in zip(self.grid, self._judges, loss_g, strict=True)
         ]
         best = self.members[self.best]

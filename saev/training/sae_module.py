@@ -39,6 +39,7 @@ from saev.training.arguments import (
     check_together,
     count_latents,
     make_config,
+    make_objective,
     node,
 )
 from saev.training.aux_plan import AuxPlan, candidates, make_plan
@@ -131,7 +132,7 @@ class SAETraining(L.LightningModule):
         k: int | float | None = None,
         d_sae: int | None = None,
         expansion: float | int | None = None,
-        objective: Objective | None = None,
+        objective: Objective | Mapping[str, Any] | None = None,
         decoder: UnitAtoms | None = None,
         subtract_b_dec: bool = True,
         aux_coefficient: float | int = 0.0,
@@ -150,7 +151,7 @@ class SAETraining(L.LightningModule):
         self.jump = None if jump_relu is None else node(JumpReLUTraining, "jump_relu", jump_relu)
         n_latents = count_latents(d_model, d_sae, expansion)
         cfg = make_config(d_model, n_latents, activation, k, subtract_b_dec)
-        self.objective, self.decoder = objective or Objective(), decoder or UnitAtoms()
+        self.objective, self.decoder = make_objective(objective), decoder or UnitAtoms()
         check_together(cfg, self.objective, self.decoder, self.jump, self.init)
         self.k_aux = min(k_aux if k_aux is not None else default_k_aux(d_model), n_latents)
         # Plain values only: a checkpoint is opened with weights_only=True.

@@ -2,16 +2,24 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.cli.console import override, print_next
-from saev.recording.record_activations import activations_for, identity
-from saev.tracking import Tracking
-from saev.training.fit import check_resumable, check_schedules, fit_dictionary
+from saev.errors import UserError
+from saev.files import file_sha256
+from saev.recording.record_activations import identity, record_activations, settings_of
+from saev.sae import SparseAutoencoder
+from saev.tracking import Tracking, is_main_process
+from saev.training.distributed import part_ways
+from saev.training.fit import check_resumable, exported, fit_baseline_to, start_at_data
+from saev.training.lost_rank import LostRank
 from saev.training.sae_module import SAETraining
 
 
@@ -27,18 +35,25 @@ def train_sae(
     """
     module = instantiate(cfg.model, d_model=backbone.width)
     if not isinstance(module, SAETraining):
-        from saev.training.baseline import fit_baseline_dictionary
-
-        return fit_baseline_dictionary(cfg, module, out_dir, tracking, backbone, source)
-    check_resumable(module, cfg.ckpt_path)
-    check_schedules(module, cfg)
-    activations_dir = cfg.data.dir or activations_for(cfg, backbone, source)
-    data = instantiate(cfg.data, dir=str(activations_dir))
-    belongs_to = {"backbone": identity(backbone), "layer": backbone.layer}
-    data.check_backbone(replace(module.sae.cfg, **belongs_to))
-    sae = fit_dictionary(cfg, module, data, source, out_dir, tracking)
+        if cfg.ckpt_path is not None:
+            raise UserError(
+                f"ckpt_path={cfg.ckpt_path} has no effect: {module.kind} is fitted in one go"
+            )
+        data = _data(cfg, backbone, source, module.shape)
+        if not is_main_process():
+            return {}
+        sae = fit_baseline_to(module, data, source)
+    else:
+        check_resumable(module, cfg.ckpt_path)
+        check_schedules(module, cfg)
+        data = _data(cfg, backbone, source, module.sae.cfg)
+        sae = _train(cfg, module, data, source, out_dir, tracking)
     from saev.evaluation.report import evaluate_and_report  # not before training is over
 
+    if is_main_process():
+        _keep(sae, data, out_dir / "sae", tracking)
+    trained = isinstance(module, SAETraining)
+    steps = cfg.trainer.max_steps if trained else None
     metrics = evaluate_and_report(
         sae,
         backbone,
@@ -47,13 +62,82 @@ def train_sae(
         cfg.trainer.accelerator,
         out_dir,
         tracking,
-        step=cfg.trainer.max_steps,
+        step=steps,
     )
-    print_next(
-        [
-            f"python -m saev.evaluate {override('sae', out_dir / 'sae')}",
-            "python -m saev.train -m model.k=16,32,64",
-            "make ui",
-        ]
-    )
+    commands = [f"python -m saev.evaluate {override('sae', out_dir / 'sae')}", "make ui"]
+    if trained:
+        commands.insert(1, "python -m saev.train -m model.k=16,32,64")
+    print_next(commands)
     return metrics
+
+
+def check_schedules(module: SAETraining, cfg: DictConfig) -> None:
+    """Builds the callbacks once; raises UserError where one, or a schedule, does not go with the
+    length of the run."""
+    steps = cfg.trainer.max_steps
+    n_tokens = steps * cfg.data.batch_size if steps and steps > 0 else float("inf")
+    try:
+        module.check_length(steps if steps is not None else -1)
+        for callback in _callbacks(cfg):
+            if check := getattr(callback, "check", None):
+                check(module, n_tokens)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _callbacks(cfg: DictConfig) -> list[L.Callback]:
+    return [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
+
+
+def _data(
+    cfg: DictConfig, backbone: Backbone, source: ImageSource, shape: Any
+) -> ActivationDataModule:
+    """The activations of ``data.dir``, or those that belong to backbone, layer, tokens and images."""
+    folder = cfg.data.dir
+    if not folder:
+        device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
+        folder = record_activations(backbone, source, **settings_of(cfg), device=device).path
+    data = instantiate(cfg.data, dir=str(folder))
+    belongs_to = {"backbone": identity(backbone), "layer": backbone.layer}
+    data.check_backbone(replace(shape, **belongs_to))
+    return data
+
+
+def _train(
+    cfg: DictConfig, module: SAETraining, data: ActivationDataModule, source: ImageSource,
+    out_dir: Path, tracking: Tracking,
+) -> SparseAutoencoder:  # fmt: skip
+    """Fits ``module`` as ``cfg.trainer`` and ``cfg.callbacks`` say; checkpoints are for resuming."""
+    start_at_data(module, data, cfg.seed, resumes=cfg.ckpt_path is not None)
+    last = out_dir / "checkpoints" / "last.ckpt"
+    lost_rank = LostRank(last)
+    trainer: L.Trainer = instantiate(
+        cfg.trainer,
+        logger=tracking.lightning_logger() or False,
+        callbacks=[*_callbacks(cfg), lost_rank],
+        default_root_dir=str(out_dir),
+    )
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    except Exception as error:
+        if lost_rank.noticed:  # and said
+            raise SystemExit(1) from error
+        raise
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    trainer.save_checkpoint(last)  # where training ended
+    sae = exported(module, data, source)
+    part_ways()
+    if trainer.is_global_zero:
+        tracking.log_artifact(out_dir / "checkpoints", "checkpoints")
+    return sae
+
+
+def _keep(
+    sae: SparseAutoencoder, data: ActivationDataModule, folder: Path, tracking: Tracking
+) -> None:
+    """Exports the folder that others load, and ties the run to it."""
+    sae.save_pretrained(folder)
+    tracking.log_artifact(folder, "sae")
+    digests = {"manifest": data.manifest.sha256, "sae": file_sha256(folder / "weights.safetensors")}
+    tracking.set_tags({f"saev.sha256.{name}": value for name, value in digests.items()})

@@ -5,12 +5,12 @@ import pytest
 from scipy import sparse
 
 from saev.atlas.names.naming import (
-    Proposal,
+    NameProposal,
     choose_names,
     proposals_of,
     soft_wpmi,
     standardized,
-    verify,
+    verify_names,
     vote,
     weighted_similarity,
 )
@@ -68,19 +68,19 @@ def test_standardized_takes_out_what_every_direction_does() -> None:
 
 def test_true_names_have_evidence_and_random_latents_uniform_p() -> None:
     presence, top = world()
-    evidence = verify(presence, top[:4], np.arange(4), n_draws=499)
+    evidence = verify_names(presence, top[:4], np.arange(4), n_draws=499)
     assert (evidence.confidence > 0.8).all()
     assert (evidence.p < 0.01).all()
     rng = np.random.default_rng(3)
     random = [rng.permutation(200)[:8].tolist() for _ in range(300)]
-    p = verify(presence, random, rng.integers(0, 4, 300), n_draws=499).p
+    p = verify_names(presence, random, rng.integers(0, 4, 300), n_draws=499).p
     assert (p <= 0.05).mean() < 0.09
     assert 0.4 < p.mean() < 0.7  # above a half: ties count for the null
 
 
 def test_no_evidence_without_enough_images() -> None:
     presence, top = world()
-    evidence = verify(presence, [top[0][:2], top[0]], np.array([0, -1]))
+    evidence = verify_names(presence, [top[0][:2], top[0]], np.array([0, -1]))
     assert np.isnan(evidence.p).all()
 
 
@@ -95,8 +95,8 @@ def test_random_latent_stays_unnamed() -> None:
 
 
 def test_most_confident_first_choice_wins() -> None:
-    def proposal(proposer: str, name: str, rank: int, confidence: float, q: float) -> Proposal:
-        return Proposal(0, proposer, rank, name, 1.0, confidence, q)
+    def proposal(proposer: str, name: str, rank: int, confidence: float, q: float) -> NameProposal:
+        return NameProposal(0, proposer, rank, name, 1.0, confidence, q)
 
     proposals = [
         proposal("vote", "cat", 0, 0.6, 0.01),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saev.atlas.atlas import TABLES, Atlas
-from saev.atlas.query import ask
+from saev.atlas.query import ask, with_examples
 from saev.codes.store import CodeStore
 from saev.errors import UserError
 from tests.fakes.codes import build
@@ -122,7 +122,8 @@ def test_neighbours_of_both_kinds(atlas: Atlas) -> None:
 
 
 def test_answers_carry_names_and_strongest_images(atlas: Atlas) -> None:
-    found = atlas.ask("concept: cat").set_index("latent")
+    answer = ask(atlas, "concept: cat")
+    found = with_examples(atlas, answer.table).set_index("latent")
     assert found.loc[2, "name"] == "tabby"
     assert found.loc[2, "strongest images"] == "cat/0, cat/1"
 

@@ -131,3 +131,20 @@ def test_micro_needs_no_download() -> None:
     assert output.logits is not None and output.logits.shape == (1, len(backbone.class_names))
     with pytest.raises(UserError, match="neither a file nor a folder"):  # only micro has them
         load_backbone("timm", "vit_tiny_patch16_224", "embedded")
+
+
+def test_a_file_of_conf_by_its_name() -> None:
+    backbone = load_backbone("micro")
+    assert backbone.spec == load_backbone("timm", "micro", "embedded", -2).spec
+    assert load_backbone("micro", layer=1, resize="squash").spec["resize"] == "squash"
+    assert load_backbone("micro", layer=1).layer == 1
+    assert load_backbone("micro", weights="random", seed=3).spec["seed"] == 3
+
+
+def test_a_name_that_no_file_has() -> None:
+    with pytest.raises(UserError, match=r"did you mean 'micro'\? .*clip_b16, .*micro"):
+        load_backbone("mikro")
+    with pytest.raises(UserError, match="transform goes with a model object"):
+        load_backbone("micro", transform=object())
+    with pytest.raises(UserError, match="was a model object in Python"):
+        load_backbone(family="timm", name="mine", weights="object")

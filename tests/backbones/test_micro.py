@@ -22,8 +22,8 @@ from benchmarks.micro_vit.train import (
     warmup_cosine,
 )
 from datamodules.scenes import PATCH_ATTRIBUTES, attribute_table, draw_scene, patch_labels
-from saev.backbones.micro import model as micro
-from saev.backbones.micro.model import (
+from saev.backbones.micro import micro_vit as micro
+from saev.backbones.micro.micro_vit import (
     CARD,
     CONFIG,
     HEADS,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from saev.backbones import load_backbone
-from saev.backbones.transform import ImageTransform
+from saev.backbones.transform import ImageTransform, to_picture
 from saev.errors import UserError
 
 HALVES = (0.5, 0.5, 0.5)
@@ -99,3 +99,13 @@ def test_refuses_options_that_cannot_be(override, words) -> None:
 def test_refuses_a_mask_that_is_not_one() -> None:
     with pytest.raises(ValueError, match="uint8"):
         ImageTransform((16, 16), HALVES, HALVES, "bicubic").mask(np.zeros((4, 4)))
+
+
+def test_the_picture_of_an_input_is_what_went_in() -> None:
+    mean, std = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    transform = ImageTransform((6, 8), mean, std, "bilinear", "squash")
+    found = to_picture(transform(Image.fromarray(pixels)), mean, std)
+    assert found.dtype == np.uint8 and np.array_equal(found, pixels)
+    outside = torch.tensor([[-9.0, 9.0]]).expand(3, 1, 2)  # edited inputs may leave the range
+    assert to_picture(outside, mean, std)[0].tolist() == [[0, 0, 0], [255, 255, 255]]

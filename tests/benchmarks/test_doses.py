@@ -11,7 +11,7 @@ from benchmarks.doses import SETTINGS, pilot, pilot_of
 from datamodules.images import FolderImages
 from saev.backbones import load_backbone
 from saev.heads import Reading, TrainedHead, backbone_identity
-from saev.intervention.hypothesis import HypothesisFile
+from saev.intervention.hypothesis import Hypothesis
 from tests.fakes.dictionary import make_sae
 
 CLASSES = ["a", "b", "c"]
@@ -49,7 +49,7 @@ def test_no_test_image_is_read(root: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("benchmarks.doses.N_WORKERS", 0)  # so that this process does the loading
     images = {"discovery": "train", "test": "test"}
     content = {"selector": {"by": "average_precision", "n": 2}, "images": images}
-    file = pilot_of(HypothesisFile.from_dict(content, "test.yaml"))
+    file = pilot_of(Hypothesis.from_dict(content, "test.yaml"))
     sae = make_sae(tmp_path / "sae", seed=0)
     row = pilot(file, str(sae), str(tmp_path / "head"), str(root), "embedded")
     assert loaded == {"train"}

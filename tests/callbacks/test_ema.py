@@ -87,4 +87,4 @@ def test_a_wrong_decay_is_refused(decay: float) -> None:
 
 def test_it_needs_a_dictionary() -> None:
     with pytest.raises(TypeError, match="works on SAETraining"):
-        EMAWeights().on_train_end(L.Trainer(logger=False), L.LightningModule())
+        EMAWeights(0.9).on_train_end(L.Trainer(logger=False), L.LightningModule())

@@ -31,7 +31,7 @@ def sick_module(data: Tensor, **kwargs: Any) -> SAETraining:
 def test_sunk_latents_come_back(kwargs: dict) -> None:
     data = activations(64 * 400)
     module = sick_module(data, **kwargs)
-    resample = ResampleDeadLatents(2560, dead_after_tokens=640, pool_tokens=1000)
+    resample = ResampleDeadLatents(2560, dead_after_tokens=640, n_times=4, pool_tokens=1000)
     logger = Recorder()
     fit(module, data, callbacks=[resample], logger=logger)
     alive = (module.sae.encode(data[-4000:]) > 0).any(0)
@@ -114,6 +114,8 @@ def test_a_resumed_run_equals_the_undisturbed_one(tmp_path: Path, stop_at: int) 
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict, part: str) -> None:
-    make = functools.partial(ResampleDeadLatents, every_n_tokens=10, dead_after_tokens=10)
+    make = functools.partial(
+        ResampleDeadLatents, every_n_tokens=10, dead_after_tokens=10, n_times=1
+    )
     with pytest.raises(ValueError, match=part):
         make(**arguments)

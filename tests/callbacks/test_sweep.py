@@ -90,7 +90,7 @@ def test_other_ranks_and_logger_none_do_nothing(
 ) -> None:
     monkeypatch.delenv(PARENT_ENV, raising=False)
     monkeypatch.chdir(tmp_path)
-    callback = SweepParent()
+    callback = SweepParent("maximize")
     config = OmegaConf.create({"logger": {"_target_": "saev.tracking.NoTracking"}})
     callback.on_multirun_start(config)
     callback.on_multirun_end(config)

@@ -142,7 +142,7 @@ def test_activations_of_another_layer(run: Run, recorded: Path) -> None:
 
 
 def test_nan_in_activations(run: Run, tmp_path: Path) -> None:
-    from saev.backbones.micro.model import MICRO_DIR
+    from saev.backbones.micro.micro_vit import MICRO_DIR
 
     weights = load_file(MICRO_DIR / "weights.safetensors")
     weights["blocks.2.mlp.fc2.bias"][0] = float("nan")
@@ -152,7 +152,7 @@ def test_nan_in_activations(run: Run, tmp_path: Path) -> None:
 
 
 def test_values_that_float16_cannot_hold(run: Run, tmp_path: Path) -> None:
-    from saev.backbones.micro.model import MICRO_DIR
+    from saev.backbones.micro.micro_vit import MICRO_DIR
 
     weights = load_file(MICRO_DIR / "weights.safetensors")
     weights["blocks.4.mlp.fc2.bias"] = torch.full_like(weights["blocks.4.mlp.fc2.bias"], 60000.0)

@@ -1,15 +1,17 @@
 """Every file in conf/experiment is a run that works, here for two steps on drawn scenes."""
 
-import re
 from pathlib import Path
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
+from saev.cli.experiments import refuse_foreign_experiments, verb_of
 from saev.comparison.members import CompareSettings
+from saev.errors import UserError
 from tests.fakes.commands import Run
 
+VERBS = ("train", "record", "evaluate", "describe", "compare", "intervene")
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = {
     path.stem: yaml.safe_load(path.read_text())
@@ -20,8 +22,7 @@ EXPERIMENTS = {
 def trains_an_sae(name: str) -> bool:
     """Whether it is a run of ``saev.train`` that leaves a dictionary."""
     text = (CONF / "experiment" / f"{name}.yaml").read_text()
-    command = re.search(r"# Command:\s+python -m saev\.(\w+)", text)
-    return command is not None and command[1] == "train" and "/task" not in text
+    return verb_of(name) == "train" and "/task" not in text
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -30,6 +31,44 @@ def test_header_says_what_one_needs(name: str) -> None:
     for heading in ("# Command:", "# Purpose:", "# Hardware:", "# Expect:"):
         assert heading in text, f"{name}.yaml lacks {heading}"
     assert f"+experiment={name}" in text
+    assert verb_of(name) in VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_of_another_verb_is_refused(name: str, verb: str) -> None:
+    owner = verb_of(name)
+    line = ["seed=1", f"+experiment={name}", "images=folder"]
+    if verb == owner or (verb, owner) == ("record", "train"):
+        refuse_foreign_experiments(verb, line)
+        return
+    with pytest.raises(UserError) as refused:
+        refuse_foreign_experiments(verb, line)
+    assert str(refused.value).endswith(f"python -m saev.{owner} +experiment={name}")
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["+experiment=smoke,describe_scenes", "+experiment=glob(*_scenes)", "experiment=describe_scenes",
+     "+experiment='describe_scenes'", "+experiment=[smoke,describe_scenes]"],
+)  # fmt: skip
+def test_sweeps_patterns_and_lists_are_looked_through(argument: str) -> None:
+    with pytest.raises(UserError, match="experiment=describe_scenes belongs to another command"):
+        refuse_foreign_experiments("train", ["-m", argument])
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["+experiment=mine", "+experiment=[", "+experiment=glob(vit*)", "name=describe_scenes"],
+)
+def test_what_no_other_verb_owns_is_left_to_hydra(argument: str) -> None:
+    refuse_foreign_experiments("train", [argument])
+
+
+def test_a_foreign_experiment_is_refused_before_anything_runs(run: Run, tmp_path: Path) -> None:
+    status = run("train", "+experiment=describe_scenes")
+    assert isinstance(status, str) and "python -m saev.describe" in status
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith("compare_")])

@@ -19,7 +19,7 @@ def test_jobs_of_joblib_have_workers(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    dictionaries = sorted(tmp_path.rglob("sae/config.json"))
+    dictionaries = sorted((tmp_path / "sweeps").rglob("sae/config.json"))
     assert len(dictionaries) == 2
     one, two = (SparseAutoencoder.from_pretrained(path.parent) for path in dictionaries)
     assert not one.W_dec.equal(two.W_dec)

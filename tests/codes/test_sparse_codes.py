@@ -96,7 +96,7 @@ def test_interrupted_store_goes_on_where_it_stopped(tmp_path: Path) -> None:
     whole = fill(tmp_path / "whole", z)
     store = fill(tmp_path / "again", z)
     store.path(1).unlink()
-    (store.path(2).with_suffix(".partial")).write_bytes(b"half a file")
+    (store.folder / f".{store.path(2).name}.1.tmp").write_bytes(b"half a file")
     resumed = CodeStore.create(
         tmp_path / "again", IDS, n_latents=N_LATENTS, n_tokens=N_TOKENS, identity={"x": 1},
         images_per_part=4,

@@ -14,15 +14,16 @@ from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.comparison.drives import drive_metrics, drive_table, read_late
 from saev.comparison.lacking import (
-    Reading,
-    concept_metrics,
-    concept_table,
+    ConceptReading,
     power_table,
+    presence_metrics,
+    presence_table,
     read_source,
 )
 from saev.comparison.matches import match_metrics, match_table
 from saev.comparison.members import CompareSettings, Member, check_same_patches
 from saev.concepts.best_latents import Concepts
+from saev.defaults import defaults
 from saev.errors import UserError
 from saev.sae import SAEConfig, SparseAutoencoder
 from tests.fakes.codes import build
@@ -30,7 +31,13 @@ from tests.fakes.codes import build
 N, P, S = 300, 4, 16
 SPLITS = ["discovery"] * 120 + ["calibration"] * 40 + ["test"] * 140
 NAMES = ["shared", "lacking", "weak", "noise"]
-SETTINGS = CompareSettings(n_permutations=399, n_map_permutations=49, n_bootstrap=100, n_draws=60)
+
+
+def settings(**changes: object) -> CompareSettings:
+    return CompareSettings(**{**defaults("compare", "comparison"), "seed": 0, **changes})
+
+
+SETTINGS = settings(n_permutations=399, n_map_permutations=49, n_bootstrap=100, n_draws=60)
 
 
 def noise(seed: int) -> torch.Tensor:
@@ -53,7 +60,7 @@ def labels() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def readings(labels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list[Reading]:
+def readings(labels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list[ConceptReading]:
     """Both know "shared"; the first alone knows "lacking" well and "weak" badly."""
     rng = np.random.default_rng(1)
     first, second = noise(1), noise(2)
@@ -73,15 +80,15 @@ def readings(labels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> li
     ]
 
 
-def test_best_latents_are_the_planted_ones(readings: list[Reading]) -> None:
+def test_best_latents_are_the_planted_ones(readings: list[ConceptReading]) -> None:
     assert readings[0].best[:3].tolist() == [3, 5, 6]
     assert readings[1].best[0] == 9
     assert readings[0].has().tolist() == [True, True, True, False]
     assert readings[1].has().tolist() == [True, False, False, False]
 
 
-def test_absence_is_told_from_ignorance(readings: list[Reading]) -> None:
-    table = concept_table(["one", "two"], [[reading] for reading in readings], SETTINGS)
+def test_absence_is_told_from_ignorance(readings: list[ConceptReading]) -> None:
+    table = presence_table(["one", "two"], [[reading] for reading in readings], SETTINGS)
     found = table.set_index("concept")
     assert found.loc["shared", "verdict"] == "both"
     assert found.loc["lacking", "verdict"] == "only_a"
@@ -92,12 +99,12 @@ def test_absence_is_told_from_ignorance(readings: list[Reading]) -> None:
     assert found.loc["lacking", "difference_low"] > 0.2
     assert (found["auroc_a_low"] <= found["auroc_a"]).all()
     assert (found["auroc_a"] <= found["auroc_a_high"]).all()
-    turned = concept_table(["two", "one"], [[reading] for reading in readings[::-1]], SETTINGS)
+    turned = presence_table(["two", "one"], [[reading] for reading in readings[::-1]], SETTINGS)
     assert turned.set_index("concept").loc["lacking", "verdict"] == "only_b"
-    assert concept_metrics(table)["compare/one-two/concepts_only_a"] == 1
+    assert presence_metrics(table)["compare/one-two/concepts_only_a"] == 1
 
 
-def test_power_curve_rises_with_positive_images(readings: list[Reading]) -> None:
+def test_power_curve_rises_with_positive_images(readings: list[ConceptReading]) -> None:
     power = power_table(["one", "two"], [[reading] for reading in readings])
     of_one = power[power["sae"] == "one"]
     assert of_one["found"].iloc[-1] > of_one["found"].iloc[0], "the weak one needs many"
@@ -159,12 +166,12 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Member, Member
 
 def test_drives_are_found_where_they_were_planted(two_layers) -> None:
     early, late, images, order = two_layers
-    settings = CompareSettings(n_draws=5, n_drives=6, drive_images=2, drive_strength=4.0)
-    matches = match_table([late, early], settings)
+    few = settings(n_draws=5, n_drives=6, drive_images=2, drive_strength=4.0)
+    matches = match_table([late, early], few)
     forward = matches[matches["sae_a"] == "early"]
     assert [order[k] for k in forward["latent_b"]] == list(range(S))
     assert match_metrics(matches, 0.05)["compare/early-late/agree"] == 1
-    drives = drive_table([late, early], matches, images, settings)
+    drives = drive_table([late, early], matches, images, few)
     matched = drives[drives["matched"]]
     assert len(matched) == 6
     assert (matched["rank"] == 0).mean() >= 0.8
@@ -175,7 +182,7 @@ def test_drives_are_found_where_they_were_planted(two_layers) -> None:
     found = drive_metrics(drives)
     assert found["compare/early-late/drive_match_first"] == (matched["rank"] == 0).mean()
     wrong = matches.assign(latent_b=np.roll(matches["latent_b"], 1))
-    mispaired = drive_table([early, late], wrong, images, settings)
+    mispaired = drive_table([early, late], wrong, images, few)
     assert (mispaired[mispaired["matched"]]["rank"] == 0).mean() < 0.4
 
 
@@ -216,4 +223,4 @@ def test_patches_need_the_same_grid(two_layers) -> None:
 
 def test_unknown_rows_are_refused() -> None:
     with pytest.raises(UserError, match="rows='word'; choose image or patch"):
-        CompareSettings(rows="word")
+        settings(rows="word")

@@ -27,11 +27,11 @@ def test_shuffled_latents_are_matched_back_and_noise_is_not() -> None:
     other = np.hstack([2 * dense[:, order], noise])  # the last four latents have no partner
     found, back = match(sparse_codes(dense), sparse_codes(other), n_draws=80)
     assert order[found.partner[:8]].tolist() == list(range(8))
-    assert found.likeness[:8] == pytest.approx(1, abs=5e-6)  # float32
+    assert found.similarity[:8] == pytest.approx(1, abs=5e-6)  # float32
     assert found.mutual[:8].all()
     assert (found.q[:8] <= 0.05).all()
     assert (found.q[8:] > 0.05).all()
-    assert (found.likeness[8:] < found.null[8:] * 1.4).all()
+    assert (found.similarity[8:] < found.null[8:] * 1.4).all()
     assert back.partner[:8].tolist() == order.tolist()
     assert (back.q[8:] > 0.05).all(), "noise has no partner from the other side either"
 
@@ -40,9 +40,9 @@ def test_correlation_is_pearsons() -> None:
     one, two = random_codes(50, 3, 0), random_codes(50, 5, 1)
     found, back = match(sparse_codes(one), sparse_codes(two), n_draws=2)
     exact = np.corrcoef(one.T, two.T)[:3, 3:]
-    np.testing.assert_allclose(found.likeness, exact.max(1), atol=5e-6)
+    np.testing.assert_allclose(found.similarity, exact.max(1), atol=5e-6)
     np.testing.assert_array_equal(found.partner, exact.argmax(1))
-    np.testing.assert_allclose(back.likeness, exact.max(0), atol=5e-6)
+    np.testing.assert_allclose(back.similarity, exact.max(0), atol=5e-6)
     np.testing.assert_array_equal(back.partner, exact.argmax(0))
 
 
@@ -72,7 +72,7 @@ def test_dead_latents_have_no_partner_and_are_none() -> None:
     one[:, 1], two[:, 2] = 0, 0
     found, back = match(sparse_codes(one), sparse_codes(two), n_draws=2)
     assert back.partner[2] == -1 and 1 not in back.partner
-    assert found.partner[1] == -1 and np.isnan(found.likeness[1])
+    assert found.partner[1] == -1 and np.isnan(found.similarity[1])
     assert 2 not in found.partner
 
 
@@ -92,7 +92,7 @@ def test_exemplars_find_their_partners_and_unrelated_ones_do_not() -> None:
     second = [[*first[4][:7], 299], *([sorted(rng.choice(300, 8, replace=False).tolist())] * 2), []]
     found, back = match_exemplars([*first, []], second, 300, n_draws=400)
     assert found.partner[4] == 0 and found.mutual[4]
-    assert found.likeness[4] == pytest.approx(jaccard(first[4], second[0]))
+    assert found.similarity[4] == pytest.approx(jaccard(first[4], second[0]))
     assert found.q[4] <= 0.05
     assert (np.delete(found.q, [4, 10]) > 0.05).all()
     assert found.partner[10] == -1 and back.partner[3] == -1, "empty sets match nothing"

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from saev.comparison.presence import (
-    Evidence,
+    ConceptEvidence,
     bootstrap_auroc,
     planted_power,
     presence,
@@ -72,9 +72,9 @@ def test_power_counts_the_choice_and_the_test() -> None:
     assert np.isnan(planted_power(discovery[3:], test[3:], 0.5, 0.8))
 
 
-def evidence(q: float, auroc: float, power: float = float("nan")) -> Evidence:
+def evidence(q: float, auroc: float, power: float = float("nan")) -> ConceptEvidence:
     spread = np.linspace(-0.02, 0.02, 100)
-    return Evidence(q, auroc + spread, power)
+    return ConceptEvidence(q, auroc + spread, power)
 
 
 def test_absence_is_claimed_only_with_power() -> None:
@@ -86,7 +86,7 @@ def test_absence_is_claimed_only_with_power() -> None:
     assert presence(there, here).verdict == "only_b"
     assert presence(here, evidence(0.5, 0.55, power=0.7)).verdict == "undecided"
     assert presence(here, evidence(0.5, 0.55, power=0.7), min_power=0.6).verdict == "only_a"
-    close = presence(here, Evidence(0.5, here.test[::-1].copy(), 0.95))
+    close = presence(here, ConceptEvidence(0.5, here.test[::-1].copy(), 0.95))
     assert close.verdict == "undecided", "as good a latent that happens to miss the level"
     assert close.difference[0] < 0 < close.difference[1]
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from datamodules.images import FolderImages, ImageItem, ScenesImages, SegmentationImages
 from saev.backbones import load_backbone
-from saev.concepts.annotations import assign_splits, concepts_of, patch_shares, read_table
+from saev.concepts.annotations import assign_splits, class_shares, concepts_of, read_table
 from saev.errors import UserError
 
 
@@ -38,7 +38,7 @@ def test_patches_take_the_share_that_a_class_covers(backbone) -> None:
     mask = np.zeros((96, 96), np.uint8)
     mask[:, :4] = 1  # half of the first column of 8-pixel patches
     mask[88:, 88:] = 255
-    shares = patch_shares(mask, 2, backbone).reshape(12, 12, 2)
+    shares = class_shares(mask, 2, backbone).reshape(12, 12, 2)
     np.testing.assert_allclose(shares[:, 0], 0.5)
     np.testing.assert_allclose(shares[0, 5], [1, 0])
     assert shares[11, 11].sum() == 0

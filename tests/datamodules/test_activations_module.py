@@ -20,7 +20,10 @@ from saev.errors import UserError
 from saev.sae.config import SAEConfig
 from tests.fakes.activations import tagged, tags, write_folder
 
-SETTINGS = {"batch_size": 8, "reservoir_tokens": 24, "num_workers": 0, "max_norm": None}
+SETTINGS = {
+    "batch_size": 8, "reservoir_tokens": 24, "num_workers": 0, "max_norm": None, "seed": 0,
+    "drop_last": True, "verify_checksums": True,
+}  # fmt: skip
 
 
 def data_of(folder, **kw) -> ActivationDataModule:

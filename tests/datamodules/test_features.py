@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from datamodules.activations.format import Manifest
@@ -15,7 +13,7 @@ from datamodules.features import FeatureDataModule, item_of
 from datamodules.images import FolderImages, ScenesImages, SegmentationImages
 from saev.backbones import Backbone, load_backbone
 from saev.errors import UserError
-from saev.heads.targets import class_names_of, labels_of, patch_labels
+from saev.heads.targets import class_names_of, labels_of
 from saev.recording.final_features import record_features
 
 IGNORE = 255
@@ -75,10 +73,13 @@ def test_is_used_again_until_something_changes(backbone, source, tmp_path: Path)
     assert len({folder, *others}) == 4
 
 
+SETTINGS = {"batch_size": 2048, "selection_fraction": 0.2, "seed": 0, "verify_checksums": True}
+
+
 def module_of(folder: Path, backbone, source, kind: str, **settings) -> FeatureDataModule:
     n_classes = len(class_names_of(source, kind))
     labels = labels_of(source, backbone, kind)
-    data = FeatureDataModule(str(folder), labels, n_classes, **settings)
+    data = FeatureDataModule(str(folder), labels, n_classes, **{**SETTINGS, **settings})
     data.prepare_data()
     data.setup("fit")
     return data
@@ -124,24 +125,6 @@ def test_each_row_comes_with_its_own_label_once_per_round(backbone, source, tmp_
         assert batch_labels[nearest] == label
 
 
-@given(st.integers(0, 2**31), st.sampled_from([(2, 2), (3, 2), (1, 4)]))
-def test_patch_labels_by_counting(seed: int, grid: tuple[int, int]) -> None:
-    generator = np.random.default_rng(seed)
-    mask = generator.choice([0, 1, 2, IGNORE], size=(7, 9))
-    labels = patch_labels(torch.from_numpy(mask.astype(np.int64)), grid, 3)
-    for row in range(grid[0]):
-        for column in range(grid[1]):
-            pixels = [
-                int(mask[y, x])
-                for y in range(7)
-                for x in range(9)
-                if (y * grid[0] // 7, x * grid[1] // 9) == (row, column)
-            ]
-            counts = [pixels.count(k) for k in range(3)]
-            void = pixels.count(IGNORE) * 2 > len(pixels)
-            assert int(labels[row, column]) == (IGNORE if void else counts.index(max(counts)))
-
-
 def pictures(root: Path, masks: bool) -> Path:
     for split in ("train", "test"):
         for number in range(3):
@@ -185,7 +168,7 @@ def test_refuses_too_few_images_and_damage(backbone, tmp_path: Path) -> None:
     folder = recorded(backbone, source, "class", tmp_path)
     first = source.split("train")[0]
     data = FeatureDataModule(
-        str(folder), lambda item: torch.tensor([0 if item == first else -1]), 8
+        str(folder), lambda item: torch.tensor([0 if item == first else -1]), 8, **SETTINGS
     )
     with pytest.raises(UserError, match="1 training images with a label"):
         data.setup("fit")
@@ -196,4 +179,4 @@ def test_refuses_too_few_images_and_damage(backbone, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is damaged"):
         module_of(folder, backbone, source, "classification")
     with pytest.raises(ValueError, match="selection_fraction"):
-        FeatureDataModule(str(folder), labels_of(source, backbone, "classification"), 8, 64, 1.5)
+        module_of(folder, backbone, source, "classification", selection_fraction=1.5)

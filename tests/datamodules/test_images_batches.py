@@ -33,7 +33,7 @@ def roots(tmp_path: Path) -> Path:
 
 
 def source_of(roots: Path, on_error: str) -> FolderImages:
-    return FolderImages(str(roots), val_fraction=0, on_error=on_error)
+    return FolderImages(str(roots), val_fraction=0.0, on_error=on_error)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

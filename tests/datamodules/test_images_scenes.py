@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from hydra.utils import instantiate
 
 from datamodules.images import ScenesImages
+from datamodules.images.from_spec import source_from_spec
 from datamodules.scenes import SHAPES, draw_scene
 
 
@@ -32,7 +32,7 @@ def test_held_out_share():
 
 def test_spec_and_fingerprint():
     source = ScenesImages(n_images=6, size=64, seed=2)
-    again = instantiate(json.loads(json.dumps(source.spec())))
+    again = source_from_spec(json.loads(json.dumps(source.spec())), "it")
     assert again.items == source.items
     assert again.fingerprint() == source.fingerprint()
     others = [

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra.utils import instantiate
 from PIL import Image
 
 from datamodules.images import SegmentationImages
+from datamodules.images.from_spec import source_from_spec
 from saev.errors import UserError
 
 NAMES = ["road", "sky", "tree"]
@@ -60,7 +60,7 @@ def test_roots_without_splits_and_meta_json(tmp_path):
 
 def test_spec_and_fingerprint(streets):
     source = SegmentationImages(str(streets), void_value=3, n_images=2)
-    again = instantiate(json.loads(json.dumps(source.spec())))
+    again = source_from_spec(json.loads(json.dumps(source.spec())), "it")
     assert again.items == source.items
     assert again.fingerprint() == source.fingerprint()
     assert SegmentationImages(str(streets)).fingerprint() != source.fingerprint()

@@ -13,11 +13,11 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from hydra.utils import instantiate
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
+from datamodules.images.from_spec import source_from_spec
 from datamodules.images.torchvision_sets import SETS, TorchvisionImages
 from saev.errors import UserError
 
@@ -188,7 +188,7 @@ def test_download_list_load_and_rebuild(
         assert image.mode == "RGB" and image.size in ((8, 8), (32, 32))
     for file in www.iterdir():  # from here on nothing can be downloaded
         file.unlink()
-    again = instantiate(json.loads(json.dumps(source.spec())))
+    again = source_from_spec(json.loads(json.dumps(source.spec())), "it")
     assert again.items == source.items
     assert again.fingerprint() == source.fingerprint()
 

@@ -13,10 +13,10 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hydra.utils import instantiate
 from PIL import Image
 
 from datamodules.images import BrokenImage, WebDatasetImages
+from datamodules.images.from_spec import source_from_spec
 from saev.errors import UserError
 
 
@@ -254,7 +254,7 @@ def test_s3_without_its_package(tmp_path, monkeypatch):
 def test_spec_and_fingerprint(tars, tmp_path):
     source = WebDatasetImages(f"{tars}/*.tar", n_images=5, cache_dir=str(tmp_path))
     assert len(source.items) == 5
-    again = instantiate(json.loads(json.dumps(source.spec())))
+    again = source_from_spec(json.loads(json.dumps(source.spec())), "it")
     assert again.items == source.items
     assert again.fingerprint() == source.fingerprint()
     assert WebDatasetImages(f"{tars}/*.tar").fingerprint() != source.fingerprint()

@@ -1,5 +1,7 @@
 """Progress bars and their switch."""
 
+from pathlib import Path
+
 import pytest
 
 from datamodules.progress import progress_bar, progress_bars
@@ -20,3 +22,14 @@ def test_bars_are_shown_unless_hidden(capsys: pytest.CaptureFixture[str]) -> Non
     with progress_bars(True):
         assert shown(capsys)
     assert shown(capsys)
+
+
+def test_the_switch_is_over_every_bar() -> None:
+    root = Path(__file__).parents[2]
+    homes = [
+        path.relative_to(root).as_posix()
+        for package in ("saev", "callbacks", "datamodules")
+        for path in (root / package).rglob("*.py")
+        if "rich.progress" in path.read_text()
+    ]
+    assert homes == ["datamodules/progress.py"]

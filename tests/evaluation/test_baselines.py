@@ -7,6 +7,7 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from saev.concepts.best_latents import Concepts
+from saev.defaults import defaults
 from saev.evaluation.baselines.cells import Cell, cell, verdict, weights
 from saev.evaluation.baselines.concept_auroc import best_latent_auroc
 from saev.evaluation.baselines.methods import BaselineSettings
@@ -156,6 +157,10 @@ def test_the_verdict_needs_every_random_control_beaten_beyond_chance() -> None:
     assert np.isnan(unknown.interval).all()
 
 
+def settings(**changes: object) -> BaselineSettings:
+    return BaselineSettings(**{**defaults("evaluate", "baselines"), "seed": 0, **changes})
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -167,11 +172,11 @@ def test_the_verdict_needs_every_random_control_beaten_beyond_chance() -> None:
 )
 def test_settings_out_of_range_are_refused(changes: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        BaselineSettings(**changes)
+        settings(**changes)
 
 
 def test_what_is_asked_for() -> None:
-    assert not BaselineSettings().wanted
-    assert BaselineSettings(kinds="pca").chosen == ["pca"]
-    assert len(BaselineSettings(kinds="all").chosen) == 7
-    assert BaselineSettings(trained={"frozen": "x"}).wanted
+    assert not settings().wanted
+    assert settings(kinds="pca").chosen == ["pca"]
+    assert len(settings(kinds="all").chosen) == 7
+    assert settings(trained={"frozen": "x"}).wanted

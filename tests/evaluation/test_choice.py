@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from saev.defaults import defaults
 from saev.errors import UserError
-from saev.evaluation.choice.choice import choose, show
+from saev.evaluation.choice.choice import choose, show_choice
 from saev.evaluation.choice.front import pick_log_spaced
 from saev.evaluation.choice.outcome import ChoiceSettings, aliases
 from saev.evaluation.choice.runs import check_comparable, find_sweep, labels, select
@@ -57,12 +58,16 @@ def sweep(tmp_path: Path) -> Path:
     return folder
 
 
+def settings(**changes: object) -> ChoiceSettings:
+    return ChoiceSettings(**{**defaults("evaluate", "choice"), **changes})
+
+
 def test_files_of_a_choice(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = sweep / "7_model.k=3"
     (broken / ".hydra").mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(["seed=0", "model.k=3"]), broken / ".hydra/overrides.yaml")
     (broken / "config.yaml").write_text("seed: 0\n")
-    choice = choose(str(sweep), ChoiceSettings(n_picks=2), tmp_path, NoTracking())
+    choice = choose(str(sweep), settings(n_picks=2), tmp_path, NoTracking())
     assert [choice.members[pick.index].label for pick in choice.picks] == [
         "model.k=4",
         "model.k=32",
@@ -87,14 +92,14 @@ def test_files_of_a_choice(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "| `decoder.kind` | UnitAtoms |" in card and "`d_sae`" not in card
     found = json.loads((folder / "picks.json").read_text())
     assert [pick["registered"] for pick in found] == [None, None]
-    show(choice)
+    show_choice(choice)
     assert "5 members, 3 on the Pareto front" in capsys.readouterr().out
 
 
 def test_a_short_front_is_said_to_be_one(tmp_path: Path) -> None:
     for number, (k, variance) in enumerate([(30, 0.5), (32, 0.8)]):
         leave_member(tmp_path / "sweep", number, k, variance)
-    choose(str(tmp_path / "sweep"), ChoiceSettings(), tmp_path, NoTracking())
+    choose(str(tmp_path / "sweep"), settings(), tmp_path, NoTracking())
     page = (tmp_path / "choice" / "index.html").read_text()
     assert "a small range of L0, 30 to 32" in page
 
@@ -154,9 +159,9 @@ def test_labels_are_what_differs() -> None:
 
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"choice\.n_picks must be at least 1, got 0"):
-        ChoiceSettings(n_picks=0)
+        settings(n_picks=0)
     with pytest.raises(ValueError, match=r"choice\.model_name"):
-        ChoiceSettings(model_name="a/b")
+        settings(model_name="a/b")
 
 
 def test_aliases_are_different(sweep: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from datamodules.images import ScenesImages
 from saev.backbones import Backbone, load_backbone
 from saev.errors import UserError
-from saev.evaluation.figures import save_figures
+from saev.evaluation.figures import draw_figures, save_figures
 from saev.evaluation.held_out import evaluate_images
 from saev.recording.record_activations import identity
 from saev.sae import SAEConfig, SparseAutoencoder
@@ -87,7 +87,7 @@ def test_figures_are_written(backbone: Backbone, source: ScenesImages, tmp_path)
     sae = dictionary(backbone)
     evaluation = evaluate_images(sae, backbone, source, num_workers=0, fidelity=False)
     assert not any(key.startswith("fidelity") for key in evaluation.metrics)
-    paths = save_figures(evaluation, sae, backbone, source, tmp_path)
+    paths = save_figures(draw_figures(evaluation, sae, backbone, source), tmp_path)
     names = {"firing_frequency.png", "latents_random.png", "latents_strongest.png"}
     assert {path.name for path in paths} == names
     assert all(path.stat().st_size > 5_000 for path in paths)

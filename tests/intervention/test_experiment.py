@@ -23,13 +23,12 @@ from saev.backbones.base import BackboneOutput, Trunk
 from saev.backbones.transform import ImageTransform
 from saev.errors import UserError
 from saev.heads import Reading, TrainedHead, backbone_identity
-from saev.intervention.experiment import evidence_of, run_experiment
-from saev.intervention.hypothesis import ARMS, HypothesisFile
+from saev.intervention.experiment import run_setting
+from saev.intervention.hypothesis import ARMS, HYPOTHESES_DIR, Hypothesis, read_hypothesis
 from saev.intervention.judge.calibration import random_p_values
 from saev.intervention.judge.verdict import judge
 from saev.intervention.readout import make_readout
 from saev.intervention.report.files import SUMMARY_COLUMNS, write_files
-from saev.intervention.report.from_config import HYPOTHESES_DIR, read_hypothesis
 from saev.intervention.report.page import write_page
 from saev.intervention.setting import Setting
 from saev.sae import SparseAutoencoder
@@ -175,14 +174,14 @@ def setting(folder: Path, per: str = "patch", changes=None, **content) -> Settin
         "support": {"n_discovery_units": 10, "n_test_units": 10},
         **content,
     }
-    file = HypothesisFile.from_dict(given, "toy.yaml")
+    file = Hypothesis.from_dict(given, "toy.yaml")
     readout = make_readout(str(folder / features), model, source)
     sae = dictionary(means, **(changes or {}))
     return Setting(file, sae, model, readout, source, 16, 64, 0, torch.device("cpu"))
 
 
 def run(one: Setting):
-    return run_experiment(one, lambda content, sha256: None)
+    return run_setting(one)
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +204,10 @@ def test_every_planted_concept_is_supported(outcome):
         assert v.target_change > 0.9 and v.other_change < 0.1
 
 
+def test_a_result_introduces_itself_in_a_line(outcome):
+    assert repr(outcome) == "ExperimentResult(6 hypotheses: 6 supported; 35 test images)"
+
+
 def test_shuffled_labels_are_hardly_ever_supported(outcome):
     assert outcome.calibration.n_hypotheses == 48  # 200 of scenes in the slow test of the command
     assert outcome.calibration.share_supported <= 0.05
@@ -214,7 +217,7 @@ def test_shuffled_labels_are_hardly_ever_supported(outcome):
 def test_the_choice_is_tested_before_the_effect(outcome):
     """A latent that shuffled labels lead to by luck has the effect and not the fit."""
     assert all(v.p_selection == 1 / 120 for v in outcome.verdicts)
-    evidence = {p.concept: evidence_of(outcome, p) for p in outcome.proposals}
+    evidence = {p.concept: outcome.evidence(p) for p in outcome.proposals}
     lucky = {concept: replace(one, p_selection=0.4) for concept, one in evidence.items()}
     for row in judge(lucky, {name: [0] for name in lucky}, 0.05, 0.25):
         assert row.p == 1 / 120 and row.verdict == "not_supported"
@@ -278,7 +281,7 @@ def test_registered_before_any_test_image_is_read(folder):
         seen.append((sha256, set(one.source.loaded)))
         assert content["hypotheses"][0]["latents"] == {"1": [0]}
 
-    found = run_experiment(one, register)
+    found = run_setting(one, register)
     [(sha256, loaded)] = seen
     assert not loaded & test_ids and loaded
     assert sha256 == found.registered_sha256
@@ -441,5 +444,5 @@ def test_concepts_without_support_are_left_out_with_a_reason(folder):
 @pytest.mark.parametrize("name", sorted(p.stem for p in HYPOTHESES_DIR.glob("*.yaml")))
 def test_every_hypothesis_that_comes_along_is_found_by_its_name(name):
     file, text = read_hypothesis(name, None)
-    assert file.to_dict() == HypothesisFile.from_dict(yaml.safe_load(text), name).to_dict()
+    assert file.to_dict() == Hypothesis.from_dict(yaml.safe_load(text), name).to_dict()
     assert read_hypothesis(name, ["one"])[0].concept == ("one",)

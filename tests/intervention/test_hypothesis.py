@@ -3,7 +3,7 @@
 import pytest
 
 from saev.errors import UserError
-from saev.intervention.hypothesis import HypothesisFile, refuse_overlap
+from saev.intervention.hypothesis import Hypothesis, refuse_overlap
 
 GOOD = {
     "concept": "Sky",
@@ -14,13 +14,13 @@ GOOD = {
 }
 
 
-def load(**changes) -> HypothesisFile:
-    return HypothesisFile.from_dict({**GOOD, **changes}, "sky.yaml")
+def load(**changes) -> Hypothesis:
+    return Hypothesis.from_dict({**GOOD, **changes}, "sky.yaml")
 
 
 def test_the_hash_is_of_the_content():
     one = load()
-    assert one.sha256() == HypothesisFile.from_dict(dict(reversed(GOOD.items())), "x").sha256()
+    assert one.sha256() == Hypothesis.from_dict(dict(reversed(GOOD.items())), "x").sha256()
     assert one.sha256() != load(alpha=0.01).sha256()
     assert one.sha256() != load(concept="Road").sha256()
     assert one.sha256() == load(alpha=0.05).sha256()  # said or left at its default

@@ -1,12 +1,14 @@
 """KL, agreement, accuracy and cross-entropy against scipy and by hand."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from saev.metrics.prediction_fidelity import PredictionFidelity
+from saev.metrics.prediction_fidelity import PredictionFidelity, kl_share_recovered
 
 
 def logits(seed: int, n: int = 7, c: int = 5) -> torch.Tensor:
@@ -52,3 +54,10 @@ def test_kl_by_hand() -> None:
     # 0.8 ln(0.8/0.5) + 0.2 ln(0.2/0.5)
     assert float(metric.compute()["kl"]) == pytest.approx(0.192745, abs=1e-5)
     assert float(metric.compute()["cross_entropy"]) == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_kl_recovered_is_one_for_no_loss_and_zero_for_the_mean() -> None:
+    assert kl_share_recovered(0.0, 2.0) == 1.0
+    assert kl_share_recovered(2.0, 2.0) == 0.0
+    assert kl_share_recovered(3.0, 2.0) == -0.5  # worse than the mean
+    assert math.isnan(kl_share_recovered(0.0, 0.0))

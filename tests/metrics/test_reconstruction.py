@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from saev.metrics import ReconstructionMetrics
-from saev.metrics.firing import L0, L1, FiringStatistics
+from saev.metrics.firing import FiringStatistics, MeanL0, MeanL1
 from saev.metrics.reconstruction import CosineSimilarity, ExplainedVariance, NormalizedMSE
 
 D = 3
@@ -102,8 +102,8 @@ CODES = torch.tensor([[0.0, 1.0, 2.0], [0.0, 0.5, 0.0], [0.0, 1.5, 0.0], [0.0, 0
 
 
 def test_l0_and_l1_by_hand() -> None:
-    assert value(L0(), (CODES[:1],), (CODES[1:],)) == 5 / 4
-    assert value(L1(), (CODES[:1],), (CODES[1:],)) == pytest.approx(5.5 / 4)
+    assert value(MeanL0(), (CODES[:1],), (CODES[1:],)) == 5 / 4
+    assert value(MeanL1(), (CODES[:1],), (CODES[1:],)) == pytest.approx(5.5 / 4)
 
 
 def test_firing_shares_by_hand() -> None:

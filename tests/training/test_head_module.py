@@ -13,7 +13,7 @@ from datamodules.features import FeatureBatch
 from datamodules.features.module import LabelledRows, _loader, _Rounds
 from saev.backbones import load_backbone
 from saev.errors import UserError
-from saev.training.head_module import Member, ProbeTraining, SegmentationTraining
+from saev.training.head_module import GridMember, ProbeTraining, SegmentationTraining
 
 
 class Rows(L.LightningDataModule):
@@ -104,7 +104,8 @@ def test_export_answers_as_the_module_does(backbone) -> None:
 def test_chooses_by_cross_entropy_and_never_a_diverged_one() -> None:
     module = SegmentationTraining(4, 2, [1e-2], [0.0, 0.1, 1.0])
     module.members = [
-        Member(1e-2, 0.0, 0.9, 0.5), Member(1e-2, 0.1, 0.8, 0.3), Member(1e-2, 1.0, math.nan, math.nan)
+        GridMember(1e-2, 0.0, 0.9, 0.5), GridMember(1e-2, 0.1, 0.8, 0.3),
+        GridMember(1e-2, 1.0, math.nan, math.nan),
     ]  # fmt: skip
     assert module.best == 1
     module.members = module.members[2:]

@@ -80,7 +80,7 @@ def test_resampling_brings_them_back(name: str) -> None:
 
 
 def test_resampling_that_does_nothing_is_refused() -> None:
-    callback = ResampleDeadLatents(1000, dead_after_tokens=10)
+    callback = ResampleDeadLatents(1000, dead_after_tokens=10, n_times=4)
     with pytest.raises(ValueError, match="longer than the run of 999 tokens"):
         callback.check(make_module(), 999)
     with pytest.raises(ValueError, match="cannot set atoms of FrozenAtoms"):

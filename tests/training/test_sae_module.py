@@ -1,5 +1,6 @@
 import functools
 import inspect
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor
 from saev.metrics import ReconstructionMetrics
 from saev.sae import SparseAutoencoder
 from saev.sae.auxk import auxk
-from saev.sae.objectives import L1Penalty
+from saev.sae.objectives import L0Penalty, L1Penalty
+from saev.training.arguments import Initialization, JumpReLUTraining, LearningRate
 from saev.training.sae_module import SAETraining
 from tests.fakes.planted import (
     INIT,
@@ -72,7 +74,7 @@ def sink_a_quarter(module: SAETraining) -> Tensor:
         ({"k_aux": 0}, "model.k_aux must be at least 1"),
         ({"init": {**INIT, "bias": "median"}}, "model.init.bias must be one of"),
         ({"init": {**INIT, "encoder": "xavier"}}, "model.init.encoder must be one of"),
-        ({"objective": {"coefficient": 1.0}}, "model.objective must name a class"),
+        ({"objective": {"coefficient": 1.0}}, "model.objective must name its class.*coefficient"),
         ({"optimizer": functools.partial(torch.optim.Adam, lr=-0.1)}, "model.optimizer.lr.*-0.1"),
         (
             {"optimizer": functools.partial(torch.optim.Adam, lr=0.1, betas=(2, 0))},
@@ -109,6 +111,27 @@ def test_configs_build_a_module_and_name_only_its_arguments(name: str) -> None:
     assert isinstance(module, SAETraining) and module.sae.cfg.activation == name
     allowed = set(inspect.signature(SAETraining).parameters) | {"_target_"}
     assert set(cfg) <= allowed
+
+
+def test_nodes_are_dataclasses_or_their_fields_and_plain_in_the_recipe() -> None:
+    fields = {
+        "init": {"encoder": "kaiming", "bias": "zero"},
+        "learning_rate": decaying(0.5, decay_shape="cosine"),
+        "jump_relu": {"start_threshold": 0.2, "bandwidth": 2.0},
+    }
+    objects = {
+        "init": Initialization(**fields["init"]),
+        "learning_rate": LearningRate(**fields["learning_rate"]),
+        "jump_relu": JumpReLUTraining(**fields["jump_relu"]),
+    }
+    given = {"activation": "jump_relu", "k": None, "objective": L0Penalty(1.0)}
+    first, second = (make_module(**given, **nodes) for nodes in (fields, objects))
+    assert_same(weights(first), weights(second))
+    recipe = first.export().cfg.recipe
+    assert recipe == second.export().cfg.recipe == json.loads(json.dumps(recipe))
+    assert recipe["init"] == {**fields["init"], "atoms": "random"}
+    assert recipe["jump_relu"]["threshold_lr_factor"] == 1
+    assert make_module().hparams["jump_relu"] is None
 
 
 # --- before training -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Candidate names whose presence in every image the model itself can tell.
+"""Candidate names: how likely the model itself finds each in every image.
 
 Suffixes: b images, v columns.
 """

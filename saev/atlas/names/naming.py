@@ -1,8 +1,8 @@
-"""Names for latents: who proposes them, what evidence they have, and when to give none.
+"""Names for latents: scores of candidates, evidence on held-out images, and when to give none.
 
 A *column* is a candidate name whose presence in every image is known as a number: the probability
 that the model's own head gives a class, or the similarity of an image to a text. Proposers rank
-columns for each latent on the images of the discovery and calibration splits; :func:`verify` then
+columns for each latent on the images of the discovery and calibration splits; :func:`verify_names` then
 looks at the latent's strongest images of the test split.
 
 Suffixes: s latents, v columns (candidate names), b images, n images per latent.
@@ -25,7 +25,7 @@ ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
-class Proposal:
+class NameProposal:
     """One candidate name of one latent."""
 
     latent: int
@@ -101,7 +101,7 @@ def standardized(
     return (effect_sv - reference_nv.mean(0)) / spread
 
 
-class Evidence(NamedTuple):
+class NameEvidence(NamedTuple):
     """Of one name per latent, from held-out images."""
 
     confidence: Float[np.ndarray, " s"]
@@ -110,7 +110,7 @@ class Evidence(NamedTuple):
     """(1 + #{random images with as much}) / (draws + 1)."""
 
 
-def verify(
+def verify_names(
     presence_bv: Float[np.ndarray, "b v"],
     top: list[list[int]],
     column_s: Int[np.ndarray, " s"],
@@ -118,7 +118,7 @@ def verify(
     min_images: int = 3,
     n_draws: int = 999,
     seed: int = 0,
-) -> Evidence:
+) -> NameEvidence:
     """Is the proposed name present in the strongest held-out images, more than in random ones?
 
     ``presence_bv`` and ``top`` are of the held-out images; column −1 is no proposal. The null keeps
@@ -138,7 +138,7 @@ def verify(
         if key not in null:
             null[key] = presence_bv[draws[:, :m], column].mean(1)
         p[latent] = rank_p(confidence[latent], null[key], ROUNDING)
-    return Evidence(confidence, p)
+    return NameEvidence(confidence, p)
 
 
 def proposals_of(
@@ -151,20 +151,20 @@ def proposals_of(
     *,
     n_best: int = 10,
     seed: int = 0,
-) -> list[Proposal]:
+) -> list[NameProposal]:
     """The ``n_best`` columns of each latent, the first one verified on held-out images; q is
     Benjamini–Hochberg's over these latents."""
     if not len(latents):
         return []
     order = (-score_sv).argsort(1, kind="stable")[:, :n_best]
-    evidence = verify(presence_bv, top, order[:, 0], seed=seed)
+    evidence = verify_names(presence_bv, top, order[:, 0], seed=seed)
     q = benjamini_hochberg(evidence.p)
     found = []
     for row, latent in enumerate(latents):
         for rank, column in enumerate(order[row]):
             first = rank == 0
             found.append(
-                Proposal(
+                NameProposal(
                     int(latent), proposer, rank, names[column], float(score_sv[row, column]),
                     float(evidence.confidence[row]) if first else float("nan"),
                     float(q[row]) if first else float("nan"),
@@ -184,7 +184,7 @@ class Name(NamedTuple):
 
 
 def choose_names(
-    proposals: list[Proposal],
+    proposals: list[NameProposal],
     n_latents: int,
     *,
     fdr: float = 0.05,

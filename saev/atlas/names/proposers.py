@@ -1,4 +1,4 @@
-"""Every proposer of names on one dictionary, and what they agree to call its latents.
+"""Proposers of names, and what they agree to call each latent.
 
 Suffixes: s latents, b images, v columns, c concepts.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saev.atlas.names.candidate_names import Columns
 from saev.atlas.names.naming import (
-    Proposal,
+    NameProposal,
     proposals_of,
     soft_wpmi,
     standardized,
@@ -77,11 +77,11 @@ def effects_of(
     return Effects(latents, change_kv, z_kv, standardized(random_nv, change_kv).max(1))
 
 
-class Proposals(NamedTuple):
+class NameProposals(NamedTuple):
     """What all proposers say."""
 
-    found: list[Proposal]
-    shuffled: list[Proposal]
+    found: list[NameProposal]
+    shuffled: list[NameProposal]
     """The same first choices, judged on held-out images dealt out to the latents at random."""
 
 
@@ -95,14 +95,14 @@ def propose(
     tree: Tree | None,
     alive: Int[np.ndarray, " k"],
     seed: int = 0,
-) -> Proposals:
+) -> NameProposals:
     """All proposals of all proposers that can say something about this model."""
     unknown = set(proposers) - set(PROPOSERS)
     if unknown:
         raise UserError(
             f"naming.proposers holds {sorted(unknown)[0]!r}; choose among {', '.join(PROPOSERS)}"
         )
-    both = Proposals([], [])
+    both = NameProposals([], [])
     if "concept" in proposers:
         both.found.extend(p for scores in concepts for p in concept_proposals(scores))
     if columns is None:
@@ -143,7 +143,7 @@ def propose(
     return both
 
 
-def concept_proposals(scores: ConceptScores) -> list[Proposal]:
+def concept_proposals(scores: ConceptScores) -> list[NameProposal]:
     """Each latent's best concept on the discovery split.
 
     Confidence is the F1 on the test split above that of calling every row positive, 2π/(1 + π) for
@@ -157,7 +157,7 @@ def concept_proposals(scores: ConceptScores) -> list[Proposal]:
     test = _above(scores.test.f1, chance["test"])
     best = discovery.argmax(1)
     return [
-        Proposal(
+        NameProposal(
             latent, "concept", 0, scores.concepts.names[c], float(discovery[latent, c]),
             float(max(test[latent, c], 0.0)), float(scores.q[latent, c]),
         )

@@ -1,4 +1,4 @@
-"""Where each latent's strongest images stand in a tree of classes."""
+"""Tree places: where the classes of each latent's strongest images lie in a tree of classes."""
 
 from typing import TYPE_CHECKING
 

@@ -1,12 +1,11 @@
-"""One page per concept, and the list of them."""
+"""Concept pages: one per concept, and the list of them."""
 
 from typing import Any
 
 import pandas as pd
 
 from saev.atlas.description import Description
-from saev.atlas.pages.gallery import Gallery
-from saev.atlas.pages.latents import name_of, records
+from saev.atlas.pages.gallery import Gallery, name_of, records
 from saev.pages.site import Site
 
 N_LATENTS, N_TILES = 6, 8
@@ -14,7 +13,7 @@ KEY = ["source", "kind", "concept"]
 
 
 class ConceptPages:
-    """Pages of every concept that the images tell, with its best latents."""
+    """Pages of every annotated concept, with its best latents."""
 
     def __init__(self, description: Description, site: Site, gallery: Gallery) -> None:
         self.d, self.site, self.gallery = description, site, gallery

@@ -1,11 +1,10 @@
-"""Exemplars of several latents as one PNG, for papers and for MLflow."""
+"""Contact sheets: exemplars of several latents as one PNG, for papers and for MLflow."""
 
 from pathlib import Path
 from typing import Any
 
 from saev.atlas.description import Description
-from saev.atlas.pages.gallery import Gallery, Maps
-from saev.atlas.pages.latents import name_of, records
+from saev.atlas.pages.gallery import Gallery, Maps, name_of, records
 from saev.pages.figures import LatentRow, Tile, exemplar_figure
 
 N_ROWS, N_TILES = 10, 8

@@ -1,4 +1,4 @@
-"""Exemplars of latents as tiles: which images, how lit, under which caption; every picture once.
+"""Gallery: exemplars of latents as tiles; every picture is stored once.
 
 Suffixes: s latents, p patches.
 """
@@ -125,3 +125,19 @@ class Gallery:
                 save_thumbnail(self.d.images.picture(image, self.backbone), path, side)
         if not kept:
             folder.rmdir()
+
+
+def grouped(frame: "pd.DataFrame") -> "dict[int, pd.DataFrame]":
+    """Rows by latent."""
+    return {int(latent): rows for latent, rows in frame.groupby("latent", sort=False)}  # type: ignore[arg-type]
+
+
+def records(rows: "pd.DataFrame | None") -> list[dict[str, Any]]:
+    """Rows as mappings; none where there is no table."""
+    return [] if rows is None else rows.to_dict("records")  # type: ignore[return-value]
+
+
+def name_of(table: "pd.DataFrame", latent: int) -> str | None:
+    """None for unnamed; pandas may hold that as nan."""
+    name = table.loc[latent, "name"]
+    return name if isinstance(name, str) else None

@@ -1,16 +1,14 @@
-"""One page and one JSON file per latent."""
+"""Latent pages: one HTML and one JSON file per latent."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from saev.atlas.description import Description
-from saev.atlas.pages.gallery import Gallery, Maps
+from saev.atlas.pages.concepts import ConceptPages
+from saev.atlas.pages.gallery import Gallery, Maps, grouped, name_of, records
 from saev.codes.running_sums import BINS_PER_OCTAVE, LOWEST
 from saev.pages.site import Site, histogram_svg
-
-if TYPE_CHECKING:
-    from saev.atlas.pages.concepts import ConceptPages
 
 SHOWN = {"max": 16, "decile": 10, "sum": 8, "near_miss": 4}
 N_CONCEPTS, N_CLASSES, N_EFFECTS = 6, 8, 10
@@ -21,14 +19,14 @@ class LatentPages:
     """Pages of the latents chosen; ``concepts`` says where their concepts' pages are."""
 
     def __init__(
-        self, description: Description, site: Site, gallery: Gallery, concepts: "ConceptPages"
+        self, description: Description, site: Site, gallery: Gallery, concepts: ConceptPages
     ) -> None:
         self.d, self.site, self.gallery, self.concept_pages = description, site, gallery, concepts
         self.table = description.latents.set_index("latent", drop=False)
         self.around = grouped(description.coactive)
         self.proposed = grouped(description.proposals)
         tests = concepts.tests
-        self.told = grouped(tests.sort_values("f1", ascending=False)) if len(tests) else {}
+        self.tested = grouped(tests.sort_values("f1", ascending=False)) if len(tests) else {}
 
     def write(self, chosen: list[int]) -> None:
         position = {latent: index for index, latent in enumerate(chosen)}
@@ -55,7 +53,7 @@ class LatentPages:
             "proposals": _proposals(proposed),
             "effects": _effects(proposed),
             "concepts": [
-                self.concept_pages.row(one) for one in records(self.told.get(latent))[:N_CONCEPTS]
+                self.concept_pages.row(one) for one in records(self.tested.get(latent))[:N_CONCEPTS]
             ],
             "numbers": _numbers(row, self.d.metrics),
             "histogram": histogram_svg(self.d.histogram[latent], LOWEST, BINS_PER_OCTAVE),
@@ -100,22 +98,6 @@ class LatentPages:
         }  # fmt: skip
 
 
-def grouped(frame: pd.DataFrame) -> dict[int, pd.DataFrame]:
-    """Rows by latent."""
-    return {int(latent): rows for latent, rows in frame.groupby("latent", sort=False)}  # type: ignore[arg-type]
-
-
-def records(rows: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """Rows as mappings; none where there is no table."""
-    return [] if rows is None else rows.to_dict("records")  # type: ignore[return-value]
-
-
-def name_of(table: pd.DataFrame, latent: int) -> str | None:
-    """None for unnamed; pandas may hold that as nan."""
-    name = table.loc[latent, "name"]
-    return name if isinstance(name, str) else None
-
-
 def _proposals(rows: pd.DataFrame | None) -> list[dict[str, Any]]:
     found = []
     for proposer, own in [] if rows is None else rows.groupby("proposer", sort=False):
@@ -130,7 +112,7 @@ def _proposals(rows: pd.DataFrame | None) -> list[dict[str, Any]]:
 
 
 def _effects(rows: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """What rises most when the latent is pushed, with bars relative to the first."""
+    """What rises most when the latent is steered, with bars relative to the first."""
     if rows is None:
         return []
     own = rows[rows["proposer"] == "effect"].sort_values("rank").head(N_EFFECTS)

@@ -1,10 +1,9 @@
-"""From the tables of a description to its site: overview, latents, concepts, pictures."""
+"""Overview of an atlas, and the whole site: latents, concepts, pictures."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from saev.atlas.description import Description
 from saev.atlas.pages.concepts import ConceptPages
@@ -37,7 +36,10 @@ def write_pages(
     sae: SparseAutoencoder,
     backbone: Backbone,
     folder: Path,
-    settings: DictConfig,
+    *,
+    n_latents: int | None,
+    thumbnails: bool,
+    contact_sheets: bool,
 ) -> list[Path]:
     """Writes ``index.html`` and all it leads to; returns figures (PNG) for the tracking store.
 
@@ -47,8 +49,8 @@ def write_pages(
     subject = f"{backbone.name}, block {sae.cfg.layer}, {sae.cfg.d_sae:,} latents"
     site = Site(folder, subject, Path(__file__).parent)
     site.clear("latent", "concept")
-    gallery = Gallery(description, backbone, bool(settings.thumbnails))
-    chosen = choose(description, settings.n_latents)
+    gallery = Gallery(description, backbone, thumbnails)
+    chosen = choose_pages(description, n_latents)
     concepts = ConceptPages(description, site, gallery)
     _overview(description, site, chosen, folder / "baselines.parquet")
     LatentPages(description, site, gallery, concepts).write(chosen)
@@ -58,12 +60,12 @@ def write_pages(
     latent_scatter(description.latents, subject).savefig(figures[0], dpi=110)
     for path in folder.glob("contact_*.png"):
         path.unlink()
-    if settings.contact_sheets and settings.thumbnails:
+    if contact_sheets and thumbnails:
         figures += write_contact_sheets(description, gallery, subject, folder)
     return figures
 
 
-def choose(description: Description, n_latents: int | None) -> list[int]:
+def choose_pages(description: Description, n_latents: int | None) -> list[int]:
     """The latents that get a page, in order of number."""
     table = description.latents
     alive = table[table["n_images_fired"] > 0].sort_values("importance", ascending=False)

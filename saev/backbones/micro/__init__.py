@@ -1,4 +1,4 @@
 """The micro ViT: its weights come with the code, benchmarks/micro_vit trains it.
 
-model: the micro ViT, built from its files
+micro_vit: the micro ViT, built from its files
 """

@@ -72,7 +72,7 @@ def cell(values_r: Float[np.ndarray, " r"]) -> Cell:
     return Cell(float(values_r[0]), values_r[1:])
 
 
-class Verdict(NamedTuple):
+class ControlComparison(NamedTuple):
     """Whether a metric tells the dictionary from the random controls."""
 
     separates: bool | None
@@ -81,7 +81,7 @@ class Verdict(NamedTuple):
     """Name of a random control → whether the dictionary is better than it beyond chance."""
 
 
-def verdict(sae: Cell, controls: Mapping[str, Cell], sign: int) -> Verdict:
+def verdict(sae: Cell, controls: Mapping[str, Cell], sign: int) -> ControlComparison:
     """Yes when the dictionary is better than every random control beyond the chance of images.
 
     Better: the 95 % bootstrap interval of the difference, dictionary minus control on the same
@@ -89,16 +89,18 @@ def verdict(sae: Cell, controls: Mapping[str, Cell], sign: int) -> Verdict:
     control does as well, or better, does not tell that training found anything.
     """
     if sign == 0 or np.isnan(sae.value):
-        return Verdict(None, {})
+        return ControlComparison(None, {})
     against = {
         name: interval(sign * (sae.drawn_r - control.drawn_r))[0] > 0
         for name, control in controls.items() if not np.isnan(control.value)
     }  # fmt: skip
-    return Verdict(all(against.values()) if against else None, against)
+    return ControlComparison(all(against.values()) if against else None, against)
 
 
 def frame(
-    cells: Mapping[str, Mapping[str, Cell]], verdicts: Mapping[str, Verdict], names: Sequence[str]
+    cells: Mapping[str, Mapping[str, Cell]],
+    verdicts: Mapping[str, ControlComparison],
+    names: Sequence[str],
 ) -> "pd.DataFrame":
     """One row per metric and dictionary, in the order of the table."""
     import pandas as pd

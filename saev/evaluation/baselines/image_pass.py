@@ -17,6 +17,7 @@ from saev.backbones import Backbone
 from saev.editing.tokens import on_chosen_tokens
 from saev.evaluation.baselines.methods import Contender
 from saev.evaluation.baselines.sums import ImageSums
+from saev.evaluation.fidelity import predictions_under
 from saev.evaluation.held_out import MAX_CODES
 from saev.heads.own import make_head
 from saev.metrics.prediction_fidelity import kl_per_image
@@ -156,18 +157,17 @@ class ImagePass:
     ) -> None:
         assert self.head is not None
         first = self.collectors[0].sae
-        mean = on_chosen_tokens(first, self.positions, lambda x: first.mean.to(x).expand_as(x))
-        kl_mean = kl_per_image(self._predict(mean(acts_btd)), clean_bc).cpu().numpy()
-        for collector, x_hat_bpd in zip(self.collectors, x_hats, strict=True):
-            edit = on_chosen_tokens(
+        arms = {
+            "mean": on_chosen_tokens(first, self.positions, lambda x: first.mean.to(x).expand_as(x))
+        }
+        for number, (collector, x_hat_bpd) in enumerate(zip(self.collectors, x_hats, strict=True)):
+            arms[str(number)] = on_chosen_tokens(
                 collector.sae, self.positions, lambda _, y_bpd=x_hat_bpd: y_bpd.flatten(0, 1)
             )
-            logits_bc = self._predict(edit(acts_btd))
+        logits = predictions_under(arms, acts_btd, self.backbone, self.layer, self.head)
+        kl_mean = kl_per_image(next(logits)[1], clean_bc).cpu().numpy()
+        for collector, (_, logits_bc) in zip(self.collectors, logits, strict=True):
             collector.columns["kl"][places] = kl_per_image(logits_bc, clean_bc).cpu().numpy()
             collector.columns["kl_mean"][places] = kl_mean
             agrees = logits_bc.argmax(-1) == clean_bc.argmax(-1)
             collector.columns["agrees"][places] = agrees.double().cpu().numpy()
-
-    def _predict(self, acts_btd: Tensor) -> Float[Tensor, "b c"]:
-        assert self.head is not None
-        return self.head(self.backbone.resume(acts_btd, self.layer)).float()

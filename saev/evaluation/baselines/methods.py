@@ -1,7 +1,7 @@
 """Methods compared in the table: the dictionary, fitted baselines, trained controls."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,11 +30,11 @@ ABOUT = {
 class BaselineSettings:
     """What ``baselines`` in conf/evaluate.yaml holds."""
 
-    kinds: str | Sequence[str] | None = None
-    trained: Mapping[str, str] = field(default_factory=dict)
-    pool_images: int = 256
-    n_bootstrap: int = 200
-    seed: int = 0
+    kinds: str | Sequence[str] | None
+    trained: Mapping[str, str]
+    pool_images: int
+    n_bootstrap: int
+    seed: int
 
     def __post_init__(self) -> None:
         for kind in self.chosen:

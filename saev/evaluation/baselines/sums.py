@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
+from saev.metrics import prediction_fidelity
 from saev.metrics.firing import DENSE_ABOVE
 
 MIN_SUPPORT = 10
@@ -74,10 +75,12 @@ def dense(sums: ImageSums, weight_b: Float[np.ndarray, " b"]) -> float:
 
 
 def kl_recovered(sums: ImageSums, weight_b: Float[np.ndarray, " b"]) -> float:
-    """1 − KL(reconstructed) / KL(mean-ablated); nan where it was not measured."""
+    """See ``saev.metrics.prediction_fidelity.kl_share_recovered``; nan where it was not measured."""
     if sums.kl_b is None or sums.kl_mean_b is None:
         return float("nan")
-    return float(1 - weight_b @ sums.kl_b / (weight_b @ sums.kl_mean_b))
+    return prediction_fidelity.kl_share_recovered(
+        float(weight_b @ sums.kl_b), float(weight_b @ sums.kl_mean_b)
+    )
 
 
 def agreement(sums: ImageSums, weight_b: Float[np.ndarray, " b"]) -> float:

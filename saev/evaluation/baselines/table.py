@@ -17,7 +17,7 @@ from saev.evaluation.baselines.cells import (
     METRICS,
     PLAIN,
     Cell,
-    Verdict,
+    ControlComparison,
     cell,
     frame,
     verdict,
@@ -27,7 +27,7 @@ from saev.evaluation.baselines.concept_auroc import best_latent_auroc
 from saev.evaluation.baselines.image_pass import ImagePass
 from saev.evaluation.baselines.methods import BaselineSettings, Contender, contenders
 from saev.evaluation.baselines.sums import ImageSums, monosemanticity
-from saev.pages.render import render
+from saev.pages.render import fill_template
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking
 
@@ -50,7 +50,7 @@ class Table(NamedTuple):
     contenders: list[Contender]
     cells: dict[str, dict[str, Cell]]
     """Metric → dictionary → value with its bootstrap."""
-    verdicts: dict[str, Verdict]
+    verdicts: dict[str, ControlComparison]
     n_images: int
     concepts: str | None
     """What the concepts are, None where no image has a label."""
@@ -164,7 +164,7 @@ def report_table(table: Table, folder: Path, tracking: Tracking) -> dict[str, fl
     rows.to_parquet(folder / "baselines.parquet", index=False)
     shown = [metric for metric in METRICS if metric.key in table.cells]
     (folder / "index.html").write_text(
-        render(TEMPLATE, _content(table, names, shown)), encoding="utf-8"
+        fill_template(TEMPLATE, _content(table, names, shown)), encoding="utf-8"
     )
     tracking.log_artifact(folder, "baselines")
     print_table(
@@ -214,7 +214,7 @@ def _shown(table: Table, key: str, name: str) -> dict[str, Any]:
     return {"value": number(one.value), "low": number(low), "high": number(high), "beaten": beaten}
 
 
-def answer(verdict: Verdict) -> str:
+def answer(verdict: ControlComparison) -> str:
     """``yes``, ``no`` with the controls that do as well, or a dash."""
     if verdict.separates is None:
         return "–"

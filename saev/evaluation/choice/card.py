@@ -6,23 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from saev.evaluation.choice.front import Pick
-from saev.evaluation.choice.runs import Member, Sweep
-from saev.pages.render import render
+from saev.evaluation.choice.runs import Sweep, SweepRun
+from saev.pages.render import fill_template
 
 TEMPLATE = Path(__file__).parent / "model_card.md.j2"
 
 SHOWN = ("val/", "val_all/", "untrained/", "fidelity/kl", "fidelity/agreement", "fidelity/accuracy")
-"""Beginnings of the metrics that stand on the card; ``metrics.json`` of the run has them all."""
+"""Beginnings of the metrics that are on the card; ``metrics.json`` of the run has them all."""
 
 
 def model_card(
-    member: Member, pick: Pick, name: str, version: str, n_members: int, sweep: Sweep
+    member: SweepRun, pick: Pick, name: str, version: str, n_members: int, sweep: Sweep
 ) -> str:
-    """README.md beside ``config.json``: what it is, where from, what for, how good, what not."""
+    """README.md next to ``config.json``: what it is, where from, what for, how good, what not."""
     sae = member.sae_config
     metrics = {k: v for k, v in sorted(member.metrics.items()) if k.startswith(SHOWN)}
     images = json.dumps(sae.get("images"), indent=2, sort_keys=True)
-    return render(TEMPLATE, {
+    return fill_template(TEMPLATE, {
         "name": name, "version": version, "reason": f"Why this one: {pick.reason}", "sae": sae,
         "recipe": _settings(sae.get("recipe") or {}), "training": _training(member.config),
         "evaluated": _evaluated(member), "metrics": metrics, "images": images,
@@ -51,7 +51,7 @@ def _training(config: Mapping[str, Any]) -> str:
     return f"{steps:,} steps of {batch:,} tokens, learning rate {optimizer.get('lr'):g}, {seed}"
 
 
-def _evaluated(member: Member) -> str:
+def _evaluated(member: SweepRun) -> str:
     limit = (member.config.get("evaluation") or {}).get("n_images")
     which = f"the first {limit:,}" if limit else "all"
     return (
@@ -60,7 +60,7 @@ def _evaluated(member: Member) -> str:
     )
 
 
-def _origin(member: Member, sweep: Sweep) -> str:
+def _origin(member: SweepRun, sweep: Sweep) -> str:
     run = f"MLflow run `{member.run_id}`" if member.run_id else f"run folder `{member.folder.name}`"
     parent = f" (`{sweep.run_id}`)" if sweep.run_id else ""
     return f"{run}, member `{member.label}` of the sweep `{sweep.name}`{parent}."

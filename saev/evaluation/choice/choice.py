@@ -37,7 +37,7 @@ def choose(given: str, settings: ChoiceSettings, out_dir: Path, tracking: Tracki
     return choice
 
 
-def show(choice: Choice) -> None:
+def show_choice(choice: Choice) -> None:
     """Members and picks on screen."""
     numbers = {pick.index: str(n) for n, pick in enumerate(choice.picks, 1)}
     rows = [

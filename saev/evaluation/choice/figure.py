@@ -17,7 +17,7 @@ LEAST_FACTOR = 1.6
 LINE, LETTER, GAP = 0.045, 0.0105, 0.03
 """Height and width of a letter of a label, and its distance from the dot, as shares of the axes."""
 LONGEST_LABEL = 36
-"""Characters of a label; the table beside the figure has it whole."""
+"""Characters of a label; the table next to the figure has it whole."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _scale(axis: "Axes", values: Sequence[float]) -> None:
 
 
 def _annotate(axis: "Axes", dots: Sequence[Dot]) -> None:
-    """A label beside each dot, towards the middle of the axes, lifted until it covers no other."""
+    """A label next to each dot, towards the middle of the axes, lifted until it covers no other."""
     to_axes = axis.transData + axis.transAxes.inverted()
     placed: list[tuple[float, float, float]] = []  # left, right and height of the labels there
     for dot in sorted(dots, key=lambda dot: dot.explained_variance):

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from saev.errors import UserError
 from saev.evaluation.choice.front import Pick, dominates, eligible
-from saev.evaluation.choice.runs import Member, Sweep
+from saev.evaluation.choice.runs import Sweep, SweepRun
 from saev.tracking.sweeps import Version
 
 
@@ -15,10 +15,10 @@ from saev.tracking.sweeps import Version
 class ChoiceSettings:
     """What ``choice`` in conf/evaluate.yaml holds."""
 
-    n_picks: int = 3
-    where: Mapping[str, Any] = field(default_factory=dict)
-    register: bool = True
-    model_name: str | None = None
+    n_picks: int
+    where: Mapping[str, Any]
+    register: bool
+    model_name: str | None
 
     def __post_init__(self) -> None:
         if self.n_picks < 1:
@@ -34,7 +34,7 @@ class Choice(NamedTuple):
     """What was chosen among the members of a sweep."""
 
     sweep: Sweep
-    members: list[Member]
+    members: list[SweepRun]
     front: list[int]
     """Positions among the members, fewest active latents first."""
     picks: list[Pick]
@@ -44,14 +44,14 @@ class Choice(NamedTuple):
     """Why nothing was registered; empty where it was."""
 
 
-def default_name(member: Member) -> str:
+def default_name(member: SweepRun) -> str:
     """Backbone, block and tokens: what a dictionary must share with another to take its place."""
     sae = member.sae_config
     name = f"{sae['backbone']['name']}-layer{sae['layer']}-{sae['tokens']['which']}"
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def aliases(picks: Sequence[Pick], members: Sequence[Member]) -> list[str]:
+def aliases(picks: Sequence[Pick], members: Sequence[SweepRun]) -> list[str]:
     """Rounded L0 and explained variance in per cent, such as ``l0-32-ev-77``; numbered where two
     would be the same."""
     points = [members[pick.index].point for pick in picks]
@@ -62,7 +62,7 @@ def aliases(picks: Sequence[Pick], members: Sequence[Member]) -> list[str]:
     ]
 
 
-def off_front(members: Sequence[Member], front: Sequence[int], index: int) -> str:
+def off_front(members: Sequence[SweepRun], front: Sequence[int], index: int) -> str:
     """Why a member is not on the front."""
     point = members[index].point
     if not eligible(point):

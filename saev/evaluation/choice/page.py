@@ -8,7 +8,7 @@ from typing import Any
 
 from saev.evaluation.choice.figure import Dot, pareto_figure
 from saev.evaluation.choice.outcome import Choice, off_front
-from saev.pages.render import render
+from saev.pages.render import fill_template
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
 
@@ -45,7 +45,7 @@ def write_choice(choice: Choice, folder: Path, n_picks: int) -> None:
         for row in rows
     ]  # fmt: skip
     pareto_figure(dots, subject).savefig(folder / "pareto.png", dpi=130)
-    page = render(TEMPLATE, {
+    page = fill_template(TEMPLATE, {
         "members": rows, "picks": picks, "n_front": len(choice.front), "n_picks": n_picks,
         "subject": subject, "summary": _summary(choice), "left_out": choice.sweep.left_out,
         "not_registered": choice.unregistered_because,

@@ -5,7 +5,7 @@ from pathlib import Path
 from saev.evaluation.choice.card import model_card
 from saev.evaluation.choice.front import Pick
 from saev.evaluation.choice.outcome import ChoiceSettings, aliases, default_name
-from saev.evaluation.choice.runs import Member, Sweep
+from saev.evaluation.choice.runs import Sweep, SweepRun
 from saev.tracking import MLflowTracking, Tracking
 from saev.tracking.sweeps import Version, add_artifact, register, tag
 
@@ -18,7 +18,7 @@ def why_unregistered(settings: ChoiceSettings, tracking: Tracking) -> str:
 
 
 def hand_over(
-    picks: list[Pick], members: list[Member], sweep: Sweep, folder: Path,
+    picks: list[Pick], members: list[SweepRun], sweep: Sweep, folder: Path,
     settings: ChoiceSettings, tracking: Tracking,
 ) -> list[Version | None]:  # fmt: skip
     """Writes ``picks/<n>/README.md`` below ``folder`` and registers each pick; its version, or None.
@@ -54,13 +54,13 @@ def hand_over(
 
 
 def _write(
-    card: Path, member: Member, pick: Pick, name: str, version: str, n_members: int, sweep: Sweep
+    card: Path, member: SweepRun, pick: Pick, name: str, version: str, n_members: int, sweep: Sweep
 ) -> None:
     text = model_card(member, pick, name, version, n_members, sweep)
     card.write_text(text, encoding="utf-8")
 
 
-def _home(member: Member, number: int, tracking: MLflowTracking) -> tuple[str, str]:
+def _home(member: SweepRun, number: int, tracking: MLflowTracking) -> tuple[str, str]:
     """Run and artifact folder that hold the dictionary."""
     if member.run_id is not None:
         return member.run_id, "sae"
@@ -70,7 +70,9 @@ def _home(member: Member, number: int, tracking: MLflowTracking) -> tuple[str, s
     return tracking.run_id, path
 
 
-def tag_parent(sweep: Sweep, picks: list[Pick], members: list[Member], tracking: Tracking) -> None:
+def tag_parent(
+    sweep: Sweep, picks: list[Pick], members: list[SweepRun], tracking: Tracking
+) -> None:
     """The sweep's own run says where the choice is, and what was chosen."""
     if isinstance(tracking, MLflowTracking) and sweep.run_id is not None:
         chosen = ", ".join(members[pick.index].label for pick in picks)

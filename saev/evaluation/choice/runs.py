@@ -24,7 +24,7 @@ SAME = ("backbone", "images", "tokens", "evaluation.n_images")
 
 
 @dataclass(frozen=True)
-class Member:
+class SweepRun:
     """One finished run of a sweep, with the dictionary it left."""
 
     label: str
@@ -51,7 +51,7 @@ class Sweep:
     name: str
     run_id: str | None
     """Of the parent run."""
-    members: list[Member]
+    members: list[SweepRun]
     left_out: dict[str, str]
     """Name of a run without a scored dictionary → why it is not among the members."""
 
@@ -94,7 +94,7 @@ def _from_store(run_id: str, tracking: MLflowTracking, work_dir: Path) -> Sweep:
             left_out[name] = f"its run is {run.info.status.lower()}"
             continue
         found = _member(name, run.info.run_id, _files_of(run, uri, work_dir))
-        if isinstance(found, Member):
+        if isinstance(found, SweepRun):
             members.append(found)
         else:
             left_out[name] = found
@@ -128,7 +128,7 @@ def _from_folder(folder: Path, tracking: Tracking) -> Sweep:
         if isinstance(tracking, MLflowTracking):
             run_id = run_in_folder(tracking.tracking_uri, tracking.experiment_name, path.resolve())
         found = _member(name, run_id, path)
-        if isinstance(found, Member):
+        if isinstance(found, SweepRun):
             members.append(found)
         else:
             left_out[name] = found
@@ -159,7 +159,7 @@ def labels(words: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _member(name: str, run_id: str | None, folder: Path) -> Member | str:
+def _member(name: str, run_id: str | None, folder: Path) -> SweepRun | str:
     """The member in a run folder, or why there is none."""
     read = {}
     for path in ("config.yaml", "metrics.json", "sae/config.json"):
@@ -175,10 +175,10 @@ def _member(name: str, run_id: str | None, folder: Path) -> Member | str:
     metrics = {key: float(value) for key, value in read["metrics.json"].items()}
     if missing := [key for key in NEEDED if key not in metrics]:
         return f"its metrics.json has no {missing[0]}"
-    return Member(name, run_id, folder, read["config.yaml"], read["sae/config.json"], metrics)
+    return SweepRun(name, run_id, folder, read["config.yaml"], read["sae/config.json"], metrics)
 
 
-def select(members: Sequence[Member], where: Mapping[str, Any]) -> list[Member]:
+def select(members: Sequence[SweepRun], where: Mapping[str, Any]) -> list[SweepRun]:
     """The members whose configuration has these values, nested as the configuration is.
 
     Raises:
@@ -198,7 +198,7 @@ def select(members: Sequence[Member], where: Mapping[str, Any]) -> list[Member]:
     return kept
 
 
-def check_comparable(members: Sequence[Member]) -> None:
+def check_comparable(members: Sequence[SweepRun]) -> None:
     """Raises UserError unless all members were scored on the same tokens of the same images.
 
     They must agree in backbone, layer, images and tokens, and in the recording they were trained on.

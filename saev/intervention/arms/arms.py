@@ -1,4 +1,4 @@
-"""What is run for each hypothesis: the selected latents and every control beside them.
+"""Arms of each hypothesis: the selected latents and every control.
 
 Suffixes: b images, p chosen tokens, d width.
 """
@@ -12,25 +12,15 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from saev.editing.code_edits import Scale, Where
-from saev.editing.directions import (
-    MatchedDirection,
-    RawUnit,
-    covariance_directions,
-    diffmean_direction,
-    isotropic_directions,
-    pca_direction,
-    probe_directions,
-)
+from saev.editing.directions import MatchedDirection, RawUnit
 from saev.editing.edits import parse_edit
 from saev.editing.tap_edit import TapEdit
-from saev.editing.tokens import Tokens
-from saev.intervention.arms.matched_latents import Matched, MatchedPool
-from saev.intervention.arms.runner import Batch, Job
+from saev.intervention.arms.control_directions import control_directions
+from saev.intervention.arms.matched_latents import Matched, MatchedPool, too_few_sets
+from saev.intervention.arms.runner import EncodedBatch, Job
 from saev.intervention.choose.discovery import Discovery
-from saev.intervention.choose.proposals import Latents, Proposal
-from saev.intervention.hypothesis import HypothesisFile
-from saev.intervention.readout import Readout
-from saev.sae import SparseAutoencoder
+from saev.intervention.choose.proposals import Latents, Proposal, Selections
+from saev.intervention.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -52,21 +42,21 @@ class ArmPlan:
 
     Args:
         n_draws: matched random sets per hypothesis.
+        repeats: latents chosen on shuffled labels, for calibration.
     """
 
     def __init__(
         self,
-        file: HypothesisFile,
-        proposals: Sequence[Proposal],
+        setting: Setting,
         discovery: Discovery,
-        readout: Readout,
-        saes: dict[str, SparseAutoencoder],
-        tokens: Tokens,
+        proposals: Sequence[Proposal],
         n_draws: int,
-        also_selected: Sequence[Latents] = (),
+        repeats: Sequence[Selections] = (),
     ) -> None:
-        self.file, self.proposals, self.readout = file, list(proposals), readout
-        self.discovery, self.saes, self.tokens = discovery, saes, tokens
+        file, saes = setting.file, setting.saes
+        self.file, self.readout, self.saes = file, setting.readout, saes
+        self.tokens, self.discovery = setting.edited_tokens, discovery
+        self.proposals, self.repeats = list(proposals), repeats
         self.jobs: dict[Hashable, Job] = {}
         self.uses: list[Use] = []
         self.n_draws = n_draws
@@ -76,21 +66,13 @@ class ArmPlan:
             which: torch.from_numpy(units.stats.largest).float().to(device)
             for which, units in discovery.units.items()
         }
-        generator = torch.Generator().manual_seed(file.seed)
-        width = saes["sae"].cfg.d_model
-        self.directions = {
-            "random_direction": isotropic_directions(file.directions, width, generator),
-            "covariance_direction": covariance_directions(
-                file.directions, discovery.covariance, generator
-            ),
-        }
-        self._probe: Tensor | None = None
+        columns = [p.column for p in self.proposals]
+        self.directions = control_directions(file, discovery, setting.readout, columns)
         rng = np.random.default_rng([file.seed, 2])
         selected = [latents for p in self.proposals for latents in p.tried]
+        also = [latents for repeat in repeats for latents, _ in repeat.values()]
         stats = discovery.units["sae"].stats
-        self.pool = MatchedPool(
-            stats, selected, n_draws, file.spare, rng, also_selected, file.match
-        )
+        self.pool = MatchedPool(stats, selected, n_draws, file.spare, rng, also, file.match)
         self.table_pools = {
             n: MatchedPool(
                 stats, [p.latents[n] for p in self.proposals if n in p.latents],
@@ -101,7 +83,14 @@ class ArmPlan:
         self.matched: dict[str, Matched] = {}
 
     def build(self) -> None:
-        """Plans every arm of every hypothesis, then the table and the doses."""
+        """Plans every arm of every hypothesis with the table and the doses, then the calibration.
+
+        Raises:
+            UserError: the dictionary cannot give as many matched sets.
+        """
+        fewest = min(len(self.pool.match(p.tried[0]).draws) for p in self.proposals)
+        if fewest < self.n_draws:
+            raise too_few_sets(self.n_draws, len(self.pool.alive))
         for proposal in self.proposals:
             self._tested(proposal)
             for n in self.file.table.n_latents or (self.n,):
@@ -110,17 +99,30 @@ class ArmPlan:
                         self._described(proposal, n, scale)
             for dose in self.file.doses:
                 self._dose(proposal, dose)
+        for repeat in self.repeats:
+            for proposal in self.proposals:
+                self.repeat_key(proposal, repeat)
+        if self.repeats:  # what was chosen on shuffled labels is judged against the whole pool
+            for latents in self.pool.sets:
+                self.latents_key(latents, self.file.scale, None)
 
     # --- keys: one per different edit -------------------------------------------------------
 
     def steering(
-        self, latents: Latents, scale: float, which: str = "sae", where: Where | None = None
-    ) -> TapEdit:
-        """The file's edit on these latents, at another amount and place where asked."""
+        self, latents: Latents, scale: float, which: str = "sae", where: Where | None = None,
+        mode: str | None = None,
+    ) -> TapEdit:  # fmt: skip
+        """The file's edit on these latents, at another amount, place and mode where asked."""
         edit = parse_edit(self.file.at(scale), latents)
         if where is not None:
             edit = replace(edit, where=where)
-        return TapEdit(self.saes[which], [edit], self.largest[which], self.tokens, self.file.mode)
+        mode = self.file.mode if mode is None else mode
+        return TapEdit(self.saes[which], [edit], self.largest[which], self.tokens, mode)
+
+    def _unchanged(self, p: Proposal, mode: str) -> TapEdit:
+        """Every code as it is: nothing is added, or the reconstruction takes the stream's place."""
+        same = Scale(p.tried[0], factor=1.0)
+        return TapEdit(self.saes["sae"], [same], self.largest["sae"], self.tokens, mode)
 
     def owner(self, p: Proposal) -> str | None:
         """Whose images an edit runs on: heads that answer per patch see all images every time, so
@@ -137,20 +139,21 @@ class ArmPlan:
             self.jobs[key] = Job(lambda batch: steering.steer(batch.encoded[which]), owner)
         return key
 
+    def repeat_key(self, p: Proposal, repeat: Selections) -> Hashable:
+        """The job of a hypothesis with latents chosen on shuffled labels."""
+        return self.latents_key(repeat[p.column][0], self.file.scale, self.owner(p))
+
     def _direction_key(
         self, name: Hashable, direction: Tensor, latents: Latents, scale: float, owner: str
     ) -> Hashable:
         key = ("direction", name, latents, scale, owner)
         if key not in self.jobs:
             device = self.saes["sae"].W_dec.device
-            matched = MatchedDirection(direction.to(device), self._reference(latents, scale))
+            # directions take the length of the selected edit as a difference
+            reference = self.steering(latents, scale, mode="add")
+            matched = MatchedDirection(direction.to(device), reference)
             self.jobs[key] = Job(lambda batch: matched.steer(batch.encoded["sae"]), owner)
         return key
-
-    def _reference(self, latents: Latents, scale: float) -> TapEdit:
-        """The selected edit as a difference, whose length directions take."""
-        edit = parse_edit(self.file.at(scale), latents)
-        return TapEdit(self.saes["sae"], [edit], self.largest["sae"], self.tokens)
 
     # --- arms -------------------------------------------------------------------------------
 
@@ -196,7 +199,7 @@ class ArmPlan:
         self, p: Proposal, n: int, scale: float, n_directions: int, n_shuffles: int, tested: bool
     ) -> None:
         latents = p.latents[n]
-        for arm, directions in self.directions.items():
+        for arm, directions in self.directions.random.items():
             for draw, direction in enumerate(directions[:n_directions]):
                 key = self._direction_key((arm, draw), direction, latents, scale, p.concept)
                 self.use(p, arm, draw, n, scale, key, tested)
@@ -204,12 +207,8 @@ class ArmPlan:
             key = self.latents_key(chosen[n], scale, self.owner(p))
             self.use(p, "shuffled_selection", draw, n, scale, key, tested)
         self.use(p, "wrong_tokens", 0, n, scale, self._wrong_key(p, n, scale), tested)
-        difference = diffmean_direction(
-            self.discovery.class_mean[p.column], self.discovery.rest_mean[p.column]
-        )
-        key = self._direction_key(
-            "diffmean", self._sign(scale) * difference, latents, scale, p.concept
-        )
+        away = self._sign(scale) * self.directions.diffmean[p.column]
+        key = self._direction_key("diffmean", away, latents, scale, p.concept)
         self.use(p, "diffmean", 0, n, scale, key, tested)
         key = self.latents_key(p.untrained[n], scale, self.owner(p), "untrained")
         self.use(p, "untrained_sae", 0, n, scale, key, tested)
@@ -222,8 +221,7 @@ class ArmPlan:
 
     def _identity(self, p: Proposal) -> None:
         key = ("identity", p.concept)
-        same = Scale(p.tried[0], factor=1.0)
-        steering = TapEdit(self.saes["sae"], [same], self.largest["sae"], self.tokens)
+        steering = self._unchanged(p, "add")
         self.jobs[key] = Job(
             lambda batch: steering.steer(batch.encoded["sae"]), p.concept, alone=True
         )
@@ -238,7 +236,7 @@ class ArmPlan:
             column, group = p.column, self.readout.groups.of(p.column)
             latents, per = list(p.latents[n]), self.readout.per
 
-            def steer(batch: Batch) -> Tensor:
+            def steer(batch: EncodedBatch) -> Tensor:
                 encoded = batch.encoded["sae"]
                 mask: Bool[Tensor, "b p"] = (
                     batch.labels[..., group] == column
@@ -252,24 +250,18 @@ class ArmPlan:
 
     def _reconstruction_key(self, p: Proposal) -> Hashable:
         key = ("reconstruction", p.concept)
-        same = Scale(p.tried[0], factor=1.0)
-        steering = TapEdit(self.saes["sae"], [same], self.largest["sae"], self.tokens, "replace")
+        steering = self._unchanged(p, "replace")
         self.jobs[key] = Job(lambda batch: steering.steer(batch.encoded["sae"]), p.concept)
         return key
 
     def _baseline(self, p: Proposal, name: str) -> None:
         scale, latents = self.file.scale, p.tried[0]
-        towards = diffmean_direction(
-            self.discovery.class_mean[p.column], self.discovery.rest_mean[p.column]
-        )
-        if name == "linear_probe":
-            direction = self._sign(scale) * self._probe_rows()[p.column]
-            key = self._direction_key(name, direction, latents, scale, p.concept)
-        elif name == "pca_direction":
-            direction = self._sign(scale) * pca_direction(self.discovery.covariance, towards)
-            key = self._direction_key(name, direction, latents, scale, p.concept)
+        found = {"linear_probe": self.directions.probe, "pca_direction": self.directions.pca}
+        if (towards := found.get(name)) is not None:
+            away = self._sign(scale) * towards[p.column]
+            key = self._direction_key(name, away, latents, scale, p.concept)
         elif name == "raw_unit":
-            key = self._raw_unit_key(p, towards)
+            key = self._raw_unit_key(p, self.directions.diffmean[p.column])
         else:
             return  # pixels are masked before the tap: saev.intervention.arms.gradcam adds that job
         self.use(p, name, 0, self.n, scale, key, True)
@@ -284,16 +276,3 @@ class ArmPlan:
         edit = RawUnit(unit, value, self.tokens)
         self.jobs[key] = Job(lambda batch: edit.steer(batch.encoded["sae"]), p.concept)
         return key
-
-    def _probe_rows(self) -> Tensor:
-        """A row per column, fitted within each group."""
-        if self._probe is None:
-            self._probe = torch.zeros(len(self.readout.concepts), self.discovery.rows.shape[1])
-            for g, (first, last) in enumerate(self.readout.groups.spans):
-                labels = torch.from_numpy(self.discovery.labels[:, g])
-                keep = labels >= 0
-                rows = probe_directions(
-                    self.discovery.rows[keep], labels[keep] - first, last - first
-                )
-                self._probe[first:last] = rows
-        return self._probe

@@ -1,4 +1,4 @@
-"""The edit without a dictionary or a direction: pixels that speak for a class are greyed out.
+"""Grad-CAM baseline: mask the most salient patches of the input.
 
 Suffixes: b images, p patches, d width.
 """
@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.intervention.arms.arms import ArmPlan
-from saev.intervention.arms.runner import Batch, Job, TestSet
+from saev.intervention.arms.runner import EncodedBatch, Job, TestSet
 from saev.intervention.choose.proposals import Proposal
 from saev.intervention.readout import Readout
+from saev.intervention.setting import Setting
 
 MASKED_SHARE = 0.2
 """Of the patches, those with the largest map: about what an object fills in a centred photograph."""
@@ -51,24 +51,20 @@ def mask_pixels(
     return images * (1 - mask_b1hw)
 
 
-def add_gradcam(
-    plan: ArmPlan,
-    backbone: Backbone,
-    layer: int,
-    readout: Readout,
-    source: ImageSource,
-    test: TestSet,
-) -> None:
+def add_gradcam(plan: ArmPlan, setting: Setting, test: TestSet) -> None:
     """Adds the arm ``gradcam_pixels``: the masked picture goes through the whole model anew."""
+    backbone, readout, layer = setting.backbone, setting.readout, setting.layer
 
     def job(p: Proposal) -> Job:
-        def steer(batch: Batch) -> Tensor:
+        def steer(batch: EncodedBatch) -> Tensor:
             acts = batch.encoded["sae"].acts
             chosen = strongest_patches(grad_cam(backbone, layer, readout, acts, p.column))
             items = [test.items[i] for i in np.asarray(batch.images).tolist()]
-            pictures = torch.stack([backbone.transform(source.load(item)) for item in items])
+            pictures = torch.stack(
+                [backbone.transform(setting.source.load(item)) for item in items]
+            )
             masked = mask_pixels(pictures.to(acts.device), chosen, backbone.grid)
-            return backbone.tap(masked, [layer])[layer]
+            return setting.tap(masked)
 
         return Job(steer, p.concept)
 

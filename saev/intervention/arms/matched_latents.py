@@ -1,21 +1,21 @@
-"""Random latents that fire as often and as strongly as the selected ones.
+"""Matched latents: random ones that fire as often and as strongly as the selected ones.
 
 One pool of drawn sets serves every hypothesis, so that a set runs through the model once; each
 hypothesis takes the sets of the pool that match it best.
 Suffixes: s latents, a alive ones, f features, r draws, h hypotheses.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from saev.errors import UserError
 from saev.intervention.choose.code_table import LatentStats
-
-FEATURES = ("rate", "mean", "largest")
-"""What latents can be matched on, fields of ``LatentStats``: firing rate, mean code over the tokens on
-which they fire, largest code. Edits are multiples of the last, so matching on it matches the dose."""
+from saev.intervention.hypothesis import FEATURES, Hypothesis
+from saev.stats.correction import draws_needed
 
 
 @dataclass(frozen=True)
@@ -162,3 +162,23 @@ def _add_drawn(
             if choices:
                 drawn.append(int(rng.choice(choices[: wider * n_near])))
         n_repeats = 0 if len(drawn) == len(own) and sets.add(drawn) else n_repeats + 1
+
+
+def check_draws(file: Hypothesis, n_latents: int, n_hypotheses: int, n_alive: int) -> None:
+    """Before any test image: draws that could never reach α, or that the dictionary cannot give."""
+    needed = draws_needed(file.alpha, n_hypotheses)
+    if file.draws is not None and file.draws < needed:
+        raise UserError(
+            f"draws={file.draws} can never give p ≤ {file.alpha} / {n_hypotheses} after correction: "
+            f"use draws={needed} or more, or null"
+        )
+    too_many = n_latents > n_alive  # the proposer says so
+    if not too_many and math.comb(n_alive - n_latents, n_latents) < (file.draws or needed):
+        raise too_few_sets(file.draws or needed, n_alive)
+
+
+def too_few_sets(n_draws: int, n_alive: int) -> UserError:
+    return UserError(
+        f"{n_draws} matched random sets are needed and the {n_alive} alive latents of this SAE give "
+        "fewer: test fewer concepts, raise alpha, or use a wider dictionary"
+    )

@@ -1,4 +1,4 @@
-"""The pass over the test images: tapped once, then every edit of every arm from there on.
+"""Runner of the arms: the test images are tapped once, then every edit runs from there on.
 
 Suffixes: b images of a batch, n test images, t tokens, p chosen tokens, d width, u units, g groups,
 c columns.
@@ -13,17 +13,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from datamodules.images import ImageItem, ImageSource, image_batches
+from datamodules.images import ImageItem
 from datamodules.progress import progress_bar
-from saev.backbones import Backbone
-from saev.editing.tokens import Encoded, Tokens, encode
+from saev.editing.tokens import Encoded, encode
 from saev.intervention.judge.tally import Clean, Predictions, Scorer, Tally, predict
-from saev.intervention.readout import Readout
-from saev.sae import SparseAutoencoder
+from saev.intervention.setting import Setting
 
 
 @dataclass(frozen=True)
-class Batch:
+class EncodedBatch:
     """Some test images as edits see them."""
 
     encoded: Mapping[str, Encoded]
@@ -34,19 +32,19 @@ class Batch:
     images: Int[np.ndarray, " b"]
     """Numbers of the test images."""
 
-    def take(self, rows: Int[Tensor, " k"]) -> "Batch":
+    def take(self, rows: Int[Tensor, " k"]) -> "EncodedBatch":
         encoded = {
             which: Encoded(e.acts[rows], e.x[rows], e.z[rows], e.normal[rows])
             for which, e in self.encoded.items()
         }
-        return Batch(encoded, self.labels[rows], self.images[rows.cpu().numpy()])
+        return EncodedBatch(encoded, self.labels[rows], self.images[rows.cpu().numpy()])
 
 
 @dataclass(frozen=True)
 class Job:
     """One edit to run; jobs with equal keys run once, whatever arms they serve."""
 
-    steer: Callable[[Batch], Float[Tensor, "b t d"]]
+    steer: Callable[[EncodedBatch], Float[Tensor, "b t d"]]
     owner: str | None = None
     """Hypothesis whose test images it runs on; None: those of any hypothesis."""
     alone: bool = False
@@ -72,32 +70,16 @@ class TestSet:
 
 
 @torch.no_grad()
-def read_test_images(
-    backbone: Backbone,
-    layer: int,
-    readout: Readout,
-    source: ImageSource,
-    items: list[ImageItem],
-    *,
-    batch_size: int,
-    num_workers: int,
-    device: torch.device,
-) -> TestSet:
+def read_test_images(setting: Setting, items: list[ImageItem]) -> TestSet:
     """Taps every test image once and runs the clean model; the stream at the tap stays in memory."""
+    backbone, readout, layer = setting.backbone, setting.readout, setting.layer
     acts, labels, bases, kept = [], [], [], []
     tallies, units = [], []
-    batches = image_batches(
-        source,
-        items,
-        backbone.transform,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        description="test images",
-    )
-    for batch in batches:
-        acts_btd = backbone.tap(batch.images.to(device), [layer])[layer]
+    for batch in setting.batches(items, "test images"):
+        acts_btd = setting.tap(batch.images)
         clean = predict(readout.of_acts(backbone, acts_btd, layer), readout.groups)
-        label_bug = torch.stack([readout.labels(item).label for item in batch.items]).to(device)
+        label_bug = torch.stack([readout.labels(item).label for item in batch.items])
+        label_bug = label_bug.to(setting.device)
         base_bug = clean.classes if readout.per == "patch" else label_bug
         scorer = Scorer(clean, base_bug, label_bug, readout.groups)
         tallies.append(scorer.score(clean))
@@ -114,37 +96,23 @@ def read_test_images(
         torch.cat(labels),
         torch.cat(bases),
         Clean(tally, *counts),
-        batch_size,
+        setting.batch_size,
     )
 
 
 class Runner:
-    """Runs jobs on the test images: codes once per image, edits stacked on the batch axis.
+    """Runs jobs on the test images: codes once per image, edits stacked on the batch axis."""
 
-    Args:
-        max_rows: images, edited or not, in one forward pass.
-    """
+    def __init__(self, setting: Setting, test: TestSet) -> None:
+        self.backbone, self.layer, self.readout = setting.backbone, setting.layer, setting.readout
+        self.saes, self.tokens, self.test = setting.saes, setting.edited_tokens, test
+        self.max_rows, self.device = setting.max_rows, setting.device
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        layer: int,
-        readout: Readout,
-        saes: Mapping[str, SparseAutoencoder],
-        tokens: Tokens,
-        test: TestSet,
-        *,
-        max_rows: int,
-        device: torch.device,
-    ) -> None:
-        self.backbone, self.layer, self.readout, self.saes = backbone, layer, readout, saes
-        self.tokens, self.test, self.max_rows, self.device = tokens, test, max_rows, device
-
-    def batch(self, images: Int[np.ndarray, " b"]) -> Batch:
+    def batch(self, images: Int[np.ndarray, " b"]) -> EncodedBatch:
         """Some test images, encoded by every dictionary."""
         acts = self.test.acts[images].to(self.device)
         encoded = {which: encode(sae, self.tokens, acts) for which, sae in self.saes.items()}
-        return Batch(encoded, self._token_labels(images), images)
+        return EncodedBatch(encoded, self._token_labels(images), images)
 
     def _token_labels(self, images: Int[np.ndarray, " b"]) -> Int[Tensor, "b p g"]:
         labels_bug = self.test.labels[images].to(self.device)
@@ -202,7 +170,7 @@ class Runner:
 class _Stack:
     """Edited streams waiting for one forward pass."""
 
-    def __init__(self, runner: Runner, batch: Batch, tallies: dict[Hashable, Tally]) -> None:
+    def __init__(self, runner: Runner, batch: EncodedBatch, tallies: dict[Hashable, Tally]) -> None:
         self.runner, self.batch, self.tallies = runner, batch, tallies
         self.waiting: list[tuple[Hashable, Tensor, Tensor]] = []
         self.n_rows = 0

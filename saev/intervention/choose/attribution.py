@@ -1,4 +1,4 @@
-"""How much each latent contributes to each class: gradient × activation at the tap.
+"""Attribution of each class to latents: gradient × activation at the tap.
 
 Suffixes: b images, p chosen tokens, d width, s latents, u units, c columns.
 """
@@ -7,47 +7,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.images import ImageItem, ImageSource, image_batches
+from datamodules.images import ImageItem
 from saev.backbones import Backbone
 from saev.editing.tokens import Tokens, encode
 from saev.intervention.choose.selectors import Scores
 from saev.intervention.readout import Readout
+from saev.intervention.setting import Setting
 from saev.sae import SparseAutoencoder
 
 
-def attribute(
-    sae: SparseAutoencoder,
-    backbone: Backbone,
-    readout: Readout,
-    source: ImageSource,
-    items: list[ImageItem],
-    batch_size: int,
-    num_workers: int,
-    device: torch.device,
-) -> Scores:
+def attribute(setting: Setting, items: list[ImageItem]) -> Scores:
     """Σ z · (atom · ∂ log p_c / ∂x) over the patches of all images, p_c on the units labelled c.
 
     First order: what the class's log-probability would lose if the latent were removed.
     """
-    layer = sae.cfg.layer
-    assert layer is not None
-    tokens = Tokens.of(backbone, "patch").to(device)
+    backbone, readout, sae = setting.backbone, setting.readout, setting.sae
+    tokens = Tokens.of(backbone, "patch").to(setting.device)
     scores_sc = np.zeros((sae.cfg.d_sae, len(readout.concepts)))
-    batches = image_batches(
-        source,
-        items,
-        backbone.transform,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        description="attribution",
-    )
-    for batch in batches:
+    for batch in setting.batches(items, "attribution"):
         with torch.no_grad():
-            acts = backbone.tap(batch.images.to(device), [layer])[layer]
-        labels = torch.stack([readout.labels(item).label for item in batch.items]).to(device)
+            acts = setting.tap(batch.images)
+        labels = torch.stack([readout.labels(item).label for item in batch.items])
+        labels = labels.to(setting.device)
         for column in labels.unique().tolist():
             if column >= 0 and column not in readout.groups.backgrounds:
-                gradient = _gradient(backbone, layer, readout, acts, labels, column)
+                gradient = _gradient(backbone, setting.layer, readout, acts, labels, column)
                 scores_sc[:, column] += _contribution(sae, tokens, acts, gradient)
     return scores_sc
 

@@ -1,4 +1,4 @@
-"""Codes of the discovery images in a form that every selector reads: sparse, one row per unit.
+"""Code table of the discovery images, in the form that every selector reads: a sparse row per unit.
 
 A unit is what a label belongs to: a patch for segmentation, an image for classification.
 Suffixes: n units, s latents.

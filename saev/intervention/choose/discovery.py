@@ -1,4 +1,4 @@
-"""One pass over the discovery images: all that is known before a test image is read.
+"""Discovery: one pass over the images that latents are chosen on.
 
 Suffixes: b images, t tokens, p chosen tokens, d width, s latents, u units, n units kept, c columns.
 """
@@ -11,12 +11,12 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from datamodules.images import ImageItem, ImageSource, image_batches
-from saev.backbones import Backbone
-from saev.editing.tokens import Encoded, Tokens, encode
+from datamodules.images import ImageItem
+from saev.editing.tokens import Encoded, encode
 from saev.intervention.choose.code_table import CodeTable, LatentStats, StatsBuilder
 from saev.intervention.choose.selectors import Scores, score_latents
 from saev.intervention.readout import Readout
+from saev.intervention.setting import Setting
 from saev.sae import SparseAutoencoder
 
 MAX_CODES = 2**25
@@ -132,50 +132,24 @@ class _Collector:
 
 
 @torch.no_grad()
-def discover(
-    sae: SparseAutoencoder,
-    untrained: SparseAutoencoder,
-    backbone: Backbone,
-    tokens: Tokens,
-    readout: Readout,
-    source: ImageSource,
-    items: list[ImageItem],
-    *,
-    purity: float,
-    batch_size: int,
-    num_workers: int,
-    device: torch.device,
-) -> Discovery:
+def discover(setting: Setting, items: list[ImageItem]) -> Discovery:
     """Reads the discovery images once.
 
     For heads that answer per patch, patch tokens must be what the dictionary reads, as unit u is
-    then token u; the caller sees to that.
+    then token u; :meth:`saev.intervention.setting.Setting.check` sees to that.
     """
-    saes = {"sae": sae, "untrained": untrained}
-    collector = _Collector(saes, readout, purity)
-    layer, done = _layer(sae), 0
-    batches = image_batches(
-        source,
-        items,
-        backbone.transform,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        description="discovery images",
-    )
-    for batch in batches:
-        acts = backbone.tap(batch.images.to(device), [layer])[layer].float()
-        step = max(1, MAX_CODES // (len(tokens.positions) * sae.cfg.d_sae))
+    saes, tokens = setting.saes, setting.discovery_tokens
+    collector = _Collector(saes, setting.readout, setting.file.support.purity)
+    step = max(1, MAX_CODES // (len(tokens.positions) * setting.sae.cfg.d_sae))
+    done = 0
+    for batch in setting.batches(items, "discovery images"):
+        acts = setting.tap(batch.images).float()
         for first in range(0, len(acts), step):
             part = acts[first : first + step]
             encoded = {which: encode(one, tokens, part) for which, one in saes.items()}
             collector.update(encoded, batch.items[first : first + step], done + first)
         done += len(acts)
-    return _finish(collector, items, readout)
-
-
-def _layer(sae: SparseAutoencoder) -> int:
-    assert sae.cfg.layer is not None
-    return sae.cfg.layer
+    return _finish(collector, items, setting.readout)
 
 
 def _finish(c: _Collector, items: list[ImageItem], readout: Readout) -> Discovery:

@@ -1,4 +1,4 @@
-"""From a hypothesis file and the discovery images to hypotheses that name their latents."""
+"""Proposals: hypotheses that name their latents, from the file and the discovery images."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,12 +9,15 @@ from jaxtyping import Float, Int
 from saev.errors import UserError
 from saev.intervention.choose.discovery import Discovery
 from saev.intervention.choose.selectors import Scores, select_latents
-from saev.intervention.hypothesis import HypothesisFile
+from saev.intervention.hypothesis import Hypothesis
 from saev.intervention.readout import Readout, shuffled
+from saev.intervention.setting import Setting
 from saev.stats.correction import draws_needed
 from saev.stats.tests import rank_p
 
 Latents = tuple[int, ...]
+Selections = dict[int, tuple[Latents, float | None]]
+"""Column → latents chosen on shuffled labels, and the p of that choice."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,13 @@ class Proposal:
         }
 
 
-def concepts_of(file: HypothesisFile, discovery: Discovery, readout: Readout) -> list[int]:
+def tested_columns(setting: Setting, discovery: Discovery) -> list[int]:
     """Columns that the file asks about; for "all", those with enough discovery units.
 
     Raises:
         UserError: an unknown class, a class without support that is named, or none with support.
     """
+    file, readout = setting.file, setting.readout
     n_units = {c: _n_units(discovery, readout, c) for c in range(len(readout.concepts))}
     needed = _needed(file, readout)
     if file.concept != "all":
@@ -76,7 +80,7 @@ def concepts_of(file: HypothesisFile, discovery: Discovery, readout: Readout) ->
     return found
 
 
-def _needed(file: HypothesisFile, readout: Readout) -> int:
+def _needed(file: Hypothesis, readout: Readout) -> int:
     """Images are fewer than patches: three of a class are a start."""
     return file.support.n_discovery_units if readout.per == "patch" else 3
 
@@ -88,8 +92,9 @@ def _n_units(discovery: Discovery, readout: Readout, column: int) -> int:
 class Proposer:
     """Selects latents for every concept, on true and on shuffled labels, by one selector."""
 
-    def __init__(self, file: HypothesisFile, discovery: Discovery, readout: Readout) -> None:
-        self.file, self.discovery, self.readout = file, discovery, readout
+    def __init__(self, setting: Setting, discovery: Discovery) -> None:
+        file = setting.file
+        self.file, self.discovery, self.readout = file, discovery, setting.readout
         self.alive = {w: units.stats.alive for w, units in discovery.units.items()}
         self.rng = np.random.default_rng([file.seed, 1])
         self.by_hand = _by_hand(file)
@@ -108,8 +113,8 @@ class Proposer:
         repeats = [self._shuffled_scores() for _ in range(self.file.shuffles)]
         return [self._propose(column, repeats) for column in columns]
 
-    def recalibrate(self, columns: list[int]) -> dict[int, tuple[Latents, float | None]]:
-        """Column → latents chosen on freshly shuffled labels, and the p of that choice."""
+    def recalibrate(self, columns: list[int]) -> Selections:
+        """A selection on freshly shuffled labels."""
         scores, labels = self._shuffled_scores()
         chosen = {c: self._select("sae", scores, c, self.n, labels) for c in columns}
         fits = self._fits(labels, scores) if self.null else scores
@@ -246,7 +251,7 @@ class Proposer:
         return select_latents(method, table, scores[group], column, n, alive)
 
 
-def _by_hand(file: HypothesisFile) -> dict[str, Latents]:
+def _by_hand(file: Hypothesis) -> dict[str, Latents]:
     if file.latents is None:
         return {}
     given = file.latents

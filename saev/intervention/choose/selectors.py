@@ -11,10 +11,10 @@ from torch import Tensor
 
 from saev.errors import UserError
 from saev.intervention.choose.code_table import CodeTable
+from saev.intervention.hypothesis import SELECTORS
 
 Scores = Float[np.ndarray, "s c"]
 
-SELECTORS = ("f1", "auroc", "average_precision", "logistic", "attribution", "greedy")
 MIN_UNITS = 3
 """A latent that fires on fewer units is not scored: it would be perfect by chance."""
 

@@ -1,4 +1,4 @@
-"""Does the machinery call what is not there? Hypotheses chosen on shuffled labels, and random ones."""
+"""Calibration: false positives under shuffled labels and for random latents."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -8,8 +8,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from saev.intervention.arms.arms import ArmPlan
-from saev.intervention.choose.proposals import Latents
-from saev.intervention.hypothesis import HypothesisFile
 from saev.intervention.judge.tally import Tally
 from saev.intervention.judge.verdict import SUPPORTED, Evidence, Verdict, decide, judge
 from saev.stats.tests import tie_broken_p, uniformity_p
@@ -50,29 +48,27 @@ def calibrate(
     plan: ArmPlan,
     tallies: Mapping[Hashable, Tally],
     images_of: Mapping[str, Bool[np.ndarray, " n"]],
-    chosen: Sequence[Mapping[str, tuple[Latents, float | None]]],
-    keys: Sequence[Mapping[str, Hashable]],
-    file: HypothesisFile,
 ) -> Calibration:
     """Judges every repeat as the file's own hypotheses are, then together with them.
 
     Without the random directions, which would each need a length of its own: leaving that hurdle
     out can only raise the share that is supported.
     """
+    file = plan.file
     pools = _pools(plan, tallies, images_of, file.scale)
     n_supported = n_below = n = 0
     false_shares = []
-    for selection, jobs in zip(chosen, keys, strict=True):
-        repeat = {}
-        for concept, one in evidence.items():
-            latents, p_selection = selection[concept]
-            null = pools[concept].take(np.array(plan.pool.match(latents).draws))
-            selected = tallies[jobs[concept]].take(np.flatnonzero(images_of[concept]))
-            repeat[SHUFFLED + concept] = replace(
-                one, selected=selected, random=null, directions={}, best_of=1,
-                p_selection=p_selection,
+    for selections in plan.repeats:
+        repeat, latents_of = {}, {}
+        for p in plan.proposals:
+            latents, p_selection = selections[p.column]
+            null = pools[p.concept].take(np.array(plan.pool.match(latents).draws))
+            tally = tallies[plan.repeat_key(p, selections)]
+            repeat[SHUFFLED + p.concept] = replace(
+                evidence[p.concept], selected=tally.take(np.flatnonzero(images_of[p.concept])),
+                random=null, directions={}, best_of=1, p_selection=p_selection,
             )  # fmt: skip
-        latents_of = {SHUFFLED + c: list(latents) for c, (latents, _) in selection.items()}
+            latents_of[SHUFFLED + p.concept] = list(latents)
         found = judge(repeat, latents_of, file.alpha, file.smallest_effect)
         n += len(found)
         n_supported += len(_supported(found))
@@ -116,7 +112,7 @@ def random_p_values(
     """p of random sets in the place of selected ones, by the very null that those are held to.
 
     Every hypothesis gives, in turn and no set twice, the draws that match its latents best, as far as
-    that goes the likest to them; each is ranked among the hypothesis's other draws. Uniform when how
+    that goes the most similar ones; each is ranked among the hypothesis's other draws. Uniform when how
     well a draw matches says nothing of its effect; else the matching is too loose for p to be trusted.
     Ties are broken at random, for sets that change nothing at all would pile up.
 

@@ -1,4 +1,4 @@
-"""What an edited forward pass did to a head's predictions, counted per image and class.
+"""Tally of an edited forward pass: changed predictions per image and class.
 
 A unit is what a head predicts for: an image, or a patch. Its base class is the class whose loss or
 survival is measured: the label for images, the clean prediction for patches.
@@ -13,15 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
-
-METRICS = ("target_change", "selective_change", "probability", "accuracy")
-"""``target_change``: share of the class's units whose prediction changes. ``selective_change``: that,
-minus the mean of the same share over the other classes of its group. ``probability``: mean fall of
-the class's softmax probability on its units. ``accuracy``: fall of the share of units with that label
-which are predicted right. With direction "increase" the first three look at the units of other
-classes: the share that is sent to the class, the same minus the other classes' arrivals, and the
-mean rise of its probability."""
-DIRECTIONS = ("decrease", "increase")
 
 
 @dataclass(frozen=True)
@@ -168,7 +159,7 @@ class Question:
     """Classes that a selective metric compares with, each weighing the same; rare ones would be
     noise and are left out by whoever asks."""
 
-    def parts(self, tally: Tally, clean: Clean) -> "Parts":
+    def parts(self, tally: Tally, clean: Clean) -> "EffectParts":
         """What the effect is a ratio of."""
         c, peers = self.label, list(self.peers)
         columns = peers if self.metric == "selective_change" else []
@@ -176,17 +167,21 @@ class Question:
             others = clean.n_group - clean.n_base
             if self.metric == "probability":
                 rise = tally.elsewhere[..., c] - clean.tally.elsewhere[:, c]
-                return Parts(rise, others[:, c], tally.changed[..., []], others[:, []])
+                return EffectParts(rise, others[:, c], tally.changed[..., []], others[:, []])
             arrived = tally.arrived
-            return Parts(arrived[..., c], others[:, c], arrived[..., columns], others[:, columns])
+            return EffectParts(
+                arrived[..., c], others[:, c], arrived[..., columns], others[:, columns]
+            )
         n = clean.n_base
         if self.metric == "probability":
             fall = clean.tally.probability[:, c] - tally.probability[..., c]
-            return Parts(fall, n[:, c], tally.changed[..., []], n[:, []])
+            return EffectParts(fall, n[:, c], tally.changed[..., []], n[:, []])
         if self.metric == "accuracy":
             fall = clean.tally.correct[:, c] - tally.correct[..., c]
-            return Parts(fall, clean.n_labelled[:, c], tally.changed[..., []], n[:, []])
-        return Parts(tally.changed[..., c], n[:, c], tally.changed[..., columns], n[:, columns])
+            return EffectParts(fall, clean.n_labelled[:, c], tally.changed[..., []], n[:, []])
+        return EffectParts(
+            tally.changed[..., c], n[:, c], tally.changed[..., columns], n[:, columns]
+        )
 
     def effects(self, tallies: Tally, clean: Clean) -> Float[np.ndarray, " r"]:
         """The effect of each of a stack of edits over all images: units count, not images."""
@@ -219,7 +214,7 @@ class Question:
         return effects
 
 
-class Parts(NamedTuple):
+class EffectParts(NamedTuple):
     """Numerators and denominators of an effect, per image."""
 
     hit: Float[np.ndarray, "*r n"]

@@ -1,4 +1,4 @@
-"""From effects of the arms to a verdict on each hypothesis.
+"""Verdict on each hypothesis, from the effects of its arms.
 
 Suffixes: r draws, n images, h hypotheses.
 """

@@ -1,4 +1,4 @@
-"""Pictures before and after an edit, and whether edited activations stay inside the data.
+"""Example images before and after an edit, and the share of edited tokens inside the data.
 
 Suffixes: b images, p patches, u units, g groups, c columns.
 """
@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from saev.backbones.transform import to_picture
 from saev.editing.tap_edit import TapEdit
-from saev.intervention.arms.runner import Batch
+from saev.intervention.arms.runner import EncodedBatch
 from saev.intervention.choose.proposals import Latents
-from saev.intervention.experiment import Outcome
 from saev.intervention.judge.tally import Predictions, predict
 from saev.intervention.judge.verdict import Verdict
 from saev.intervention.report.figures import BarExample, MaskExample, bars_figure, masks_figure
+from saev.intervention.result import ExperimentResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,10 +28,9 @@ N_IMAGES_INSIDE = 16
 
 
 @torch.no_grad()
-def inside_data(outcome: Outcome, latents: Latents, dose: float) -> float:
+def inside_data(outcome: ExperimentResult, latents: Latents, dose: float) -> float:
     """Share of edited tokens whose norm is at most the 99th percentile of the discovery tokens'."""
     runner = outcome.runner
-    assert runner is not None
     images = np.arange(min(N_IMAGES_INSIDE, outcome.test.n_images))
     encoded = runner.batch(images).encoded["sae"]
     delta, changed = outcome.plan.steering(latents, dose).delta(encoded)
@@ -39,10 +39,9 @@ def inside_data(outcome: Outcome, latents: Latents, dose: float) -> float:
 
 
 @torch.no_grad()
-def examples_figure(outcome: Outcome, v: Verdict) -> "Figure | None":
+def examples_figure(outcome: ExperimentResult, v: Verdict) -> "Figure | None":
     """Test images that show the concept: for patches those with most of it, else the first."""
     runner = outcome.runner
-    assert runner is not None
     n_base = outcome.test.clean.n_base[:, outcome.setting.readout.column(v.concept)]
     n_base = np.where(outcome.images_of[v.concept], n_base, 0)
     images = np.argsort(-n_base, kind="stable")[:N_EXAMPLES]
@@ -70,26 +69,24 @@ def examples_figure(outcome: Outcome, v: Verdict) -> "Figure | None":
     return _bars(outcome, v, pictures, predictions)
 
 
-def _predict(outcome: Outcome, batch: Batch, steering: TapEdit | None) -> Predictions:
+def _predict(
+    outcome: ExperimentResult, batch: EncodedBatch, steering: TapEdit | None
+) -> Predictions:
     setting, encoded = outcome.setting, batch.encoded["sae"]
     acts = encoded.acts if steering is None else steering.steer(encoded)
     logits = setting.readout.of_acts(setting.backbone, acts, setting.layer)
     return predict(logits, setting.readout.groups)
 
 
-def _picture(outcome: Outcome, image: int) -> UInt8[np.ndarray, "h w 3"]:
+def _picture(outcome: ExperimentResult, image: int) -> UInt8[np.ndarray, "h w 3"]:
     """As the model sees it."""
-    setting = outcome.setting
-    pixels = setting.backbone.transform(setting.source.load(outcome.test.items[image]))
-    mean, std = (
-        torch.tensor(v)[:, None, None] for v in (setting.backbone.mean, setting.backbone.std)
-    )
-    rgb = (pixels * std + mean).clamp(0, 1) * 255
-    return rgb.permute(1, 2, 0).round().byte().numpy()
+    backbone = outcome.setting.backbone
+    pixels = backbone.transform(outcome.setting.source.load(outcome.test.items[image]))
+    return to_picture(pixels, backbone.mean, backbone.std)
 
 
 def _masks(
-    outcome: Outcome,
+    outcome: ExperimentResult,
     v: Verdict,
     images: np.ndarray,
     pictures: list[np.ndarray],
@@ -111,7 +108,10 @@ def _masks(
 
 
 def _bars(
-    outcome: Outcome, v: Verdict, pictures: list[np.ndarray], predictions: dict[str, Predictions]
+    outcome: ExperimentResult,
+    v: Verdict,
+    pictures: list[np.ndarray],
+    predictions: dict[str, Predictions],
 ) -> "Figure":
     names = outcome.setting.readout.concepts
     examples = []

@@ -1,4 +1,4 @@
-"""Figures of a controlled experiment. All return matplotlib figures drawn without a display."""
+"""Figures of a controlled experiment, drawn without a display."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,15 +1,15 @@
-"""What a controlled experiment leaves on disk for scripts: verdicts, every effect, a table."""
+"""Files of a controlled experiment for scripts: verdicts, every effect, a table."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saev.intervention.arms.arms import Use
-from saev.intervention.experiment import Outcome
 from saev.intervention.hypothesis import ARMS
 from saev.intervention.judge.tally import other_change
+from saev.intervention.result import ExperimentResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 SUMMARY_COLUMNS = ("concept", "arm", "n_latents", "scale", "target_change", "other_change")
 
 
-def write_files(outcome: Outcome, folder: Path) -> "pd.DataFrame":
+def write_registered(content: dict[str, Any], folder: Path) -> Path:
+    """Writes ``registered.json``: what is about to be tested, before a test image is read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "registered.json"
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+def write_files(outcome: ExperimentResult, folder: Path) -> "pd.DataFrame":
     """Writes ``verdict.json``, ``effects.parquet``, ``summary.csv`` and, where it was asked for,
     ``calibration.json``; returns the summary."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +40,7 @@ def write_files(outcome: Outcome, folder: Path) -> "pd.DataFrame":
     return summary
 
 
-def effects_table(outcome: Outcome) -> "pd.DataFrame":
+def effects_table(outcome: ExperimentResult) -> "pd.DataFrame":
     """One row per hypothesis, arm, draw and image.
 
     ``target_units`` of the image are of the concept, ``other_units`` of its group's other classes;
@@ -45,7 +53,7 @@ def effects_table(outcome: Outcome) -> "pd.DataFrame":
     return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def _effects(outcome: Outcome, use: Use) -> dict[str, np.ndarray]:
+def _effects(outcome: ExperimentResult, use: Use) -> dict[str, np.ndarray]:
     images = np.flatnonzero(outcome.images_of[use.concept])
     clean, tally = outcome.test.clean.take(images), outcome.tallies[use.key].take(images)
     ask = outcome.question(use.concept)
@@ -75,7 +83,7 @@ def _effects(outcome: Outcome, use: Use) -> dict[str, np.ndarray]:
     }
 
 
-def summary_table(outcome: Outcome) -> "pd.DataFrame":
+def summary_table(outcome: ExperimentResult) -> "pd.DataFrame":
     """Per concept, arm and setting the change of the target and of everything else, in per cent,
     mean over draws; over all of the hypothesis's test images."""
     import pandas as pd
@@ -98,7 +106,7 @@ def summary_table(outcome: Outcome) -> "pd.DataFrame":
     return table.drop(columns="rank").reset_index(drop=True)
 
 
-def _changes(outcome: Outcome, use: Use) -> tuple[float, float, float, float]:
+def _changes(outcome: ExperimentResult, use: Use) -> tuple[float, float, float, float]:
     images = np.flatnonzero(outcome.images_of[use.concept])
     clean, tally = outcome.test.clean.take(images), outcome.tallies[use.key].take(images)
     c, groups = outcome.setting.readout.column(use.concept), outcome.setting.readout.groups

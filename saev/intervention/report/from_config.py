@@ -1,30 +1,25 @@
-"""A controlled experiment for a command: everything from the config to the report on the run."""
+"""Controlled experiment of a command, from the config to the report on the run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.images import ImageSource
-from saev.backbones import Backbone, load_backbone
 from saev.cli.console import print_table
 from saev.cli.results import device_of, keep_metrics
-from saev.defaults import CONF_DIR
-from saev.errors import UserError
 from saev.heads import load_head
-from saev.intervention.experiment import Outcome, run_experiment
-from saev.intervention.hypothesis import HypothesisFile
+from saev.intervention.experiment import run_setting
+from saev.intervention.hypothesis import read_hypothesis
 from saev.intervention.judge.verdict import SUPPORTED
 from saev.intervention.readout import OWN_HEADS, make_readout
-from saev.intervention.report.files import write_files
-from saev.intervention.report.page import power_of, write_page
-from saev.intervention.setting import setting_of
+from saev.intervention.report.files import write_registered
+from saev.intervention.report.page import power_of, write_report
+from saev.intervention.result import ExperimentResult
+from saev.intervention.setting import Setting
+from saev.loading import backbone_of
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking
-
-HYPOTHESES_DIR = CONF_DIR / "hypotheses"
 
 
 def intervene_and_report(
@@ -37,79 +32,41 @@ def intervene_and_report(
     """Runs the experiment and leaves ``report/`` and ``metrics.json`` in ``out_dir`` and on the run.
 
     Raises:
-        UserError: see :func:`saev.experiment.controlled.run_experiment`.
+        UserError: see :func:`saev.intervention.experiment.run_setting`.
     """
-    file, text = read_hypothesis(cfg.hypothesis, cfg.concepts)
+    concepts = cfg.concepts
+    if OmegaConf.is_config(concepts):
+        concepts = OmegaConf.to_container(concepts)
+    file, text = read_hypothesis(cfg.hypothesis, concepts)
     report = out_dir / "report"
     report.mkdir(parents=True, exist_ok=True)
     (report / "hypothesis.yaml").write_text(text)
     tracking.log_artifact(report / "hypothesis.yaml", "report")
     tracking.set_tags({"saev.sha256.hypothesis_file": file.sha256()})
     device = device_of(cfg.trainer.accelerator)
-    backbone = backbone_for(sae, str(cfg.sae), cfg.backbone.weights, str(cfg.head))
-    readout = make_readout(str(cfg.head), backbone, source)
-    setting = setting_of(cfg, file, sae, backbone, readout, source, device)
+    head = str(cfg.head)
+    trained = load_head(head) if head not in OWN_HEADS and Path(head).is_dir() else None
+    backbone = backbone_of(sae, str(cfg.sae), weights=cfg.backbone.weights, head=trained)
+    readout = make_readout(head, backbone, source)
+    run = cfg.intervention
+    setting = Setting(
+        file, sae, backbone, readout, source, run.batch_size, run.max_rows, run.num_workers, device
+    )
 
     def register(content: dict[str, Any], sha256: str) -> None:
-        path = report / "registered.json"
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        tracking.log_artifact(path, "report")
+        tracking.log_artifact(write_registered(content, report), "report")
         tracking.set_tags({"saev.sha256.hypothesis": sha256})
 
-    outcome = run_experiment(setting, register)
-    summary = write_files(outcome, report)
-    write_page(outcome, summary, report)
+    outcome = run_setting(setting, register)
+    write_report(outcome, report)
     metrics = metrics_of(outcome)
     keep_metrics(metrics, out_dir, tracking)
     tracking.log_artifact(report, "report")
-    show(outcome)
+    show_verdicts(outcome)
     return metrics
 
 
-def read_hypothesis(where: str | None, concepts: Any) -> tuple[HypothesisFile, str]:
-    """The file and its text: a path, or a name in ``conf/hypotheses``; None is a file that says
-    nothing, so that everything is at its default. ``concepts`` replaces what it says of them."""
-    content: Any = {}
-    if where is not None:
-        path = Path(where)
-        if not path.is_file():
-            path = HYPOTHESES_DIR / f"{where}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in HYPOTHESES_DIR.glob("*.yaml")))
-            raise UserError(f"hypothesis={where} is no file and none of {known}")
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not YAML ({error}): correct it") from error
-    if concepts is not None:
-        chosen = OmegaConf.to_container(concepts) if OmegaConf.is_config(concepts) else concepts
-        content = {**content, "concept": chosen}
-    elif where is None:
-        raise UserError("nothing is asked: set hypothesis=FILE, or concepts=all")
-    if not isinstance(content, dict):
-        raise UserError(f"hypothesis={where} holds no key: value pairs")
-    file = HypothesisFile.from_dict(content, f"hypothesis={where}")
-    return file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-
-
-def backbone_for(sae: SparseAutoencoder, name: str, weights: str | None, head: str) -> Backbone:
-    """The SAE's backbone, preparing pictures as the head's was: a segmentation head has seen them
-    whole, whatever the SAE was trained on."""
-    if sae.cfg.backbone is None or sae.cfg.layer is None:
-        raise UserError(f"{name} does not say which backbone and layer it belongs to")
-    spec = dict(sae.cfg.backbone["spec"])
-    if head not in OWN_HEADS and Path(head).is_dir():
-        seen = load_head(head).backbone.get("spec", {})
-        for key in ("resize", "crop_pct", "image_size"):
-            spec.pop(key, None)
-            if seen.get(key) is not None:
-                spec[key] = seen[key]
-    if weights is not None:
-        spec["weights"] = str(Path(weights).expanduser())
-    return load_backbone(**spec)
-
-
-def metrics_of(outcome: Outcome) -> dict[str, float]:
+def metrics_of(outcome: ExperimentResult) -> dict[str, float]:
     """Flat: shares of verdicts, mean changes, calibration."""
     rows = outcome.verdicts
     metrics = {
@@ -130,7 +87,7 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
     return metrics
 
 
-def show(outcome: Outcome) -> None:
+def show_verdicts(outcome: ExperimentResult) -> None:
     """The verdicts as a table on screen: the supported ones first, the largest effect first."""
     rows = [
         [

@@ -1,4 +1,4 @@
-"""What a controlled experiment found, gathered for its page and figures."""
+"""Page of a controlled experiment, with its figures."""
 
 import re
 from collections.abc import Hashable
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datamodules.images import ScenesImages
-from saev.intervention.experiment import Outcome
 from saev.intervention.hypothesis import ARMS
 from saev.intervention.judge.verdict import NO_POWER, NOT_SUPPORTED, SUPPORTED, Verdict
 from saev.intervention.report.examples import examples_figure, inside_data
 from saev.intervention.report.figures import Curve, arms_figure, dose_figure, uniformity_figure
+from saev.intervention.report.files import write_files
 from saev.intervention.report.page_text import ARM_TEXTS, EXAMPLES_TEXTS, explain, metric_text
-from saev.pages.render import render
+from saev.intervention.result import ExperimentResult
+from saev.pages.render import fill_template
 from saev.stats.tests import dose_response
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
@@ -27,8 +28,13 @@ BAR_WIDTH = 220
 """Pixels of the small effect bars in the table."""
 
 
-def write_page(outcome: Outcome, summary: "pd.DataFrame", folder: Path) -> Path:
-    """Writes ``index.html`` with ``figures/`` beside it; both open from disk."""
+def write_report(outcome: ExperimentResult, folder: Path) -> Path:
+    """Leaves the files for scripts and the page in a folder; returns the page."""
+    return write_page(outcome, write_files(outcome, folder), folder)
+
+
+def write_page(outcome: ExperimentResult, summary: "pd.DataFrame", folder: Path) -> Path:
+    """Writes ``index.html`` with ``figures/`` next to it; both open from disk."""
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     verdicts = sorted(outcome.verdicts, key=lambda v: (v.verdict != SUPPORTED, -v.effect))
@@ -58,11 +64,11 @@ def write_page(outcome: Outcome, summary: "pd.DataFrame", folder: Path) -> Path:
         "registered": outcome.registered_sha256,
     }
     path = folder / "index.html"
-    path.write_text(render(TEMPLATE, content), encoding="utf-8")
+    path.write_text(fill_template(TEMPLATE, content), encoding="utf-8")
     return path
 
 
-def _subtitle(outcome: Outcome) -> str:
+def _subtitle(outcome: ExperimentResult) -> str:
     setting = outcome.setting
     return (
         f"{setting.backbone.name}, dictionary of {setting.sae.cfg.d_sae:,} latents after block "
@@ -73,7 +79,7 @@ def _subtitle(outcome: Outcome) -> str:
 
 
 class _BarScale:
-    """Where an effect stands in a small bar."""
+    """Place of an effect in a small bar."""
 
     def __init__(self, verdicts: list[Verdict]) -> None:
         values = [x for v in verdicts for x in (*v.interval, v.null_mean, v.null_95, 0.0, v.effect)]
@@ -85,7 +91,9 @@ class _BarScale:
         return round(6 + share * (BAR_WIDTH - 12), 1)
 
 
-def _verdict(outcome: Outcome, v: Verdict, scale: _BarScale, figures: Path) -> dict[str, Any]:
+def _verdict(
+    outcome: ExperimentResult, v: Verdict, scale: _BarScale, figures: Path
+) -> dict[str, Any]:
     anchor = re.sub(r"[^\w-]+", "-", v.concept)
     matched = outcome.plan.matched[v.concept]
     null_low = scale.place(min(v.null_mean, v.null_95))
@@ -123,13 +131,13 @@ def _save(figure: "Figure", folder: Path, name: str) -> str:
     return f"figures/{name}.png"
 
 
-def _effect(outcome: Outcome, concept: str, key: Hashable) -> float:
+def _effect(outcome: ExperimentResult, concept: str, key: Hashable) -> float:
     images = np.flatnonzero(outcome.images_of[concept])
     clean = outcome.test.clean.take(images)
     return outcome.question(concept).effect(outcome.tallies[key].take(images), clean)
 
 
-def _arm_effects(outcome: Outcome, v: Verdict) -> dict[str, np.ndarray]:
+def _arm_effects(outcome: ExperimentResult, v: Verdict) -> dict[str, np.ndarray]:
     """Every tested draw's effect, by arm, in the order of ``ARMS``."""
     found: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for use in outcome.plan.uses:
@@ -138,7 +146,7 @@ def _arm_effects(outcome: Outcome, v: Verdict) -> dict[str, np.ndarray]:
     return {arm: np.array(values) for arm, values in found.items() if values}
 
 
-def _curve(outcome: Outcome, v: Verdict) -> Curve | None:
+def _curve(outcome: ExperimentResult, v: Verdict) -> Curve | None:
     """Effects at every dose that was run with the tested number of latents."""
     n = outcome.plan.n
     selected: dict[float, float] = {}
@@ -159,7 +167,7 @@ def _curve(outcome: Outcome, v: Verdict) -> Curve | None:
     return Curve(doses, [selected[d] for d in doses], means, inside, outcome.setting.file.scale)
 
 
-def _arms(summary: "pd.DataFrame", outcome: Outcome) -> list[dict[str, str]]:
+def _arms(summary: "pd.DataFrame", outcome: ExperimentResult) -> list[dict[str, str]]:
     """Mean and standard deviation over concepts at the tested setting."""
     file, n = outcome.setting.file, outcome.plan.n
     here = summary[(summary.n_latents.isin([n, 0])) & (summary.scale.isin([file.scale, 0.0]))]
@@ -181,7 +189,7 @@ def _spread(values: "pd.Series") -> str:
     return f"{values.mean():.1f} ± {deviation:.1f}"
 
 
-def _settings(summary: "pd.DataFrame", outcome: Outcome) -> list[dict[str, Any]]:
+def _settings(summary: "pd.DataFrame", outcome: ExperimentResult) -> list[dict[str, Any]]:
     """A block per number of latents: arms × doses."""
     table = outcome.setting.file.table
     if not table.scales:
@@ -203,14 +211,14 @@ def _settings(summary: "pd.DataFrame", outcome: Outcome) -> list[dict[str, Any]]
     return blocks
 
 
-def power_of(outcome: Outcome) -> float | None:
+def power_of(outcome: ExperimentResult) -> float | None:
     """Share of planted concepts that are supported; None where nobody planted them."""
     if not isinstance(outcome.setting.source, ScenesImages):
         return None
     return float(np.mean([v.verdict == SUPPORTED for v in outcome.verdicts]))
 
 
-def _calibration(outcome: Outcome, figures: Path) -> dict[str, Any] | None:
+def _calibration(outcome: ExperimentResult, figures: Path) -> dict[str, Any] | None:
     found = outcome.calibration
     if found is None:
         return None

@@ -1,11 +1,11 @@
-"""The sentences of the page: what was done, in words for a reader who knows none of the code."""
+"""Sentences of the page, for a reader who knows none of the code."""
 
 # ruff: noqa: E501  (sentences of the page, kept whole)
 
 from collections.abc import Mapping
 from typing import Any
 
-from saev.intervention.experiment import Outcome
+from saev.intervention.result import ExperimentResult
 
 ARM_TEXTS: dict[str, tuple[str, str]] = {
     "selected": (
@@ -69,7 +69,7 @@ EXAMPLES_TEXTS = {
 }
 
 
-def explain(outcome: Outcome) -> list[str]:
+def explain(outcome: ExperimentResult) -> list[str]:
     """Three paragraphs: choosing, editing, measuring."""
     setting, n = outcome.setting, outcome.plan.n
     file, per = setting.file, setting.readout.per
@@ -96,7 +96,7 @@ def explain(outcome: Outcome) -> list[str]:
     ]
 
 
-def _edit_text(outcome: Outcome) -> str:
+def _edit_text(outcome: ExperimentResult) -> str:
     edit = outcome.setting.file.edit
     kind, where = edit.get("kind", "set"), edit.get("where", "all")
     away = (

@@ -1,7 +1,10 @@
 """What training minimises apart from AuxK: one class an objective, independent of the decoder.
 
-``objective`` the contract and the squared error · ``l1`` L1 and annealed Σ z^p · ``l0`` JumpReLU's
-penalties · ``gated`` the gate's own loss · ``nested`` Matryoshka and several k.
+objective: the contract, and the plain one: squared error
+l1: Σ z·‖W_dec‖, and Σ z^p with p falling
+l0: JumpReLU's penalties: an L0 to aim at, a plain weight, a saturating one
+gated: the gate's own L1 and reconstruction
+nested: Matryoshka and multi-TopK
 """
 
 from saev.sae.objectives.gated import GatedL1

@@ -1,0 +1,38 @@
+"""Files: SHA-256, and writing that leaves a whole file or none."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+def file_sha256(file: str | Path | BinaryIO) -> str:
+    """SHA-256 in hex of a file, or of the rest of an open one; read in pieces."""
+    if isinstance(file, str | Path):
+        with Path(file).open("rb") as opened:
+            return file_sha256(opened)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+@contextmanager
+def appearing_whole(path: Path) -> Iterator[Path]:
+    """A path next to this one to write a file to, which takes its place when the block ends.
+
+    A reader sees the old file or the new one, whole. Where the block fails, nothing changes.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut may leave the name without its content
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes these bytes, or this text in UTF-8, as ``appearing_whole`` does; raises OSError."""
+    with appearing_whole(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -1,0 +1,66 @@
+"""Control directions in place of the dictionary's atoms: random ones, and what labels alone give.
+
+Suffixes: r draws, c columns, d width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saev.editing.directions import (
+    covariance_directions,
+    diffmean_direction,
+    isotropic_directions,
+    pca_direction,
+    probe_directions,
+)
+from saev.intervention.choose.discovery import Discovery
+from saev.intervention.hypothesis import Hypothesis
+from saev.intervention.readout import Readout
+
+
+@dataclass(frozen=True)
+class ControlDirections:
+    """Of one experiment; those of a column point towards its class."""
+
+    random: dict[str, Float[Tensor, "r d"]]
+    """``random_direction`` and ``covariance_direction``."""
+    diffmean: dict[int, Float[Tensor, " d"]]
+    pca: dict[int, Float[Tensor, " d"]]
+    probe: Float[Tensor, "c d"] | None
+    """A row per column; None where ``linear_probe`` was not asked for."""
+
+
+def control_directions(
+    file: Hypothesis, discovery: Discovery, readout: Readout, columns: Sequence[int]
+) -> ControlDirections:
+    """All directions that the arms of some columns need, from discovery images alone."""
+    covariance, n = discovery.covariance, file.directions
+    generator = torch.Generator().manual_seed(file.seed)
+    random = {
+        "random_direction": isotropic_directions(n, len(covariance), generator),
+        "covariance_direction": covariance_directions(n, covariance, generator),
+    }
+    diffmean = {
+        c: diffmean_direction(discovery.class_mean[c], discovery.rest_mean[c]) for c in columns
+    }
+    pca = {}
+    if "pca_direction" in file.baselines:
+        pca = {c: pca_direction(covariance, towards) for c, towards in diffmean.items()}
+    probe = _probe_rows(discovery, readout) if "linear_probe" in file.baselines else None
+    return ControlDirections(random, diffmean, pca, probe)
+
+
+def _probe_rows(discovery: Discovery, readout: Readout) -> Float[Tensor, "c d"]:
+    """A row per column, fitted within each group."""
+    rows_cd = torch.zeros(len(readout.concepts), discovery.rows.shape[1])
+    for g, (first, last) in enumerate(readout.groups.spans):
+        labels = torch.from_numpy(discovery.labels[:, g])
+        keep = labels >= 0
+        rows_cd[first:last] = probe_directions(
+            discovery.rows[keep], labels[keep] - first, last - first
+        )
+    return rows_cd

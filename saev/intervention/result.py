@@ -1,0 +1,103 @@
+"""Result of a controlled experiment: verdicts, and every effect that they rest on."""
+
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool
+
+from saev.intervention.arms.arms import ArmPlan
+from saev.intervention.arms.runner import Runner, TestSet
+from saev.intervention.choose.discovery import Discovery
+from saev.intervention.choose.proposals import Proposal
+from saev.intervention.judge.calibration import Calibration
+from saev.intervention.judge.tally import Question, Tally
+from saev.intervention.judge.verdict import Evidence, Verdict
+from saev.intervention.setting import Setting
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(repr=False)
+class ExperimentResult:
+    """Everything an experiment found."""
+
+    setting: Setting
+    discovery: Discovery
+    proposals: list[Proposal]
+    left_out: dict[str, str]
+    """Concepts that were proposed and could not be tested, with the reason."""
+    registered_sha256: str
+    plan: ArmPlan
+    test: TestSet
+    images_of: dict[str, Bool[np.ndarray, " n"]]
+    """Test images of each hypothesis."""
+    runner: Runner
+    tallies: dict[Hashable, Tally]
+    verdicts: list[Verdict] = field(default_factory=list)
+    calibration: Calibration | None = None
+
+    def __repr__(self) -> str:
+        counts = Counter(verdict.verdict for verdict in self.verdicts)
+        found = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
+        return (
+            f"ExperimentResult({len(self.verdicts)} hypotheses: {found}; "
+            f"{self.test.n_images} test images)"
+        )
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row per hypothesis: what ``verdict.json`` says of it."""
+        import pandas as pd
+
+        return pd.DataFrame([verdict.to_dict() for verdict in self.verdicts])
+
+    def question(self, concept: str) -> Question:
+        """What is asked of a concept; its peers are those that the test images show enough of."""
+        file, groups = self.setting.file, self.setting.readout.groups
+        column = self.setting.readout.column(concept)
+        needed = file.support.n_test_units if self.setting.readout.per == "patch" else 1
+        shown = self.test.clean.n_base.sum(0) >= needed
+        peers = tuple(c for c in groups.peers(column) if shown[c])
+        return Question(column, file.metric, file.direction, groups, peers)
+
+    def evidence(self, p: Proposal) -> Evidence:
+        """The tallies of one hypothesis's tested arms, on its own images."""
+        images = np.flatnonzero(self.images_of[p.concept])
+        clean = self.test.clean.take(images)
+        ask = self.question(p.concept)
+
+        def of(arm: str) -> list[Tally]:
+            return [
+                self.tallies[use.key]
+                for use in self.plan.uses
+                if use.concept == p.concept and use.arm == arm and use.tested
+            ]
+
+        tried = [tally.take(images) for tally in of("selected")]
+        best = max(tried, key=lambda tally: ask.effect(tally, clean))
+        directions = {
+            arm: Tally.stack(of(arm), images)
+            for arm in ("random_direction", "covariance_direction")
+        }
+        random = Tally.stack(of("random_latents"), images)
+        return Evidence(ask, clean, best, random, directions, len(tried), p.p_selection)
+
+    def check_identity(self) -> None:
+        """An identity edit that changes anything means that nothing else can be trusted.
+
+        Raises:
+            RuntimeError: it did.
+        """
+        for use in self.plan.uses:
+            if use.arm != "identity":
+                continue
+            images = np.flatnonzero(self.images_of[use.concept])
+            edited = self.tallies[use.key].take(images)
+            clean = self.test.clean.tally.take(images)
+            if not all(np.array_equal(*pair) for pair in zip(edited, clean, strict=True)):
+                raise RuntimeError(
+                    f"the identity edit changed predictions on images of {use.concept!r}"
+                )
