@@ -24,7 +24,7 @@ FILE: dict[str, Any] = {
 QUICK = (
     "head=attributes",
     "images=scenes",
-    "images.n_images=120",
+    "images.n_images=80",
     "images.val_fraction=0.4",
     "trainer.accelerator=cpu",
 )
