@@ -273,7 +273,7 @@ def test_wrong_tokens_spare_the_concept(outcome):
 
 
 def test_registered_before_any_test_image_is_read(folder):
-    one = setting(folder)
+    one = setting(folder, concept=CLASSES[:2], directions=4)
     test_ids = {item.image_id for item in one.source.split("test")}
     seen = []
 
@@ -288,7 +288,7 @@ def test_registered_before_any_test_image_is_read(folder):
 
 
 def test_every_test_image_is_tapped_once(folder, monkeypatch):
-    one = setting(folder)
+    one = setting(folder, concept=CLASSES[:2])
     tapped, resumed = [], []
     tap, resume = one.backbone.tap, one.backbone.resume
     monkeypatch.setattr(
