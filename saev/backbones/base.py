@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from saev.backbones.last_block import for_rows
 from saev.backbones.taps import Edit, Enough, hooked, resumed
 from saev.backbones.transform import ImageTransform
 from saev.errors import UserError
@@ -206,6 +205,8 @@ class Backbone(nn.Module):
         images = torch.zeros(1, 3, *self.image_size, dtype=self.dtype, device=acts.device)
         last = None
         if rows is not None and layer < self.n_blocks - 1 and self.trunk.batch_first:
+            from saev.backbones.last_block import for_rows
+
             last = for_rows(self.trunk.blocks[-1], rows)
         with resumed(self.trunk.blocks, layer, acts, self.trunk.batch_first, last):
             return self.trunk(images)

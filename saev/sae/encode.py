@@ -24,7 +24,6 @@ from saev.sae.sparse import (
     prefers_sparse,
     select_above,
 )
-from saev.sae.straight_through import jump_relu
 from saev.sae.threshold import batch_threshold, kth_largest
 
 SPARSE_PER_K = 4
@@ -122,6 +121,8 @@ def encode_normalized(
         return encode(sae, x_bar, how, k)
     pre = sae.pre_activations(x_bar)
     if cfg.activation == "jump_relu":
+        from saev.sae.straight_through import jump_relu
+
         values = jump_relu(pre, sae.threshold, how.bandwidth, how.jump_to_input)
     else:
         values = sae.activate(pre)

@@ -11,7 +11,6 @@ ui: the MLflow UI on this machine
 Importing this package imports neither mlflow nor Lightning.
 """
 
-from saev.tracking.mlflow_store import open_store as open_store
 from saev.tracking.provenance import git_state as git_state
 from saev.tracking.provenance import package_versions as package_versions
 from saev.tracking.provenance import provenance_tags as provenance_tags

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import lightning as L
 import numpy as np
@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.activations.format import Manifest
-from datamodules.activations.in_memory import InMemoryActivations
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
 from saev.defaults import defaults, names, replaced
@@ -28,6 +27,7 @@ from saev.training.distributed import broadcast_from_first
 from saev.training.sae_module import SAETraining
 
 if TYPE_CHECKING:
+    from datamodules.activations.in_memory import InMemoryActivations
     from saev.sae.baselines import Baseline
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ TOKENS, DATA = defaults("train", "tokens"), defaults("train", "data")
 TRAINER = defaults("trainer/default")
 KINDS = ("SAETraining", "Baseline")
 
-Data = ActivationDataModule | InMemoryActivations
+Data: TypeAlias = "ActivationDataModule | InMemoryActivations"
 
 
 def fit_dictionary(
@@ -114,6 +114,8 @@ def fit_dictionary(
             )  # fmt: skip
             width = data.manifest.width
         else:
+            from datamodules.activations.in_memory import InMemoryActivations
+
             data = InMemoryActivations(
                 acts, batch_size, val_fraction=val_fraction, max_norm=max_norm, seed=seed
             )
@@ -150,7 +152,7 @@ _FIXED = (
 
 
 def _has_no_validation(data: Data) -> bool:
-    return isinstance(data, InMemoryActivations) and len(data.heldout) == 0
+    return not isinstance(data, ActivationDataModule) and len(data.heldout) == 0
 
 
 def build_model(
@@ -247,7 +249,7 @@ def check_resumable(module: SAETraining, ckpt_path: str | None) -> None:
 
 def provenance_of(data: Data, source: ImageSource | None) -> dict[str, Any]:
     """Fields of ``SAEConfig`` that say what a dictionary was fitted to; none for an array."""
-    if isinstance(data, InMemoryActivations):
+    if not isinstance(data, ActivationDataModule):
         return {}
     manifest: Manifest = data.manifest
     return {

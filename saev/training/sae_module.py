@@ -27,7 +27,7 @@ from saev.sae.initialize import (
     pool_center,
 )
 from saev.sae.objectives import Objective, Step
-from saev.sae.objectives.l1 import l1
+from saev.sae.objectives.objective import l1
 from saev.sae.threshold import threshold_for
 from saev.training.arguments import (
     Initialization,

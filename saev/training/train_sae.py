@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
-from saev.cli.console import override, print_next
 from saev.errors import UserError
 from saev.files import file_sha256
 from saev.recording.record_activations import identity, record_activations, settings_of
@@ -48,7 +47,9 @@ def train_sae(
         check_schedules(module, cfg)
         data = _data(cfg, backbone, source, module.sae.cfg)
         sae = _train(cfg, module, data, source, out_dir, tracking)
-    from saev.evaluation.report import evaluate_and_report  # not before training is over
+    # not before training is over
+    from saev.cli.console import override, print_next
+    from saev.evaluation.report import evaluate_and_report
 
     if is_main_process():
         _keep(sae, data, out_dir / "sae", tracking)
