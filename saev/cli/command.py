@@ -18,8 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from saev.cli.experiments import refuse_foreign_experiments
 from saev.defaults import CONF_DIR
 from saev.errors import UserError
-from saev.tracking.rank import is_main_process
-from saev.tracking.run import status_of
+from saev.tracking.run import is_main_process, status_of
 
 log = logging.getLogger(__name__)
 

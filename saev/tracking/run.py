@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import OmegaConf
 
-from saev.tracking.rank import is_main_process
-
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from mlflow import MlflowClient
@@ -199,6 +197,18 @@ class MLflowTracking(Tracking):
         from saev.tracking.mlflow_store import where
 
         return where(self.tracking_uri, self.experiment_id, self.run_id)
+
+
+def is_main_process() -> bool:
+    """True in the one process that tracks, prints and writes; read from the launcher's variables.
+
+    torchrun sets ``RANK``, Lightning's own launcher ``NODE_RANK`` and ``LOCAL_RANK``, Slurm
+    ``SLURM_PROCID``. None of them set means a single process.
+    """
+    if "RANK" in os.environ:
+        return os.environ["RANK"] == "0"
+    names = ("NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def status_of(error: BaseException) -> Status:

@@ -22,7 +22,6 @@ from saev.defaults import defaults, names, replaced
 from saev.errors import UserError
 from saev.recording.record_activations import Recording
 from saev.sae import SparseAutoencoder
-from saev.sae.threshold import calibrate_threshold_
 from saev.training.distributed import broadcast_from_first
 from saev.training.sae_module import SAETraining
 
@@ -201,6 +200,8 @@ def exported(
     """
     sae = module.export(**provenance_of(data, source))
     if sae.cfg.activation == "batch_topk":
+        from saev.sae.threshold import calibrate_threshold_
+
         threshold = calibrate_threshold_(
             sae, [training_pool(data, CALIBRATION_TOKENS).to(sae.W_enc.device)]
         )
