@@ -2,8 +2,9 @@
 
 import inspect
 import logging
-import pickle
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -103,7 +104,7 @@ def fit_dictionary(
     source = None
     if isinstance(acts, Recording):
         acts, source = acts.path, acts.images
-    with isolate_rng():
+    with isolate_rng(), lightning_quiet():
         L.seed_everything(seed, workers=True, verbose=False)
         if isinstance(acts, str | Path):
             data: Data = ActivationDataModule(
@@ -148,6 +149,23 @@ _FIXED = (
     "max_epochs", "log_every_n_steps", "val_check_interval", "check_val_every_n_epoch",
     "num_sanity_val_steps", "enable_model_summary",
 )  # fmt: skip
+
+
+@contextmanager
+def lightning_quiet() -> Iterator[None]:
+    """Within it Lightning does not say which devices there are, nor what else one could install; its
+    warnings are heard, apart from one about its own use of torch, which nobody else can heed."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r".isinstance.treespec, LeafSpec.", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _has_no_validation(data: Data) -> bool:
@@ -222,30 +240,6 @@ def fit_baseline_to(
         statistics.max_norm,
         **provenance_of(data, source),
     )
-
-
-def check_resumable(module: SAETraining, ckpt_path: str | None) -> None:
-    """Raises UserError unless the checkpoint is readable and of a dictionary of the same shape."""
-    if ckpt_path is None:
-        return
-    path = Path(ckpt_path)
-    if not path.is_file():
-        raise UserError(f"ckpt_path={ckpt_path} is not a file; give a run's checkpoints/last.ckpt")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, OSError) as error:
-        raise UserError(
-            f"ckpt_path={ckpt_path} is damaged or not a checkpoint of saev.train; "
-            "give an older one, or leave it out to start again"
-        ) from error
-    here = module.state_dict()
-    for name, tensor in state.items():
-        if name in here and here[name].shape != tensor.shape:
-            raise UserError(
-                f"ckpt_path={ckpt_path} holds {name} of shape {tuple(tensor.shape)}, this run has "
-                f"{tuple(here[name].shape)}; set the backbone, model.expansion or model.d_sae it "
-                "was trained with"
-            )
 
 
 def provenance_of(data: Data, source: ImageSource | None) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Dictionary training for a command: recorded activations, fit, evaluation."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -17,7 +19,7 @@ from saev.recording.record_activations import identity, record_activations, sett
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking, is_main_process
 from saev.training.distributed import part_ways
-from saev.training.fit import check_resumable, exported, fit_baseline_to, start_at_data
+from saev.training.fit import exported, fit_baseline_to, start_at_data
 from saev.training.lost_rank import LostRank
 from saev.training.sae_module import SAETraining
 
@@ -70,6 +72,30 @@ def train_sae(
         commands.insert(1, "python -m saev.train -m model.k=16,32,64")
     print_next(commands)
     return metrics
+
+
+def check_resumable(module: SAETraining, ckpt_path: str | None) -> None:
+    """Raises UserError unless the checkpoint is readable and of a dictionary of the same shape."""
+    if ckpt_path is None:
+        return
+    path = Path(ckpt_path)
+    if not path.is_file():
+        raise UserError(f"ckpt_path={ckpt_path} is not a file; give a run's checkpoints/last.ckpt")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, OSError) as error:
+        raise UserError(
+            f"ckpt_path={ckpt_path} is damaged or not a checkpoint of saev.train; "
+            "give an older one, or leave it out to start again"
+        ) from error
+    here = module.state_dict()
+    for name, tensor in state.items():
+        if name in here and here[name].shape != tensor.shape:
+            raise UserError(
+                f"ckpt_path={ckpt_path} holds {name} of shape {tuple(tensor.shape)}, this run has "
+                f"{tuple(here[name].shape)}; set the backbone, model.expansion or model.d_sae it "
+                "was trained with"
+            )
 
 
 def check_schedules(module: SAETraining, cfg: DictConfig) -> None:
