@@ -125,8 +125,8 @@ def check_belongs(sae: SparseAutoencoder, backbone: Backbone) -> None:
     trained = sae.cfg.backbone or {}
     if sae.cfg.d_model != backbone.width:
         raise UserError(
-            f"the SAE reads {sae.cfg.d_model} dimensions and {backbone.name} has {backbone.width}; "
-            f"it was trained on {trained.get('name')}"
+            f"the SAE reads {sae.cfg.d_model} dimensions and {backbone.name} has {backbone.width}"
+            + (f"; it was trained on {trained['name']}" if "name" in trained else "")
         )
     check_same_weights("the SAE was trained on", trained, backbone)
 

@@ -242,12 +242,12 @@ def _name(
     alive = (table["n_images_fired"].to_numpy() > 0).nonzero()[0]
     effects = None
     if columns is not None and "effect" in naming.proposers:
-        pushed = alive
+        steered = alive
         if naming.n_latents is not None and naming.n_latents < len(alive):
             by_importance = (-table["importance"].to_numpy()[alive]).argsort(kind="stable")
-            pushed = np.sort(alive[by_importance[: naming.n_latents]])
+            steered = np.sort(alive[by_importance[: naming.n_latents]])
         effects = effects_of(
-            sae, backbone, images, columns, pushed, table["max"].to_numpy(),
+            sae, backbone, images, columns, steered, table["max"].to_numpy(),
             strength=naming.strength, n_images=naming.n_images, n_random=naming.n_random,
             batch_size=naming.batch_size, device=device, seed=seed,
         )  # fmt: skip

@@ -218,12 +218,12 @@ class _Shelf:
         }  # fmt: skip
 
     def driven(self) -> list[dict[str, Any]]:
-        """Pushed latents and the later latent that each moves most."""
+        """Steered latents and the later latent that each moves most."""
         drives = self.tables.drives
         strongest = drives[drives["rank"] == 0].head(N_DRIVES)
         return [
             {
-                "note": f"pushed: {row['sae_a']} {row['latent_a']}; moves most: {row['sae_b']} "
+                "note": f"steered: {row['sae_a']} {row['latent_a']}; moves most: {row['sae_b']} "
                 f"{row['latent_b']}, by {row['drive']:.2f} (random directions at most "
                 f"{row['drive_random']:.2f})" + ("; this is its match" if row["matched"] else ""),
                 "rows": [

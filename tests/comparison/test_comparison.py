@@ -186,7 +186,7 @@ def test_drives_are_found_where_they_were_planted(two_layers) -> None:
     assert (mispaired[mispaired["matched"]]["rank"] == 0).mean() < 0.4
 
 
-def test_push_is_an_edit_of_the_running_model(two_layers) -> None:
+def test_steering_is_an_edit_of_the_running_model(two_layers) -> None:
     early, late, images, _ = two_layers
     backbone = early.backbone
     source = images.sources["scenes"]

@@ -95,7 +95,7 @@ def standardized(
 ) -> Float[np.ndarray, "s v"]:
     """Each column's effect in standard deviations of a reference set's effects on that column.
 
-    Pushing almost any direction moves some classes; what all directions do says nothing of one.
+    Steering in almost any direction moves some classes; what all directions do says nothing of one.
     """
     spread = np.maximum(reference_nv.std(0), 1e-8)
     return (effect_sv - reference_nv.mean(0)) / spread

@@ -22,11 +22,11 @@ ARM_TEXTS: dict[str, tuple[str, str]] = {
     ),
     "random_direction": (
         "a random direction, as long at every token as the edit",
-        "that a push of this length in any direction would do the same",
+        "that steering as far in any direction would do the same",
     ),
     "covariance_direction": (
         "the same, drawn along the directions in which activations vary",
-        "that a push of this length inside the data would do the same",
+        "that steering as far along the data would do the same",
     ),
     "wrong_tokens": (
         "the same edit, only where the concept (or the latent) is absent",
@@ -84,7 +84,7 @@ def explain(outcome: ExperimentResult) -> list[str]:
     return [
         f"A sparse dictionary splits the activations of a vision model into latents, each of which is active (has a "
         f"code above 0) on few tokens. For each of "
-        f"{len(outcome.verdicts)} concepts, {latents} {chosen}. If a latent stands for a concept, then "
+        f"{len(outcome.verdicts)} concepts, {latents} {chosen}. If a latent represents a concept, then "
         f"changing it should change what the model says of that concept and of nothing else.",
         f"That was done on {outcome.test.n_images} other images, which had no part in the choice: in the "
         f"residual stream after block {setting.layer}, {_edit_text(outcome)}; the rest of the model then "
@@ -100,7 +100,7 @@ def _edit_text(outcome: ExperimentResult) -> str:
     edit = outcome.setting.file.edit
     kind, where = edit.get("kind", "set"), edit.get("where", "all")
     away = (
-        ", which pushes the activation away from what the latent stands for,"
+        ", which steers the activation away from what the latent represents,"
         if kind == "set" and _amount(edit) < 0
         else ""
     )
