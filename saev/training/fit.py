@@ -147,7 +147,7 @@ def fit_dictionary(
 
 
 _FIXED = (
-    "max_epochs", "log_every_n_steps", "val_check_interval", "check_val_every_n_epoch",
+    "devices", "max_epochs", "log_every_n_steps", "val_check_interval", "check_val_every_n_epoch",
     "num_sanity_val_steps", "enable_model_summary",
 )  # fmt: skip
 
