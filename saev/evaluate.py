@@ -58,7 +58,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         )
         if settings.wanted:
             metrics |= against_baselines(cfg, sae, backbone, source, settings, out_dir, tracking)
-    print_next([f"less {out_dir / 'metrics.json'}", "make ui"])
+    page = [f"xdg-open {out_dir / 'baselines' / 'index.html'}"] if settings.wanted else []
+    print_next([*page, f"less {out_dir / 'metrics.json'}", "make ui"])
     return metrics
 
 

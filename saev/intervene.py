@@ -31,7 +31,7 @@ def intervene(cfg: DictConfig) -> dict[str, float]:
         images = instantiate(cfg.images) if cfg.images is not None else None
         source = images_for(sae, cfg.sae, images)
         metrics = intervene_and_report(cfg, sae, source, out_dir, tracking)
-    print_next([f"open {out_dir / 'report' / 'index.html'}", "make ui"])
+    print_next([f"xdg-open {out_dir / 'report' / 'index.html'}", "make ui"])
     return metrics
 
 

@@ -3,9 +3,12 @@
 ``verify=DIR`` recomputes the checksums of a recording instead.
 """
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -99,7 +102,16 @@ def _show(folders: dict[int, Path], manifests: "dict[int, Manifest]") -> None:
         )  # fmt: skip
     columns = ["folder", "block", "images", "tokens", "median norm", "limit", "normal", "skipped"]
     print_table("Recorded activations", columns, rows)
-    print_next([f"python -m saev.train data.dir={folder}" for folder in folders.values()])
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    print_next([train_command(given, layer, folder) for layer, folder in folders.items()])
+
+
+def train_command(given: Sequence[str], layer: int, folder: Path) -> str:
+    """The command that trains on one layer's folder; what was ``given`` says model and images."""
+    about = ("backbone=", "backbone.", "images=", "images.", "tokens.", "+experiment=")
+    kept = [o for o in given if o.startswith(about) and not o.startswith("backbone.layer=")]
+    words = [*kept, f"backbone.layer={layer}", f"data.dir={folder}"]
+    return shlex.join(["python", "-m", "saev.train", *words])
 
 
 def check(folder: str) -> None:

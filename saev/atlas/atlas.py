@@ -98,7 +98,7 @@ class Atlas:
             consider(row.latent, row.name, row.confidence, f"{row.proposer}: {row.name}")
         tests = self.concepts[self.concepts["split"] == "test"]
         for row in tests.itertuples():
-            consider(row.latent, row.concept, row.f1, f"tells {row.concept} (F1 {row.f1:.2f})")
+            consider(row.latent, row.concept, row.f1, f"predicts {row.concept} (F1 {row.f1:.2f})")
         for row in self.latents[self.latents["name"].notna()].itertuples():
             consider(row.latent, row.name, row.name_confidence, f"named {row.name}")
         order = sorted(hits, key=lambda latent: -hits[latent][0])

@@ -45,7 +45,7 @@ def ask(atlas: Atlas, query: str) -> Answer:
     if kind == "concept":
         found = atlas.for_concept(rest)
         columns = ["latent", "source", "auroc", "ap", "f1", "q"]
-        return Answer(f"latents that tell {rest} (test split)", found[columns])
+        return Answer(f"latents that predict {rest} (test split)", found[columns])
     if kind == "patches":
         return _patches(atlas, rest)
     if kind == "images":

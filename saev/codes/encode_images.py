@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -145,8 +145,14 @@ def encode_images(
 
 
 def _of_list(
-    images: Sequence[Image.Image], backbone: Backbone, batch_size: int
+    images: Sequence[Any], backbone: Backbone, batch_size: int
 ) -> Generator[tuple[list[str], Tensor], None, None]:
+    for image in images:
+        if not isinstance(image, Image.Image):
+            raise UserError(
+                f"a list of images holds PIL images, got a {type(image).__name__}; open files with "
+                "PIL.Image.open, or give their folder"
+            )
     for first in range(0, len(images), batch_size):
         some = images[first : first + batch_size]
         pixels = torch.stack([backbone.transform(image.convert("RGB")) for image in some])
