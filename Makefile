@@ -23,8 +23,10 @@ demo: $(INSTALLED) ## record, train and evaluate on procedural images: minutes, 
 train: $(INSTALLED) ## train with overrides: make train ARGS="+experiment=clip_b16"
 	$(PY) -m saev.train $(ARGS)
 
+# bytecode is kept, whatever the shell says: each process would compile for ten seconds
 test: $(INSTALLED) ## the fast tests, a minute; one of them: make test ARGS="-k manifest"
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) $(BY_FILE) -m "$(MARKERS)" $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 \
+		$(PY) -m pytest -n $(WORKERS) $(BY_FILE) -m "$(MARKERS)" $(ARGS)
 
 test-all: ## every test, the slow ones too
 	@$(MAKE) --no-print-directory test MARKERS=

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from saev.metrics.firing import DENSE_ABOVE
 from saev.sae.dead import dead_latents
-from saev.training.log_interval import is_logged
 from saev.training.sae_module import ActivationBatch, SAETraining, StepOutput
+from saev.training.schedules import is_logged
 
 
 class DictionaryHealth(L.Callback):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from saev.sae.dead import dead_latents, draw_inputs, resample_rows
 from saev.training.distributed import broadcast_from_first, gather_rows, world_size
-from saev.training.log_interval import is_logged
 from saev.training.sae_module import ActivationBatch, SAETraining, StepOutput
+from saev.training.schedules import is_logged
 
 
 class ResampleDeadLatents(L.Callback):

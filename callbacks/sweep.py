@@ -10,10 +10,7 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from saev.cli.console import print_next
-from saev.cli.sentence import sentence
 from saev.tracking import PARENT_ENV, MLflowTracking, Tracking, is_main_process, provenance_tags
-from saev.tracking.mlflow_store import client
 from saev.tracking.run import Status
 
 OBJECTIVE = "objective"
@@ -51,6 +48,8 @@ class SweepParent(Callback):
             name = " ".join(["sweep", *overrides])[:120]
             tracking.start(name, tags, dict(o.lstrip("+~").partition("=")[::2] for o in overrides))
         except Exception as error:
+            from saev.cli.sentence import sentence
+
             raise SystemExit(sentence(error) or repr(error)) from error
         self.tracking = tracking
         os.environ[PARENT_ENV] = str(tracking.run_id)
@@ -78,6 +77,8 @@ class SweepParent(Callback):
         run_id = self.tracking.run_id
         self._close("FINISHED")
         if config.hydra.job.name.endswith("train"):
+            from saev.cli.console import print_next
+
             print_next([f"python -m saev.evaluate sweep={run_id}", "make ui"])
 
     def _best(self) -> tuple[int, float] | None:
@@ -102,6 +103,8 @@ class SweepParent(Callback):
         return any(member.info.status in ("KILLED", "RUNNING") for member in members)
 
     def _store(self) -> tuple[Any, str]:
+        from saev.tracking.mlflow_store import client
+
         assert isinstance(self.tracking, MLflowTracking) and self.tracking.run_id is not None
         return client(self.tracking.tracking_uri), self.tracking.run_id
 

@@ -6,8 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 import lightning as L
 
 from saev.training.distributed import world_size
-from saev.training.log_interval import is_logged
 from saev.training.sae_module import ActivationBatch
+from saev.training.schedules import is_logged
 
 
 @runtime_checkable

@@ -9,3 +9,8 @@ class UserError(ValueError):
     Constructors that check their arguments may raise plain ``ValueError``; Hydra's ``instantiate``
     wraps it and the commands unwrap it again.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """A library's message cut to what fits into a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120].rstrip(". ")

@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from datamodules.images import FolderImages, ImageSource
+from datamodules.images import ImageSource
 from saev.defaults import defaults, names
 from saev.errors import UserError
 
@@ -38,6 +38,8 @@ def open_images(images: Images, **settings: Any) -> ImageSource:
         raise UserError(
             f"images={str(images)!r} is neither a folder nor one of {', '.join(names('images'))}"
         )
+    from datamodules.images import FolderImages
+
     return _checked(FolderImages, {"roots": [str(Path(images).expanduser())], **settings})
 
 

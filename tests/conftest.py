@@ -5,11 +5,15 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.fakes.once import Once, once_below
 
 # a shell's background job ignores Ctrl-C, and so would every command that a test starts from it
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("saev", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("saev")
 
 LONGEST_FIRST = ("cli", "intervention", "training", "atlas", "callbacks", "backbones", "tracking")
 """Rooms whose files take longest: workers take whole files in turn, and the short ones fill up."""

@@ -1,10 +1,13 @@
-"""The pages on Python run as they stand, block after block, in an empty folder."""
+"""The pages on Python and the tour run as they stand, block after block, in an empty folder."""
 
+import ast
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+TOUR = Path(__file__).parents[1] / "docs" / "tour.ipynb"
 PAGES = sorted((Path(__file__).parents[1] / "docs").glob("python_*.md"))
 
 
@@ -30,3 +33,41 @@ def test_every_block_runs(page: Path, tmp_path, monkeypatch) -> None:
     code = code_of(page)
     assert code.strip(), f"{page.name} has no Python to run"
     exec(compile(code, str(page), "exec"), {"__name__": "__main__"})
+
+
+def cells_of(notebook: Path) -> list[str]:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def names_taken(code: str) -> set[str]:
+    return {
+        alias.name
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.ImportFrom) and node.module == "saev"
+        for alias in node.names
+    }
+
+
+def test_the_tour_uses_every_public_name_and_shows_what_came_of_it() -> None:
+    import saev
+
+    code = "\n".join(cells_of(TOUR))
+    assert names_taken(code) == set(saev._PUBLIC)
+    text = TOUR.read_text(encoding="utf-8")
+    assert text.count('"image/png"') >= 3 and '"output_type": "error"' not in text
+    assert "/home/" not in text and "site-packages" not in text
+
+
+@pytest.mark.slow
+def test_the_tour_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, object] = {"__name__": "__main__"}
+    for number, cell in enumerate(cells_of(TOUR)):
+        exec(compile(cell, f"tour.ipynb, cell {number}", "exec"), found)
+    assert found["sae"].cfg.d_sae == 1024  # type: ignore[attr-defined]
+    labels, of_class = found["names"], found["of_class"]
+    triangle = labels.index("triangle")  # type: ignore[attr-defined]
+    clean, edited = of_class  # type: ignore[misc]
+    assert clean[triangle] > 0.9 and edited[triangle] < 0.5
+    assert (tmp_path / "tour" / "steered" / "config.json").is_file()

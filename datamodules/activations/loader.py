@@ -8,17 +8,19 @@ numbers travel, and the conversion to float32 is the one copy on the trainer's s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from datamodules.activations.format import Manifest
-from datamodules.activations.heldout import HeldoutTokens
 from datamodules.activations.stream import TokenBatch
 from datamodules.workers import start_method
 from saev.errors import UserError
+
+if TYPE_CHECKING:
+    from datamodules.activations.heldout import HeldoutTokens
 
 PREFETCH = 2  # batches asked of each worker in advance: torch's default
 # in the worst case those are ready, one is being filled and one is being read

@@ -10,7 +10,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from datamodules.activations.format import Manifest, Statistics, is_url
-from datamodules.activations.heldout import HeldoutTokens
 from datamodules.activations.loader import BatchLoader, SizedBatchLoader
 from datamodules.activations.norms import check_multiple, compute_statistics
 from datamodules.activations.position import StreamPosition
@@ -135,6 +134,8 @@ class ActivationDataModule(StreamPosition):
 
     def val_dataloader(self) -> SizedBatchLoader:
         """All held-out tokens in order, once."""
+        from datamodules.activations.heldout import HeldoutTokens
+
         rank, world_size = self.place()
         tokens = HeldoutTokens(
             self.dir,

@@ -18,9 +18,9 @@ from_spec: the source that a dictionary's or head's config names
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from datamodules.images.base import BrokenImage as BrokenImage
 from datamodules.images.base import ImageItem as ImageItem
 from datamodules.images.base import ImageSource as ImageSource
-from datamodules.images.decode import BrokenImage as BrokenImage
 
 if TYPE_CHECKING:
     from datamodules.images.batches import image_batches as image_batches

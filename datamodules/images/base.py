@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from datamodules.images.decode import BrokenImage
 from datamodules.images.selection import SPLITS, decide_splits, limit_images
 from saev.errors import UserError
 
@@ -39,6 +38,21 @@ class Found(NamedTuple):
     label: int | None
     path: str | None
     n_bytes: int  # size of the file; enters the fingerprint
+
+
+class BrokenImage(UserError):
+    """An image cannot be read. `where` is its path (or tar and member), `reason` a short phrase."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)  # both in args, so that the error survives pickling
+        self.where = where
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"the image {self.where} cannot be used ({self.reason}): replace or remove it, "
+            "or set images.on_error=skip to leave such images out"
+        )
 
 
 class ImageSource(ABC):

@@ -9,8 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.images.base import ImageItem
-from datamodules.images.decode import BrokenImage
+from datamodules.images.base import BrokenImage, ImageItem
 
 
 @runtime_checkable

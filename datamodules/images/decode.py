@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from datamodules.images.base import BrokenImage
 from datamodules.patches import IGNORE
 from saev.errors import UserError
 
@@ -15,21 +16,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """What content may be, whatever the suffix says: data sets hold PNG and GIF files named .jpg.
 Left out are formats that start other programs (EPS)."""
-
-
-class BrokenImage(UserError):
-    """An image cannot be read. `where` is its path (or tar and member), `reason` a short phrase."""
-
-    def __init__(self, where: str, reason: str) -> None:
-        super().__init__(where, reason)  # both in args, so that the error survives pickling
-        self.where = where
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return (
-            f"the image {self.where} cannot be used ({self.reason}): replace or remove it, "
-            "or set images.on_error=skip to leave such images out"
-        )
 
 
 def decode_image(content: Path | bytes, where: str) -> Image.Image:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from datamodules.images.base import Found, ImageItem, ImageSource, short_name
-from datamodules.images.decode import IMAGE_SUFFIXES, BrokenImage, decode_image
+from datamodules.images.base import BrokenImage, Found, ImageItem, ImageSource, short_name
+from datamodules.images.decode import IMAGE_SUFFIXES, decode_image
 from datamodules.images.layout import SPLIT_FOLDERS
 from datamodules.images.tars import (
     TarMember,

@@ -7,6 +7,9 @@ draw: description → image and masks
 labels: labels per patch, scenes as arrays
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from datamodules.scenes.attributes import (
     ATTRIBUTES,
     BACKGROUNDS,
@@ -22,8 +25,10 @@ from datamodules.scenes.attributes import (
     attribute_table,
     sample_scene,
 )
-from datamodules.scenes.draw import Scene, draw_scene, render, scene_attributes
-from datamodules.scenes.labels import PATCH_ATTRIBUTES, patch_labels
+
+if TYPE_CHECKING:
+    from datamodules.scenes.draw import Scene, draw_scene, render, scene_attributes
+    from datamodules.scenes.labels import PATCH_ATTRIBUTES, patch_labels
 
 __all__ = [
     "ATTRIBUTES",
@@ -46,3 +51,18 @@ __all__ = [
     "sample_scene",
     "scene_attributes",
 ]
+
+_HOMES = {
+    "PATCH_ATTRIBUTES": "labels",
+    "Scene": "draw",
+    "draw_scene": "draw",
+    "patch_labels": "labels",
+    "render": "draw",
+    "scene_attributes": "draw",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from saev.backbones.last_block import for_rows
-from saev.backbones.taps import Edit, Enough, hooked, resumed
 from saev.backbones.transform import ImageTransform
 from saev.errors import UserError
+
+if TYPE_CHECKING:
+    from saev.backbones.taps import Edit
 
 TOKEN_KINDS = ("patch", "class", "registers", "all")
 
@@ -148,6 +149,8 @@ class Backbone(nn.Module):
         images = self._checked(images)
         if not edits:
             return self.trunk(images)
+        from saev.backbones.taps import hooked
+
         hooks = {self.resolve_layer(layer): edit for layer, edit in edits.items()}
         if len(hooks) < len(edits):
             raise ValueError(f"edits={list(edits)} names one block twice.")
@@ -161,6 +164,8 @@ class Backbone(nn.Module):
 
         Keys are the resolved block indices. Nothing after the last of them is computed.
         """
+        from saev.backbones.taps import Enough, hooked
+
         images = self._checked(images)
         wanted = sorted(
             {self.resolve_layer(k) for k in ([self.layer] if layers is None else layers)}
@@ -194,6 +199,8 @@ class Backbone(nn.Module):
         the blocks up to ``layer``. With ``rows``, positions on the token axis, only those tokens are
         sure to be right: the last block computes no others where it knows how to, and leaves NaN.
         """
+        from saev.backbones.taps import resumed
+
         layer = self.resolve_layer(layer)
         if acts.shape[1:] != (self.n_tokens, self.width):
             raise ValueError(
@@ -206,6 +213,8 @@ class Backbone(nn.Module):
         images = torch.zeros(1, 3, *self.image_size, dtype=self.dtype, device=acts.device)
         last = None
         if rows is not None and layer < self.n_blocks - 1 and self.trunk.batch_first:
+            from saev.backbones.last_block import for_rows
+
             last = for_rows(self.trunk.blocks[-1], rows)
         with resumed(self.trunk.blocks, layer, acts, self.trunk.batch_first, last):
             return self.trunk(images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from saev.errors import UserError
+from saev.errors import UserError, first_line
 
 PROBE_SECONDS = 5.0
 WEIGHTS_REMEDY = "set backbone.weights=FILE or backbone.weights=random"
@@ -42,8 +42,3 @@ def _hub_answers() -> bool:
     except Exception:  # the HTTP library behind the session differs between versions
         return False
     return True
-
-
-def first_line(error: BaseException) -> str:
-    """A library's message cut to what fits into a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120].rstrip(". ")

@@ -13,7 +13,6 @@ from typing import Any, cast
 from torch import nn
 
 from saev.backbones.family import Parts, Request, check_image_size, seeded
-from saev.backbones.hub import fetching, first_line
 from saev.backbones.timm_trunk import TimmTrunk, imagenet_subset
 from saev.backbones.transform import ImageTransform
 from saev.backbones.weights import (
@@ -24,7 +23,7 @@ from saev.backbones.weights import (
     read_state_dict,
     state_dict_sha256,
 )
-from saev.errors import UserError
+from saev.errors import UserError, first_line
 from saev.files import file_sha256
 
 MICRO = "micro"
@@ -94,6 +93,8 @@ def _random(model: nn.Module, seed: int) -> dict[str, str]:
 
 def _pretrained(name: str, request: Request) -> tuple[nn.Module, dict[str, str]]:
     import timm
+
+    from saev.backbones.hub import fetching
 
     config = timm.get_pretrained_cfg(name)
     n_classes = request.model_kwargs.get("num_classes")

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from saev.backbones.hub import first_line
-from saev.errors import UserError
+from saev.errors import UserError, first_line
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 # training checkpoints keep the model under one of these keys

@@ -16,11 +16,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from saev.cli.experiments import refuse_foreign_experiments
-from saev.cli.sentence import sentence
 from saev.defaults import CONF_DIR
 from saev.errors import UserError
-from saev.tracking.rank import is_main_process
-from saev.tracking.run import status_of
+from saev.tracking.run import is_main_process, status_of
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +93,8 @@ def _guard(task: Task) -> Task:
         try:
             return task(cfg)
         except Exception as error:
+            from saev.cli.sentence import sentence
+
             text = sentence(error)
             if text is None or _full_errors():
                 raise
@@ -129,7 +129,11 @@ def _run(run: Callable[[], Any], verb: str) -> None:
             if is_main_process():
                 sys.stderr.write("stopped before the end\n")
             raise SystemExit(INTERRUPTED) from error
-        text = None if _full_errors() or isinstance(error, SystemExit) else sentence(error)
+        if _full_errors() or isinstance(error, SystemExit):
+            raise
+        from saev.cli.sentence import sentence
+
+        text = sentence(error)
         if text is None:
             raise
         raise SystemExit(text) from error

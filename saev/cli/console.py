@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from saev.tracking.rank import is_main_process
+from saev.tracking.run import is_main_process
 
 _LOG_FILE_WIDTH = 1000  # nobody's terminal: a table in a file is as wide as its cells
 

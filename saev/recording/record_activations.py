@@ -12,13 +12,12 @@ import torch
 from datamodules.activations.format import MANIFEST_NAME, Manifest
 from datamodules.images import ImageSource
 from saev.backbones import Backbone, as_backbone
-from saev.cli.results import chosen_device
 from saev.defaults import defaults
 from saev.recording.request import RecordingRequest
-from saev.sources import Images, open_images
 
 if TYPE_CHECKING:
     from saev.recording.recorder import Ranks
+    from saev.sources import Images
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Recording:
 
 def record_activations(
     backbone: Backbone | torch.nn.Module | str,
-    images: Images,
+    images: "Images",
     *,
     layer: int | None = None,
     tokens: str = TOKENS["which"],
@@ -93,9 +92,7 @@ def record_activations(
     Raises:
         UserError: a broken image, values that the dtype cannot hold, a full disk, an unknown block.
     """
-    from saev.recording.recorder import record
-
-    backbone, source = as_backbone(backbone), open_images(images)
+    backbone, source = as_backbone(backbone), _opened(images)
     block = backbone.resolve_layer(backbone.layer if layer is None else layer)
     request = RecordingRequest.of(
         backbone, source, [block, *also_layers], tokens=tokens, n_per_image=n_per_image,
@@ -103,6 +100,9 @@ def record_activations(
     )  # fmt: skip
     folder = Path(root) / request.id(block)
     if not (folder / MANIFEST_NAME).is_file():  # damage is for the data module to report
+        from saev.cli.results import chosen_device
+        from saev.recording.recorder import record
+
         log.info(
             "No activations of %s, block %s, on these %s images yet: recording them to %s",
             backbone.name, ", ".join(map(str, request.layers)), f"{len(source.items):,}", folder,
@@ -113,6 +113,14 @@ def record_activations(
             fabric=fabric, progress=progress,
         )  # fmt: skip
     return Recording(folder, backbone, source)
+
+
+def _opened(images: "Images") -> ImageSource:
+    if isinstance(images, ImageSource):
+        return images
+    from saev.sources import open_images
+
+    return open_images(images)
 
 
 def identity(backbone: Backbone) -> dict[str, Any]:

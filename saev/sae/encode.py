@@ -24,16 +24,10 @@ from saev.sae.sparse import (
     prefers_sparse,
     select_above,
 )
-from saev.sae.straight_through import jump_relu
-from saev.sae.threshold import batch_threshold, kth_largest
 
 SPARSE_PER_K = 4
 """BatchTopK takes the sparse path where d_sae is large enough for so many times k: some tokens hold
 several times the mean."""
-FLOOR_TOKENS = 128
-FLOOR_MARGIN = 1.5
-"""BatchTopK looks at what would be kept with so many times k on so many of the tokens; where that
-turns out too little, at everything that is positive."""
 
 
 def alone(values: Tensor) -> Tensor:
@@ -122,6 +116,8 @@ def encode_normalized(
         return encode(sae, x_bar, how, k)
     pre = sae.pre_activations(x_bar)
     if cfg.activation == "jump_relu":
+        from saev.sae.straight_through import jump_relu
+
         values = jump_relu(pre, sae.threshold, how.bandwidth, how.jump_to_input)
     else:
         values = sae.activate(pre)
@@ -145,10 +141,12 @@ def _encode_topk(
 def _encode_batch_topk(
     sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], how: Encoding, k: int | float
 ) -> BatchCodes:
+    from saev.sae.threshold import batch_threshold, likely_floor
+
     d_sae, shift = sae.cfg.d_sae, sae.input_shift
     sparse = _is_sparse(how, d_sae, max(1, int(SPARSE_PER_K * k)), x_bar.device.type)
     pre = None if sparse else sae.pre_activations(x_bar)
-    floor = _floor(sae, x_bar, k)
+    floor = likely_floor(sae, x_bar, k)
     while True:
         if pre is None:
             centred = (x_bar - shift).detach()
@@ -166,17 +164,3 @@ def _encode_batch_topk(
     support = SparseSupport(indices, d_sae, kept)
     z = attach_encoder(values, x_bar, sae.W_enc, sae.b_enc, shift, support)
     return BatchCodes(torch.where(kept, z, 0.0), support, None, threshold, d_sae)
-
-
-@torch.no_grad()
-def _floor(
-    sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], k: int | float
-) -> Float[Tensor, ""]:
-    """A value that BatchTopK's threshold hardly ever lies below: found on some of the tokens.
-
-    Only what lies above it has to be looked at: a few of the many pre-activations.
-    """
-    sample = x_bar[:: max(1, len(x_bar) // FLOOR_TOKENS)]
-    return kth_largest(
-        sae.pre_activations(sample), max(1, int(FLOOR_MARGIN * k * len(sample)))
-    ).clamp_min(0)

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from saev.sae import pretrained
 from saev.sae.config import SAEConfig
 from saev.sae.initialize import initialize_
 
@@ -179,7 +178,9 @@ class SparseAutoencoder(nn.Module):
 
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write ``config.json`` and ``weights.safetensors``, each whole or not at all; the folder."""
-        return pretrained.write_folder(self.cfg, self.state_dict(), directory)
+        from saev.sae.pretrained import write_folder
+
+        return write_folder(self.cfg, self.state_dict(), directory)
 
     @classmethod
     def from_pretrained(
@@ -194,7 +195,9 @@ class SparseAutoencoder(nn.Module):
             UserError: nothing there, a pickle, a damaged file, a newer format, shapes that
                 contradict the config, a hub that does not answer.
         """
-        export = pretrained.read(source)
+        from saev.sae.pretrained import read
+
+        export = read(source)
         sae = cls(export.cfg, torch.Generator())
         export.check(sae.state_dict())
         sae.to(export.tensors["W_enc"].dtype).load_state_dict(export.tensors)
@@ -206,7 +209,9 @@ class SparseAutoencoder(nn.Module):
         Raises:
             UserError: the hub refuses or does not answer.
         """
-        return pretrained.push(self.cfg, self.state_dict(), repo_id, private)
+        from saev.sae.pretrained import push
+
+        return push(self.cfg, self.state_dict(), repo_id, private)
 
 
 def top_k(pre: Float[Tensor, "*n s"], k: int) -> Float[Tensor, "*n s"]:

@@ -14,6 +14,11 @@ from saev.sae.model import SparseAutoencoder
 CHUNK_CODES = 2**24
 """Codes held at once while calibrating: 64 MB."""
 
+FLOOR_TOKENS = 128
+FLOOR_MARGIN = 1.5
+"""BatchTopK looks at what would be kept with so many times k on so many of the tokens; where that
+turns out too little, at everything that is positive."""
+
 
 def kth_largest(values: Float[Tensor, "*n"], k: int) -> Float[Tensor, ""]:
     """The k-th largest of all values, whatever the shape; 0 where there are fewer."""
@@ -43,6 +48,20 @@ def batch_threshold(
     n_all = int(gather(torch.tensor([n_tokens], device=candidates.device)).sum())
     tiny = torch.finfo(every.dtype).tiny  # only positive codes count
     return kth_largest(every, max(1, int(k * n_all + 0.5))).clamp_min(tiny)
+
+
+@torch.no_grad()
+def likely_floor(
+    sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], k: int | float
+) -> Float[Tensor, ""]:
+    """A value that BatchTopK's threshold hardly ever lies below: found on some of the tokens.
+
+    Only what lies above it has to be looked at: a few of the many pre-activations.
+    """
+    sample = x_bar[:: max(1, len(x_bar) // FLOOR_TOKENS)]
+    return kth_largest(
+        sae.pre_activations(sample), max(1, int(FLOOR_MARGIN * k * len(sample)))
+    ).clamp_min(0)
 
 
 @torch.no_grad()

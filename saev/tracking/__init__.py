@@ -5,19 +5,17 @@ mlflow_store: the one place that opens the store
 sweeps: a sweep read back from the store, and the model registry
 lightning_logger: Lightning's logger in a run that the command owns
 provenance: code, versions and files behind a result
-rank: which process of a distributed run this is
 ui: the MLflow UI on this machine
 
 Importing this package imports neither mlflow nor Lightning.
 """
 
-from saev.tracking.mlflow_store import open_store as open_store
 from saev.tracking.provenance import git_state as git_state
 from saev.tracking.provenance import package_versions as package_versions
 from saev.tracking.provenance import provenance_tags as provenance_tags
-from saev.tracking.rank import is_main_process as is_main_process
 from saev.tracking.run import PARENT_ENV as PARENT_ENV
 from saev.tracking.run import MLflowTracking as MLflowTracking
 from saev.tracking.run import NoTracking as NoTracking
 from saev.tracking.run import Tracking as Tracking
+from saev.tracking.run import is_main_process as is_main_process
 from saev.tracking.run import status_of as status_of

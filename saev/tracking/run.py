@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import OmegaConf
 
-from saev.tracking import mlflow_store as store
-from saev.tracking.rank import is_main_process
-
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from mlflow import MlflowClient
@@ -83,10 +80,12 @@ class MLflowTracking(Tracking):
     def __init__(
         self, tracking_uri: str, experiment_name: str, artifact_root: str | None = None
     ) -> None:
+        from saev.tracking.mlflow_store import sqlite_path
+
         for name, value in (("tracking_uri", tracking_uri), ("experiment_name", experiment_name)):
             if not isinstance(value, str) or not value:
                 raise ValueError(f"logger.{name} must be a non-empty string, got {value!r}")
-        store.sqlite_path(tracking_uri)  # refuses what is no store before any work is done
+        sqlite_path(tracking_uri)  # refuses what is no store before any work is done
         self.tracking_uri = tracking_uri
         self.experiment_name = experiment_name
         self.artifact_root = artifact_root
@@ -95,7 +94,9 @@ class MLflowTracking(Tracking):
 
     @property
     def _client(self) -> "MlflowClient":
-        return store.client(self.tracking_uri)
+        from saev.tracking.mlflow_store import client
+
+        return client(self.tracking_uri)
 
     def start(
         self,
@@ -106,9 +107,9 @@ class MLflowTracking(Tracking):
     ) -> None:
         if not is_main_process():
             return
-        self.experiment_id = store.open_store(
-            self.tracking_uri, self.experiment_name, self.artifact_root
-        )
+        from saev.tracking.mlflow_store import open_store
+
+        self.experiment_id = open_store(self.tracking_uri, self.experiment_name, self.artifact_root)
         if run_id is not None:
             self._resume(run_id, tags)
             return
@@ -193,7 +194,21 @@ class MLflowTracking(Tracking):
     def where(self) -> str | None:
         if self.run_id is None or self.experiment_id is None:
             return None
-        return store.where(self.tracking_uri, self.experiment_id, self.run_id)
+        from saev.tracking.mlflow_store import where
+
+        return where(self.tracking_uri, self.experiment_id, self.run_id)
+
+
+def is_main_process() -> bool:
+    """True in the one process that tracks, prints and writes; read from the launcher's variables.
+
+    torchrun sets ``RANK``, Lightning's own launcher ``NODE_RANK`` and ``LOCAL_RANK``, Slurm
+    ``SLURM_PROCID``. None of them set means a single process.
+    """
+    if "RANK" in os.environ:
+        return os.environ["RANK"] == "0"
+    names = ("NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def status_of(error: BaseException) -> Status:

@@ -4,12 +4,10 @@ train_sae: config → recorded activations → fit → evaluation
 fit: one dictionary, from recorded activations to an exported folder
 sae_module: the LightningModule of a dictionary
 arguments: the nodes of its arguments, and what is refused before any data is read
-schedules: the learning rate by step
-aux_plan: when AuxK is computed
+schedules: the learning rate by step, what is logged, when AuxK is computed
 muon: the Muon optimiser
 distributed: what training must know of other ranks
 lost_rank: one sentence when another rank has died
-log_interval: when Lightning hands values to the loggers
 train_head: config → features → grid of heads → scores
 head_module: LightningModules of a grid of linear heads
 """

@@ -2,11 +2,12 @@
 
 import inspect
 import logging
-import pickle
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import lightning as L
 import numpy as np
@@ -16,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.activations.format import Manifest
-from datamodules.activations.in_memory import InMemoryActivations
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
 from datamodules.progress import progress_bars
@@ -24,11 +24,11 @@ from saev.defaults import defaults, names, replaced
 from saev.errors import UserError
 from saev.recording.record_activations import Recording
 from saev.sae import SparseAutoencoder
-from saev.sae.threshold import calibrate_threshold_
 from saev.training.distributed import broadcast_from_first
 from saev.training.sae_module import SAETraining
 
 if TYPE_CHECKING:
+    from datamodules.activations.in_memory import InMemoryActivations
     from saev.sae.baselines import Baseline
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ TOKENS, DATA = defaults("train", "tokens"), defaults("train", "data")
 TRAINER = defaults("trainer/default")
 KINDS = ("SAETraining", "Baseline")
 
-Data = ActivationDataModule | InMemoryActivations
+Data: TypeAlias = "ActivationDataModule | InMemoryActivations"
 
 
 def fit_dictionary(
@@ -105,7 +105,7 @@ def fit_dictionary(
     source = None
     if isinstance(acts, Recording):
         acts, source = acts.path, acts.images
-    with isolate_rng(), progress_bars(progress):
+    with isolate_rng(), progress_bars(progress), lightning_quiet():
         L.seed_everything(seed, workers=True, verbose=False)
         if isinstance(acts, str | Path):
             data: Data = ActivationDataModule(
@@ -115,6 +115,8 @@ def fit_dictionary(
             )  # fmt: skip
             width = data.manifest.width
         else:
+            from datamodules.activations.in_memory import InMemoryActivations
+
             data = InMemoryActivations(
                 acts, batch_size, val_fraction=val_fraction, max_norm=max_norm, seed=seed
             )
@@ -145,13 +147,30 @@ def fit_dictionary(
 
 
 _FIXED = (
-    "max_epochs", "log_every_n_steps", "val_check_interval", "check_val_every_n_epoch",
+    "devices", "max_epochs", "log_every_n_steps", "val_check_interval", "check_val_every_n_epoch",
     "num_sanity_val_steps", "enable_model_summary",
 )  # fmt: skip
 
 
+@contextmanager
+def lightning_quiet() -> Iterator[None]:
+    """Within it Lightning does not say which devices there are, nor what else one could install; its
+    warnings are heard, apart from one about its own use of torch, which nobody else can heed."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r".isinstance.treespec, LeafSpec.", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def _has_no_validation(data: Data) -> bool:
-    return isinstance(data, InMemoryActivations) and len(data.heldout) == 0
+    return not isinstance(data, ActivationDataModule) and len(data.heldout) == 0
 
 
 def build_model(
@@ -200,6 +219,8 @@ def exported(
     """
     sae = module.export(**provenance_of(data, source))
     if sae.cfg.activation == "batch_topk":
+        from saev.sae.threshold import calibrate_threshold_
+
         threshold = calibrate_threshold_(
             sae, [training_pool(data, CALIBRATION_TOKENS).to(sae.W_enc.device)]
         )
@@ -222,33 +243,9 @@ def fit_baseline_to(
     )
 
 
-def check_resumable(module: SAETraining, ckpt_path: str | None) -> None:
-    """Raises UserError unless the checkpoint is readable and of a dictionary of the same shape."""
-    if ckpt_path is None:
-        return
-    path = Path(ckpt_path)
-    if not path.is_file():
-        raise UserError(f"ckpt_path={ckpt_path} is not a file; give a run's checkpoints/last.ckpt")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, OSError) as error:
-        raise UserError(
-            f"ckpt_path={ckpt_path} is damaged or not a checkpoint of saev.train; "
-            "give an older one, or leave it out to start again"
-        ) from error
-    here = module.state_dict()
-    for name, tensor in state.items():
-        if name in here and here[name].shape != tensor.shape:
-            raise UserError(
-                f"ckpt_path={ckpt_path} holds {name} of shape {tuple(tensor.shape)}, this run has "
-                f"{tuple(here[name].shape)}; set the backbone, model.expansion or model.d_sae it "
-                "was trained with"
-            )
-
-
 def provenance_of(data: Data, source: ImageSource | None) -> dict[str, Any]:
     """Fields of ``SAEConfig`` that say what a dictionary was fitted to; none for an array."""
-    if isinstance(data, InMemoryActivations):
+    if not isinstance(data, ActivationDataModule):
         return {}
     manifest: Manifest = data.manifest
     return {

@@ -27,8 +27,7 @@ from saev.sae.initialize import (
     pool_center,
 )
 from saev.sae.objectives import Objective, Step
-from saev.sae.objectives.l1 import l1
-from saev.sae.threshold import threshold_for
+from saev.sae.objectives.objective import l1
 from saev.training.arguments import (
     Initialization,
     JumpReLUTraining,
@@ -42,7 +41,6 @@ from saev.training.arguments import (
     make_objective,
     node,
 )
-from saev.training.aux_plan import AuxPlan, candidates, make_plan
 from saev.training.distributed import (
     gather_rows,
     max_over_ranks,
@@ -51,8 +49,7 @@ from saev.training.distributed import (
     variation_of_all,
     world_size,
 )
-from saev.training.log_interval import is_logged
-from saev.training.schedules import rate_factor
+from saev.training.schedules import AuxPlan, candidates, is_logged, make_plan, rate_factor
 
 CODES_AT_ONCE = 2**26
 """Codes held at once in validation: 256 MB."""
@@ -215,6 +212,8 @@ class SAETraining(L.LightningModule):
         given = self.jump is not None and self.jump.start_threshold is not None
         k, threshold = self.sae.cfg.k, getattr(self.sae, "threshold", None)
         if threshold is not None and k is not None and not given:
+            from saev.sae.threshold import threshold_for
+
             threshold.fill_(threshold_for(self.sae, [normal], k))
 
     def check_length(self, n_steps: float | int) -> None:

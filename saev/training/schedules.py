@@ -1,10 +1,19 @@
-"""Factor on the learning rate, by optimiser step."""
+"""Schedules by optimiser step: the learning rate, what is logged, and when AuxK is computed."""
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
+
+import lightning as L
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from saev.sae.objectives.objective import warmup
 from saev.training.arguments import LearningRate
+
+HORIZON_STEPS = 32
+"""Steps a plan holds. One read from the device in 32 steps costs nothing measurable."""
 
 
 def decay(step: int, total_steps: float | int, fraction: float | int, shape: str) -> float:
@@ -30,3 +39,46 @@ def rate_factor(total_steps: float | int, d_sae: int, rate: LearningRate) -> Cal
         return law * rise * decay(step, total_steps, rate.decay_fraction, rate.decay_shape)
 
     return factor
+
+
+def is_logged(trainer: L.Trainer, n_steps_done: int) -> bool:
+    """Whether values logged in the step that makes it ``n_steps_done`` reach the loggers."""
+    every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] set at run time
+    return n_steps_done % every == 0
+
+
+class AuxPlan(NamedTuple):
+    """Whether AuxK has to be computed, decided without asking the device at every step.
+
+    Holds for the steps before ``until_step`` with batches of at most ``n_tokens``.
+    """
+
+    until_step: int
+    n_tokens: int
+    n_candidates: int
+    """At most so many latents can be dead in that time; 0: AuxK would be 0 and is left out."""
+
+    def covers(self, step: int, n_tokens: int) -> bool:
+        """Whether the plan still holds."""
+        return step < self.until_step and n_tokens <= self.n_tokens
+
+
+def make_plan(
+    since_fired: Int[Tensor, " s"], dead_after_tokens: int, step: int, n_tokens: int
+) -> AuxPlan:
+    """Look ``HORIZON_STEPS`` ahead: which latents may be inactive for long enough to be dead by then?
+
+    The number is rounded up to a power of two, so that shapes change rarely. Reads one number from
+    the device.
+    """
+    ahead = (HORIZON_STEPS - 1) * n_tokens
+    n_may_be_dead = int((since_fired + ahead >= dead_after_tokens).sum().item())
+    n_candidates = 0
+    if n_may_be_dead > 0:
+        n_candidates = min(len(since_fired), 1 << (n_may_be_dead - 1).bit_length())
+    return AuxPlan(step + HORIZON_STEPS, n_tokens, n_candidates)
+
+
+def candidates(since_fired: Int[Tensor, " s"], n: int) -> Int[Tensor, " n"]:
+    """The n latents that have been inactive longest, which include every dead one."""
+    return torch.sort(since_fired, descending=True, stable=True).indices[:n]

@@ -1,24 +1,25 @@
 """Dictionary training for a command: recorded activations, fit, evaluation."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
-from saev.cli.console import override, print_next
 from saev.errors import UserError
 from saev.files import file_sha256
 from saev.recording.record_activations import identity, record_activations, settings_of
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking, is_main_process
 from saev.training.distributed import part_ways
-from saev.training.fit import check_resumable, exported, fit_baseline_to, start_at_data
+from saev.training.fit import exported, fit_baseline_to, start_at_data
 from saev.training.lost_rank import LostRank
 from saev.training.sae_module import SAETraining
 
@@ -48,7 +49,9 @@ def train_sae(
         check_schedules(module, cfg)
         data = _data(cfg, backbone, source, module.sae.cfg)
         sae = _train(cfg, module, data, source, out_dir, tracking)
-    from saev.evaluation.report import evaluate_and_report  # not before training is over
+    # not before training is over
+    from saev.cli.console import override, print_next
+    from saev.evaluation.report import evaluate_and_report
 
     if is_main_process():
         _keep(sae, data, out_dir / "sae", tracking)
@@ -69,6 +72,30 @@ def train_sae(
         commands.insert(1, "python -m saev.train -m model.k=16,32,64")
     print_next(commands)
     return metrics
+
+
+def check_resumable(module: SAETraining, ckpt_path: str | None) -> None:
+    """Raises UserError unless the checkpoint is readable and of a dictionary of the same shape."""
+    if ckpt_path is None:
+        return
+    path = Path(ckpt_path)
+    if not path.is_file():
+        raise UserError(f"ckpt_path={ckpt_path} is not a file; give a run's checkpoints/last.ckpt")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, OSError) as error:
+        raise UserError(
+            f"ckpt_path={ckpt_path} is damaged or not a checkpoint of saev.train; "
+            "give an older one, or leave it out to start again"
+        ) from error
+    here = module.state_dict()
+    for name, tensor in state.items():
+        if name in here and here[name].shape != tensor.shape:
+            raise UserError(
+                f"ckpt_path={ckpt_path} holds {name} of shape {tuple(tensor.shape)}, this run has "
+                f"{tuple(here[name].shape)}; set the backbone, model.expansion or model.d_sae it "
+                "was trained with"
+            )
 
 
 def check_schedules(module: SAETraining, cfg: DictConfig) -> None:

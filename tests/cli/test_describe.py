@@ -140,20 +140,22 @@ def test_label_files_that_do_not_match(
 
 
 def test_other_bad_input(run: Run, sae_dir: Path, tmp_path: Path) -> None:
+    alone = (*SMALL, "atlas.num_workers=0")
     assert_sentence(run("describe"), "sae is not set")
     assert_sentence(run("describe", f"sae={tmp_path / 'none'}"), "none")
     assert_sentence(run("describe", "query=star"), "atlas_dir")
     assert_sentence(run("describe", "query=star", f"atlas_dir={tmp_path}"), "latents.parquet")
-    status = run("describe", f"sae={sae_dir}", *SMALL, "naming.proposers=[guess]")
+    status = run("describe", f"sae={sae_dir}", *alone, "naming.proposers=[guess]")
     assert_sentence(status, "guess", "effect")
     status = run(
-        "describe", f"sae={sae_dir}", *SMALL, f"naming.vocabulary={tmp_path / 'words.txt'}"
+        "describe", f"sae={sae_dir}", *alone, f"naming.vocabulary={tmp_path / 'words.txt'}"
     )
     assert_sentence(status, "words.txt")
-    status = run("describe", f"sae={sae_dir}", *SMALL, f"naming.tree={tmp_path / 'tree.csv'}")
+    status = run("describe", f"sae={sae_dir}", *alone, f"naming.tree={tmp_path / 'tree.csv'}")
     assert_sentence(status, "tree.csv", "child and parent")
 
 
+@pytest.mark.slow
 def test_attribute_table_becomes_concepts(run: Run, sae_dir: Path, tmp_path: Path) -> None:
     ids = [f"scenes-0/{i:06d}" for i in range(28)]
     table = tmp_path / "mood.csv"

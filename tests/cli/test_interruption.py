@@ -105,7 +105,7 @@ RUNS = {
     "topk": ("callbacks=ema",),
     "batch_topk": (
         "data.num_workers=2", "model=batch_topk", "callbacks=resample",
-        "+callbacks.ema._target_=callbacks.ema.EMAWeights",
+        "+callbacks.ema._target_=callbacks.ema.EMAWeights", "+callbacks.ema.decay=0.999",
         "callbacks.resample.every_n_tokens=5120", "+callbacks.resample.pool_tokens=2048",
         "model.dead_after_tokens=1024",
     ),

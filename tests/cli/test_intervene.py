@@ -24,7 +24,7 @@ FILE: dict[str, Any] = {
 QUICK = (
     "head=attributes",
     "images=scenes",
-    "images.n_images=120",
+    "images.n_images=80",
     "images.val_fraction=0.4",
     "trainer.accelerator=cpu",
 )
@@ -78,7 +78,7 @@ def test_refused_with_one_sentence(
     run: Run, sae_dir: Path, tmp_path: Path, changes: dict, overrides: tuple, words: tuple
 ) -> None:
     file = written(tmp_path, **changes)
-    given = [f"hypothesis={file}", *QUICK]
+    given = [f"hypothesis={file}", *QUICK, "intervention.num_workers=0"]
     for override in overrides:
         key = override.split("=")[0]
         given = [one for one in given if one.split("=")[0] != key] + [override]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.images.decode import BrokenImage, decode_image, read_mask
+from datamodules.images.base import BrokenImage
+from datamodules.images.decode import decode_image, read_mask
 from saev.errors import UserError
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.images.base import Found, ImageItem, ImageSource
-from datamodules.images.decode import BrokenImage
+from datamodules.images.base import BrokenImage, Found, ImageItem, ImageSource
 from tests.fakes.backbone import SIDE
 
 

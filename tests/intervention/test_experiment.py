@@ -273,7 +273,7 @@ def test_wrong_tokens_spare_the_concept(outcome):
 
 
 def test_registered_before_any_test_image_is_read(folder):
-    one = setting(folder)
+    one = setting(folder, concept=CLASSES[:2], directions=4)
     test_ids = {item.image_id for item in one.source.split("test")}
     seen = []
 
@@ -288,7 +288,7 @@ def test_registered_before_any_test_image_is_read(folder):
 
 
 def test_every_test_image_is_tapped_once(folder, monkeypatch):
-    one = setting(folder)
+    one = setting(folder, concept=CLASSES[:2])
     tapped, resumed = [], []
     tap, resume = one.backbone.tap, one.backbone.resume
     monkeypatch.setattr(
@@ -342,6 +342,7 @@ def test_the_page_opens_from_disk(report):
         assert f'id="{concept}"' in text
 
 
+@pytest.mark.slow
 def test_heads_that_answer_per_image(folder):
     found = run(setting(folder, "image", selector={"by": "average_precision", "n": 1}))
     assert [v.concept for v in found.verdicts] == CLASSES
@@ -369,6 +370,7 @@ def test_selectors_end_to_end(folder, by):
     assert found.verdicts[0].latents[0] == 3
 
 
+@pytest.mark.slow
 def test_latents_by_hand_and_the_best_of_several(folder):
     [v] = run(setting(folder, concept="heart", latents=[60])).verdicts
     assert v.latents == [60] and v.verdict != "supported"
@@ -388,6 +390,7 @@ def test_amplifying(folder):
     assert found.verdicts[0].effect > 0.5
 
 
+@pytest.mark.slow
 def test_one_seed_one_result(folder):
     one, two = (run(setting(folder, concept="ring")).verdicts[0] for _ in range(2))
     assert one == two

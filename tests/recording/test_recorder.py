@@ -18,7 +18,7 @@ from filelock import FileLock
 from datamodules.activations.format import Manifest
 from datamodules.activations.tar import iter_samples
 from datamodules.activations.verify import verify
-from datamodules.images.decode import BrokenImage
+from datamodules.images.base import BrokenImage
 from saev.errors import UserError
 from saev.recording.parts import locked
 from saev.recording.request import RecordingRequest

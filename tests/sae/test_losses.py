@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saev.sae.auxk import auxk, default_k_aux, keep_largest
-from saev.sae.objectives.l1 import l1
-from saev.sae.objectives.objective import squared_error
+from saev.sae.objectives.objective import l1, squared_error
 
 F64 = torch.float64
 

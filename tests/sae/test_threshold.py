@@ -92,7 +92,7 @@ def test_a_floor_that_is_too_high_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
     sae = make()
     x_bar = sae.normalize(tokens(64))
     x_bar[0] *= 100
-    monkeypatch.setattr("saev.sae.encode.FLOOR_TOKENS", 1)
+    monkeypatch.setattr("saev.sae.threshold.FLOOR_TOKENS", 1)
     pre = sae.pre_activations(x_bar).relu()
     expected = pre.flatten().sort(descending=True).values[64 * 4 - 1]
     for sparse in (False, True):

@@ -175,6 +175,7 @@ print(any(name.startswith("lightning") for name in sys.modules))
 """
 
 
+@pytest.mark.slow
 def test_it_comes_back_the_same_in_another_process(micro, images, busy, tmp_path) -> None:
     lower, upper = dictionary(micro, layer=2, seed=1), dictionary(micro, max_norm=60.0)
     largest = torch.rand(96, generator=torch.Generator().manual_seed(1)) + 0.1

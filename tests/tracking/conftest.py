@@ -4,8 +4,7 @@ import shutil
 
 import pytest
 
-from saev.tracking import open_store
-from saev.tracking.mlflow_store import client
+from saev.tracking.mlflow_store import client, open_store
 from tests.fakes.once import Once
 
 

@@ -399,7 +399,7 @@ def test_auxk_left_out_by_plan_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
         module = make_module(data, aux_coefficient=1 / 32, dead_after_tokens=2500)
         sink_a_quarter(module)
         if always:
-            from saev.training.aux_plan import AuxPlan
+            from saev.training.schedules import AuxPlan
 
             plan = lambda *_: AuxPlan(10**9, 10**9, 64)  # noqa: E731
             monkeypatch.setattr("saev.training.sae_module.make_plan", plan)

@@ -1,7 +1,10 @@
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from saev.sae.objectives.objective import warmup
-from saev.training.schedules import decay
+from saev.training.schedules import HORIZON_STEPS, AuxPlan, candidates, decay, make_plan
 
 
 def test_warmup_by_hand() -> None:
@@ -13,3 +16,32 @@ def test_decay_by_hand() -> None:
     factors = [decay(step, 8, 0.5, "linear") for step in range(9)]
     assert factors == pytest.approx([1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
     assert decay(5, float("inf"), 0.0, "linear") == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    since=st.lists(st.integers(0, 5000), min_size=1, max_size=40),
+    dead_after=st.integers(1, 6000),
+    n_tokens=st.integers(1, 64),
+)
+def test_no_dead_latent_is_left_out_while_the_plan_holds(
+    since: list[int], dead_after: int, n_tokens: int
+) -> None:
+    counts = torch.tensor(since)
+    plan = make_plan(counts, dead_after, step=7, n_tokens=n_tokens)
+    # The worst case: none of them fires again.
+    for step in range(7, 7 + HORIZON_STEPS):
+        assert plan.covers(step, n_tokens)
+        dead = set((counts >= dead_after).nonzero().flatten().tolist())
+        chosen = set(candidates(counts, plan.n_candidates).tolist())
+        assert dead <= chosen
+        counts = counts + n_tokens
+    assert not plan.covers(7 + HORIZON_STEPS, n_tokens)
+
+
+def test_a_larger_batch_needs_a_new_plan() -> None:
+    assert not AuxPlan(100, 64, 0).covers(3, 65)
+
+
+def test_nothing_to_do_when_all_fired_lately() -> None:
+    assert make_plan(torch.zeros(8, dtype=torch.long), 10_000, 0, 16).n_candidates == 0

@@ -112,7 +112,14 @@ def test_trains_exports_and_comes_back_the_same(name: str, tmp_path: Path) -> No
         )
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("topk", "jump_relu", "gated", "matryoshka_random")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in VARIANTS
+    ],
+)  # fmt: skip
 def test_a_resumed_run_equals_the_undisturbed_one(name: str, tmp_path: Path) -> None:
     data = activations(64 * 30)
     keep = functools.partial(

@@ -56,14 +56,6 @@ def weighted_l1(codes: BatchCodes, W_dec: Float[Tensor, "s d"]) -> Float[Tensor,
     return (codes.values.abs() * weights).sum(-1)
 
 
-def l1(codes: Float[Tensor, "b z"]) -> Float[Tensor, " b"]:
-    """Σ_i |z_i| of each token.
-
-    Where atoms have norm 1 this is also the sum weighted by their norms. Source: Bricken et al. 2023.
-    """
-    return codes.abs().sum(-1)
-
-
 class PAnneal(Objective):
     """‖x̄ − x̄̂‖² + λ_p Σ z^p, with p falling from 1 to ``p_end`` in ``n_changes`` equal steps.
 

@@ -4,7 +4,7 @@ An objective encodes, decodes and returns its terms; their sum is the loss. Erro
 averaged over tokens and in normalised units, where E‖x̄‖² = d. What has to survive an interruption
 is a buffer.
 
-Shapes: `b` tokens, `d` d_model, `s` d_sae.
+Shapes: `b` tokens, `d` d_model, `s` d_sae, `z` latents held per token.
 """
 
 from collections.abc import Callable
@@ -94,6 +94,14 @@ def squared_error(x: Float[Tensor, "b d"], x_hat: Float[Tensor, "b d"]) -> Float
     """‖x − x̂‖² of each token."""
     # Under autocast x̂ may be bfloat16; the difference takes the wider type of the two.
     return (x_hat - x).square().sum(-1)
+
+
+def l1(codes: Float[Tensor, "b z"]) -> Float[Tensor, " b"]:
+    """Σ_i |z_i| of each token.
+
+    Where atoms have norm 1 this is also the sum weighted by their norms. Source: Bricken et al. 2023.
+    """
+    return codes.abs().sum(-1)
 
 
 def warmup(step: int, n_steps: float | int) -> float:
