@@ -142,6 +142,8 @@ def test_a_baseline_is_fitted(acts) -> None:
         ({"model": "probe"}, ("model='probe'", "topk", "pca")),
         ({"kk": 3}, ("no setting kk", "expansion")),
         ({"max_norm": -1.0}, ("max_norm=-1.0",)),
+        ({"k": 10_000}, ("model.k must not exceed", "10000")),
+        ({"model": "relu"}, ("model.k has no effect",)),
     ],
 )
 def test_what_a_fit_cannot_do_is_said(acts, given, words) -> None:

@@ -138,3 +138,15 @@ def test_the_table_of_the_design_page_is_read() -> None:
         "| `f` | `saev/a.py`, `saev/b.py` | one contract |\n\n## Words\n| `g` | `c.py` | no |\n"
     )
     assert explained(page) == {"f": {"saev/a.py", "saev/b.py"}}
+
+
+def test_the_maths_is_read_in_ten_minutes() -> None:
+    """All of inference in one short file, and a module for training whose arguments one can survey."""
+    import inspect
+
+    from saev.training.sae_module import SAETraining
+
+    lines = (ROOT / "saev/sae/model.py").read_text().splitlines()
+    assert len(lines) <= 220
+    assert all(f'"{name}"' in "\n".join(lines) for name in ("relu", "topk", "jump_relu", "gated"))
+    assert len(inspect.signature(SAETraining).parameters) <= 15

@@ -68,6 +68,9 @@ class SparseAutoencoder(nn.Module):
             self.threshold.data = before.to(self.threshold.device)
         return self
 
+    def extra_repr(self) -> str:
+        return f"{self.cfg.d_model} → {self.cfg.d_sae}, {self.cfg.activation}, k={self.cfg.k}"
+
     def normalize(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """Raw to normalised units, in the dtype of the weights."""
         return (x.to(self.W_enc.dtype) - self.mean) * self.scale
@@ -137,8 +140,7 @@ class SparseAutoencoder(nn.Module):
         x_hat = self.decode(self.encode(x)).to(x.dtype)
         return torch.where(self.is_normal(x).unsqueeze(-1), x_hat, x)
 
-    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        return self.reconstruct(x)
+    forward = reconstruct
 
     def set_statistics(
         self, mean: Float[Tensor, " d"], scale: float | int, max_norm: float | int | None
@@ -186,10 +188,7 @@ class SparseAutoencoder(nn.Module):
     def from_pretrained(
         cls, source: str | Path, device: str | torch.device = "cpu"
     ) -> "SparseAutoencoder":
-        """Read what ``save_pretrained`` wrote, from a folder or a hub id such as ``user/name``.
-
-        Returns the dictionary in eval mode, without gradients; its codes equal the saved one's bit
-        for bit.
+        """The same dictionary bit for bit, from a folder or a hub id; in eval mode, without gradients.
 
         Raises:
             UserError: nothing there, a pickle, a damaged file, a newer format, shapes that
@@ -204,11 +203,7 @@ class SparseAutoencoder(nn.Module):
         return sae.to(device).eval().requires_grad_(False)
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
-        """Upload to the Hugging Face hub and return the repository's URL.
-
-        Raises:
-            UserError: the hub refuses or does not answer.
-        """
+        """Upload to the hub, return the repository's URL; UserError where the hub refuses."""
         from saev.sae.pretrained import push
 
         return push(self.cfg, self.state_dict(), repo_id, private)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import lightning as L
 import numpy as np
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from jaxtyping import Float
 from torch import Tensor
@@ -191,7 +192,10 @@ def build_model(
     cfg = replaced(values, settings, f"model={model!r}", takes)
     if built is not SAETraining:  # a baseline is drawn or fitted with a seed of its own
         cfg.setdefault("seed", seed)
-    return instantiate(cfg, d_model=d_model)
+    try:
+        return instantiate(cfg, d_model=d_model)
+    except InstantiationException as error:  # Hydra's words around what the constructor said
+        raise error.__cause__ if isinstance(error.__cause__, ValueError) else error from None
 
 
 def _is_dictionary(name: str) -> bool:
