@@ -1,6 +1,11 @@
-"""How the worker processes of a data loader start."""
+"""How the worker processes of a data loader start, and end."""
 
 import multiprocessing
+import signal
+import sys
+
+DIE_WITH_PARENT = 1
+"""``PR_SET_PDEATHSIG`` of Linux's prctl(2)."""
 
 
 def start_method(num_workers: int) -> str | None:
@@ -15,3 +20,15 @@ def start_method(num_workers: int) -> str | None:
     own = multiprocessing.get_all_start_methods()  # the platform's default comes first
     found = multiprocessing.get_start_method(allow_none=True)
     return found if found in own else own[0]
+
+
+def end_with_parent(worker: int = 0) -> None:
+    """The ``worker_init_fn`` of a loader in training: a killed process takes its workers with it.
+
+    They hold its connections open, so the other ranks would wait for it until each worker has seen,
+    seconds later, that its parent is gone. On other systems than Linux they do.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from datamodules.activations.format import Manifest
 from datamodules.activations.stream import TokenBatch
-from datamodules.workers import start_method
+from datamodules.workers import end_with_parent, start_method
 from saev.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class BatchLoader:
             num_workers=self.num_workers,
             prefetch_factor=PREFETCH,
             multiprocessing_context=start_method(self.num_workers),
+            worker_init_fn=end_with_parent,
         )
         for filled in loader:
             if isinstance(filled, str):
