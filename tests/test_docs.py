@@ -36,7 +36,10 @@ def commands() -> list[tuple[str, str, list[str]]]:
     return found
 
 
-COMMANDS = commands()
+COMMANDS = list(
+    {(name, *overrides): (page, name, overrides) for page, name, overrides in commands()}.values()
+)
+"""Each once, where it is shown last."""
 
 
 def test_there_are_commands_to_check() -> None:

@@ -213,6 +213,8 @@ def test_evaluation_and_codes(sae, micro, scenes) -> None:
     evaluation = evaluate_dictionary(sae, scenes, backbone=micro, num_workers=0, **QUIET)
     assert repr(evaluation).startswith("Evaluation(") and len(repr(evaluation)) < 200
     assert {"firing_frequency", "latents_random"} <= set(evaluation.figures)
+    shown = evaluation.figures["firing_frequency"]._repr_png_()  # type: ignore[attr-defined]
+    assert shown.startswith(b"\x89PNG")
     table = evaluation.to_frame()
     assert table.loc["explained_variance", "val"] == evaluation.metrics["val/explained_variance"]
     assert table.loc["kl", "reconstructed"] == evaluation.metrics["fidelity/kl/reconstructed"]
@@ -234,6 +236,7 @@ def test_evaluation_and_codes(sae, micro, scenes) -> None:
         encode_images(sae, [], backbone=micro, **QUIET)
 
 
+@pytest.mark.slow
 def test_description_and_comparison(sae, micro, scenes, tmp_path: Path) -> None:
     atlas = describe_dictionary(
         sae, scenes, backbone=micro, out_dir=tmp_path / "atlas", pages=False, baseline_images=0,
@@ -258,6 +261,7 @@ def test_description_and_comparison(sae, micro, scenes, tmp_path: Path) -> None:
         describe_dictionary(sae, scenes, backbone=micro, n_imags=3, **QUIET)
 
 
+@pytest.mark.slow
 def test_an_experiment(sae, micro, tmp_path: Path) -> None:
     scenes = ScenesImages(n_images=120, val_fraction=0.5)
     asked = {
@@ -296,11 +300,6 @@ def test_bars_can_be_switched_off(bars: bool, sae, micro, scenes, acts, monkeypa
     evaluate_dictionary(sae, scenes, backbone=micro, n_images=2, num_workers=0, figures=False,
                         progress=bars)  # fmt: skip
     assert len(shown) >= 2 and set(shown) == {bars}
-
-
-def test_figures_are_shown_by_a_notebook(sae, micro, scenes) -> None:
-    evaluation = evaluate_dictionary(sae, scenes, backbone=micro, num_workers=0, **QUIET)
-    assert evaluation.figures["firing_frequency"]._repr_png_().startswith(b"\x89PNG")
 
 
 def test_images_are_named_in_three_ways(tmp_path: Path) -> None:

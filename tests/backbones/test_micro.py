@@ -151,6 +151,7 @@ def settings_for(out: Path, *options: str) -> Namespace:
     return parse_args(["--n-workers", "0", "--out", str(out), *options])
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_is_repeatable(scenes: LabelledScenes, tmp_path: Path) -> None:
     options = ("--n-train", "64", "--batch-size", "16", "--epochs", "6", "--lr", "3e-3")
     args = settings_for(tmp_path, *options)

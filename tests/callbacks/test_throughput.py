@@ -37,6 +37,7 @@ class Slow(Dataset):
         return Batch(activations(8), index)
 
 
+@pytest.mark.slow
 def test_waiting_is_seen_and_validation_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     loaders = iter([DataLoader(Slow(), batch_size=None), DataLoader(Slow(), batch_size=None)])
     monkeypatch.setattr("tests.fakes.planted.loader", lambda *_: next(loaders))

@@ -71,6 +71,7 @@ def test_folder_source_without_roots(run: Run) -> None:
     assert_sentence(run("train", *ALONE, "images=folder"), "images.roots")
 
 
+@pytest.mark.slow
 def test_truncated_jpeg_and_text_named_jpg(
     run: Run, on_photos: tuple[str, ...], photos: Path, tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ def test_nan_in_activations(run: Run, tmp_path: Path) -> None:
     assert_sentence(status, "scenes-")
 
 
+@pytest.mark.slow
 def test_values_that_float16_cannot_hold(run: Run, tmp_path: Path) -> None:
     from saev.backbones.micro.micro_vit import MICRO_DIR
 
@@ -179,6 +181,7 @@ def test_values_out_of_range(run: Run, override: str, words: tuple[str, ...]) ->
     assert_sentence(run("train", *ALONE, override), *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -215,6 +218,7 @@ def test_combinations_without_sense_are_refused_before_any_data_is_read(
     assert not (tmp_path / "outputs" / "activations").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("recorded")
 def test_checkpoint_of_another_width(run: Run, trained: Path, tmp_path: Path) -> None:
     last = tmp_path / "last.ckpt"
@@ -230,6 +234,7 @@ def test_sae_pointing_nowhere(run: Run, tmp_path: Path) -> None:
     assert_sentence(run("evaluate", f"sae={tmp_path / 'nowhere'}"), "nowhere")
 
 
+@pytest.mark.slow
 def test_mlflow_server_that_is_not_there(run: Run) -> None:
     status = run("train", *ALONE, "logger=mlflow", "logger.tracking_uri=http://127.0.0.1:9")
     assert_sentence(status, "127.0.0.1:9", "logger.tracking_uri")

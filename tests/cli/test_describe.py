@@ -139,6 +139,7 @@ def test_label_files_that_do_not_match(
                     "labels.csv", *words)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_other_bad_input(run: Run, sae_dir: Path, tmp_path: Path) -> None:
     alone = (*SMALL, "atlas.num_workers=0")
     assert_sentence(run("describe"), "sae is not set")

@@ -197,6 +197,7 @@ def outcome(folder):
     )
 
 
+@pytest.mark.slow
 def test_every_planted_concept_is_supported(outcome):
     assert {v.concept: v.verdict for v in outcome.verdicts} == dict.fromkeys(CLASSES, "supported")
     for number, v in enumerate(outcome.verdicts):
@@ -204,16 +205,19 @@ def test_every_planted_concept_is_supported(outcome):
         assert v.target_change > 0.9 and v.other_change < 0.1
 
 
+@pytest.mark.slow
 def test_a_result_introduces_itself_in_a_line(outcome):
     assert repr(outcome) == "ExperimentResult(6 hypotheses: 6 supported; 35 test images)"
 
 
+@pytest.mark.slow
 def test_shuffled_labels_are_hardly_ever_supported(outcome):
     assert outcome.calibration.n_hypotheses == 48  # 200 of scenes in the slow test of the command
     assert outcome.calibration.share_supported <= 0.05
     assert outcome.calibration.false_discovery_rate <= 0.05
 
 
+@pytest.mark.slow
 def test_the_choice_is_tested_before_the_effect(outcome):
     """A latent that shuffled labels lead to by luck has the effect and not the fit."""
     assert all(v.p_selection == 1 / 120 for v in outcome.verdicts)
@@ -254,6 +258,7 @@ def test_no_random_latents_stand_in_twice():
     assert np.floor(10 * np.array(p_values)).tolist() == list(range(9, -1, -1))
 
 
+@pytest.mark.slow
 def test_the_identity_arm_changes_nothing_at_all(outcome):
     for use in outcome.plan.uses:
         if use.arm == "identity":
@@ -263,6 +268,7 @@ def test_the_identity_arm_changes_nothing_at_all(outcome):
                 np.testing.assert_array_equal(found, clean)
 
 
+@pytest.mark.slow
 def test_wrong_tokens_spare_the_concept(outcome):
     effects = {}
     for use in outcome.plan.uses:
@@ -287,6 +293,7 @@ def test_registered_before_any_test_image_is_read(folder):
     assert sha256 == found.registered_sha256
 
 
+@pytest.mark.slow
 def test_every_test_image_is_tapped_once(folder, monkeypatch):
     one = setting(folder, concept=CLASSES[:2])
     tapped, resumed = [], []
@@ -312,6 +319,7 @@ def report(outcome, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_files(outcome, report):
     verdicts = json.loads((report / "verdict.json").read_text())
     assert [v["concept"] for v in verdicts] == CLASSES
@@ -333,6 +341,7 @@ def test_files(outcome, report):
     assert told.target_change.item() == pytest.approx(100 * share, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_page_opens_from_disk(report):
     text = (report / "index.html").read_text()
     assert "http" not in text and "<script" not in text
@@ -351,6 +360,7 @@ def test_heads_that_answer_per_image(folder):
     assert all(images.sum() == found.test.n_images for images in found.images_of.values())
 
 
+@pytest.mark.slow
 def test_fewer_other_images(folder):
     one = setting(
         folder, "image", images={"discovery": "train", "test": "test", "n_other": 5}, alpha=0.4,
@@ -362,6 +372,7 @@ def test_fewer_other_images(folder):
         assert (images & own).sum() == own.sum() and (images & ~own).sum() == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["auroc", "attribution", "greedy"])
 def test_selectors_end_to_end(folder, by):
     found = run(
@@ -378,11 +389,13 @@ def test_latents_by_hand_and_the_best_of_several(folder):
     assert v.verdict == "supported"
 
 
+@pytest.mark.slow
 def test_replacing_has_its_reconstruction_arm(folder):
     found = run(setting(folder, concept="heart", mode="replace"))
     assert {use.arm for use in found.plan.uses} == {*ARMS, "reconstruction"}
 
 
+@pytest.mark.slow
 def test_amplifying(folder):
     found = run(
         setting(folder, concept="heart", edit={"kind": "set", "scale": 4.0}, direction="increase")
@@ -437,6 +450,7 @@ def test_dictionaries_and_heads_of_another_model(folder):
         run(setting(folder, changes={"tokens": {"which": "class"}}))
 
 
+@pytest.mark.slow
 def test_concepts_without_support_are_left_out_with_a_reason(folder):
     one = setting(folder, support={"n_discovery_units": 10, "n_test_units": 90})
     found = run(one)

@@ -36,7 +36,9 @@ def composed(out: Path, *overrides: str) -> DictConfig:
         )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["seg_scenes", "probe_scenes"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("seg_scenes", marks=pytest.mark.slow), "probe_scenes"]
+)
 def trained(request, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
     metrics = train(composed(out, f"+experiment={request.param}", "images.n_images=40"))

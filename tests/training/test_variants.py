@@ -70,6 +70,10 @@ VARIANTS: dict[str, Any] = {
 }  # fmt: skip
 
 
+FAST = ("relu", "topk", "batch_topk", "jump_relu", "gated", "matryoshka")
+"""Each activation, and an objective over several reconstructions; the others are slow tests."""
+
+
 def weights(module: SAETraining) -> dict[str, Tensor]:
     return {name: t.clone() for name, t in module.state_dict().items()}
 
@@ -83,7 +87,10 @@ def explained(sae: SparseAutoencoder, x: Tensor) -> float:
     return float(1 - error / (x - x.mean(0)).square().sum())
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in VARIANTS],
+)
 def test_trains_exports_and_comes_back_the_same(name: str, tmp_path: Path) -> None:
     data = activations(64 * 60)
     module = make_module(data, lr=1e-2, **VARIANTS[name]())
@@ -112,6 +119,7 @@ def test_trains_exports_and_comes_back_the_same(name: str, tmp_path: Path) -> No
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -138,6 +146,7 @@ def test_a_resumed_run_equals_the_undisturbed_one(name: str, tmp_path: Path) -> 
     assert_same(weights(whole), weights(resumed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batch_topk", "jump_relu", "gated", "matryoshka_random"])
 def test_logging_does_not_change_the_trajectory(name: str) -> None:
     data = activations(64 * 20)
