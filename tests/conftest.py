@@ -16,12 +16,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("saev", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("saev")
 
-LONGEST_FIRST = ("cli", "intervention", "training", "atlas", "callbacks", "backbones", "tracking")
+LONGEST_FIRST = (
+    "cli",
+    "real",
+    "intervention",
+    "training",
+    "atlas",
+    "callbacks",
+    "backbones",
+    "tracking",
+)
 """Rooms whose files take longest: workers take whole files in turn, and the short ones fill up."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
+        if item.path.stem == "test_docs_python":
+            return -1  # the tour alone takes two minutes
         room = item.path.parent.name
         return LONGEST_FIRST.index(room) if room in LONGEST_FIRST else len(LONGEST_FIRST)
 
