@@ -45,6 +45,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    gc.unfreeze()  # extensions that count their objects at the end would call them leaked
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     root = tmp_path_factory.getbasetemp()  # that of a worker lies in that of the run
