@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from saev.stats.bootstrap import bootstrap_interval, image_weights, interval, weighted_auroc
 from saev.stats.correction import benjamini_hochberg, draws_needed, images_needed
 from saev.stats.tests import (
+    N_FLIPS,
     cliffs_delta,
     dose_response,
     max_null,
@@ -92,6 +93,23 @@ def test_sign_flips_are_exact_for_few_images():
     assert sign_flip_p(np.array([-1.0, -2.0])) == 1.0
     assert sign_flip_p(np.zeros(9)) == 1.0
     assert sign_flip_p(np.array([np.nan])) == 1.0
+
+
+def test_a_lone_true_hypothesis_among_a_thousand_can_be_supported():
+    """All others have p = 1: only the number of flips limits it."""
+    differences = np.linspace(0.5, 1.0, 30)
+    few, enough = (
+        benjamini_hochberg([sign_flip_p(differences, n_flips=n)] + [1.0] * 999)[0]
+        for n in (N_FLIPS, max(N_FLIPS, draws_needed(0.05, 1000)))
+    )
+    assert enough <= 0.05 < few
+
+
+def test_more_flips_need_no_more_memory_and_say_the_same():
+    differences = np.random.default_rng(0).normal(0.1, 1, 200)
+    assert sign_flip_p(differences, n_flips=39_999) == pytest.approx(
+        sign_flip_p(differences), abs=0.01
+    )
 
 
 def test_sign_flips_are_one_sided_and_uniform():
