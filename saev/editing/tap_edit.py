@@ -32,6 +32,7 @@ class TapEdit:
         tokens: what may be touched; whether class and register tokens are is said here.
         mode: "add" keeps the reconstruction error; "replace" puts the edited reconstruction in
             place of every chosen token, so that reconstruction-only is its control.
+        amount: the change of every code is multiplied by it; 1 is the edits as they are.
 
     Raises:
         ValueError: another mode, a latent that the dictionary does not have, or no ``largest`` where
@@ -45,6 +46,7 @@ class TapEdit:
         largest: Float[Tensor, " s"] | None,
         tokens: Tokens,
         mode: str = "add",
+        amount: float = 1.0,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
@@ -56,7 +58,7 @@ class TapEdit:
         if largest is None and any(edit.needs_largest for edit in edits):
             raise ValueError("amounts are multiples of the largest code seen; give largest")
         self.sae, self.edits, self.largest = sae, tuple(edits), largest
-        self.tokens, self.mode = tokens, mode
+        self.tokens, self.mode, self.amount = tokens, mode, amount
 
     def __call__(
         self, acts: Float[Tensor, "b t d"], mask: Bool[Tensor, "b p"] | None = None
@@ -84,7 +86,8 @@ class TapEdit:
     def _change(self, encoded: Encoded, mask: Tensor | None) -> tuple[list[int], Tensor]:
         codes = TokenCodes(encoded.z, self.tokens.patches, self.tokens.is_class, mask)
         latents, new_bpm = apply_edits(self.edits, codes, self.largest)
-        return list(latents), new_bpm - encoded.z[..., list(latents)]
+        change_bpm = new_bpm - encoded.z[..., list(latents)]
+        return list(latents), change_bpm if self.amount == 1 else self.amount * change_bpm
 
     def _replace(self, encoded: Encoded, mask: Tensor | None) -> Tensor:
         latents, dz_bpm = self._change(encoded, mask)

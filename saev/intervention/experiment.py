@@ -13,7 +13,7 @@ from saev.intervention.choose.discovery import Discovery, discover
 from saev.intervention.choose.proposals import Proposal, Proposer, tested_columns
 from saev.intervention.hypothesis import digest
 from saev.intervention.judge.calibration import calibrate
-from saev.intervention.judge.verdict import judge
+from saev.intervention.judge.verdict import Criteria, judge
 from saev.intervention.result import ExperimentResult
 from saev.intervention.setting import Setting
 from saev.intervention.splits import choose_images, hypothesis_images, with_support
@@ -76,7 +76,8 @@ def _test(
     result.check_identity()
     evidence = {p.concept: result.evidence(p) for p in proposals}
     latents = {p.concept: list(p.tried[0]) for p in proposals}
-    result.verdicts = judge(evidence, latents, file.alpha, file.smallest_effect, file.seed)
+    criteria = Criteria(file.alpha, file.smallest_effect, file.match, file.max_ratio)
+    result.verdicts = judge(evidence, latents, criteria, file.seed)
     if repeats:
-        result.calibration = calibrate(evidence, result.verdicts, plan, tallies, images_of)
+        result.calibration = calibrate(evidence, criteria, plan, tallies, images_of)
     return result

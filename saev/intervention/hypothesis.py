@@ -10,25 +10,30 @@ from typing import Any
 from saev.defaults import CONF_DIR, names
 from saev.editing.edits import KINDS, parse_where
 from saev.errors import UserError
+from saev.stats.correction import draws_needed
 
 ARMS = (
     "selected",
     "identity",
     "random_latents",
+    "random_latents_same_length",
     "random_direction",
     "covariance_direction",
     "wrong_tokens",
     "shuffled_selection",
     "diffmean",
+    "linear_probe",
     "untrained_sae",
+    "untrained_same_length",
 )
 """Always there. ``reconstruction`` joins them when the edit replaces."""
-BASELINES = ("linear_probe", "raw_unit", "pca_direction", "gradcam_pixels")
+BASELINES = ("raw_unit", "pca_direction", "gradcam_pixels")
 """Further edits through the same door, run where ``baselines`` names them."""
 SELECTORS = ("f1", "auroc", "average_precision", "logistic", "attribution", "greedy")
 FEATURES = ("rate", "mean", "largest")
 """What latents can be matched on, fields of ``LatentStats``: firing rate, mean code over the tokens on
-which they fire, largest code. Edits are multiples of the last, so matching on it matches the dose."""
+which they fire, largest code. Edits are multiples of the last, so matching on it matches the dose: it
+is always among them."""
 METRICS = ("target_change", "selective_change", "probability", "accuracy")
 """``target_change``: share of the class's units whose prediction changes. ``selective_change``: that,
 minus the mean of the same share over the other classes of its group. ``probability``: mean fall of
@@ -83,6 +88,20 @@ class TableSettings:
 
 
 @dataclass(frozen=True)
+class TradeoffSettings:
+    """Doses at which arms are compared by what each changes besides the target."""
+
+    doses: tuple[float, ...] = ()
+    """Multiples of the tested edit, every arm at the same length; () leaves the comparison out."""
+    draws: int = 3
+    """Random latents and untrained dictionaries whose mean is a line of the figure."""
+
+    def __post_init__(self) -> None:
+        _check("tradeoff.doses", all(dose > 0 for dose in self.doses), self.doses, "above 0")
+        _check("tradeoff.draws", self.draws >= 1, self.draws, "1 or more")
+
+
+@dataclass(frozen=True)
 class SupportSettings:
     """What a concept must have for anything to be said about it."""
 
@@ -120,17 +139,27 @@ class Hypothesis:
     alpha: float = 0.05
     draws: int | None = None
     """Random sets of latents; null: as many as α needs after correction."""
-    match: tuple[str, ...] = ("rate", "mean")
+    match: tuple[str, ...] = ("rate", "mean", "largest")
     """What random latents have in common with the selected ones: some of ``FEATURES``."""
-    spare: float = 2.0
-    """Sets in the pool over ``draws``: more match closer."""
-    directions: int = 20
+    max_ratio: float = 1.5
+    """Of a matched feature, selected to random latents, median over draws: where the dictionary gives
+    no closer match the outcome is ``no_match``."""
+    spare: float = 4.0
+    """Sets of several latents in the pool over ``draws``: more match closer. Of single latents the
+    nearest of each hypothesis are taken."""
+    directions: int | None = None
+    """Draws of each control that takes the length of the tested edit; null: as many as α needs, twice
+    over: 39 at 0.05, of which one may do as much as the edit."""
     shuffles: int = 5
     """Times the selection is repeated on shuffled labels."""
     baselines: tuple[str, ...] = ()
     smallest_effect: float = 0.25
     """Of interest: without the power to see it, the outcome is ``no_power``."""
     table: TableSettings = field(default_factory=TableSettings)
+    untrained: int = 19
+    """Dictionaries that were never trained, each with latents chosen in the same way: 19 are the fewest
+    of which the strongest is exceeded by chance in one of 20 cases."""
+    tradeoff: TradeoffSettings = field(default_factory=TradeoffSettings)
     calibration: int = 0
     """Times that all hypotheses are tested again with latents chosen on shuffled labels."""
     support: SupportSettings = field(default_factory=SupportSettings)
@@ -141,10 +170,15 @@ class Hypothesis:
         _check("direction", self.direction in DIRECTIONS, self.direction, " or ".join(DIRECTIONS))
         _check("mode", self.mode in ("add", "replace"), self.mode, "add or replace")
         _check("alpha", 0 < self.alpha < 1, self.alpha, "between 0 and 1")
-        for name in self.match or (None,):
+        for name in self.match:
             _check("match", name in FEATURES, name, f"some of {', '.join(FEATURES)}")
+        _check("match", "largest" in self.match, list(self.match), "a list with largest, the dose")
+        _check("max_ratio", self.max_ratio > 1, self.max_ratio, "above 1")
         _check("spare", self.spare >= 1, self.spare, "1 or more")
-        for name in ("directions", "shuffles"):
+        needed = draws_needed(self.alpha, 1)
+        fewest = f"null, or {needed} or more: fewer can never give p ≤ {self.alpha}"
+        _check("directions", self.n_directions >= needed, self.directions, fewest)
+        for name in ("shuffles", "untrained"):
             _check(name, getattr(self, name) >= 1, getattr(self, name), "1 or more")
         _check("calibration", self.calibration >= 0, self.calibration, "0 or more")
         if self.metric == "accuracy" and self.direction == "increase":
@@ -164,6 +198,11 @@ class Hypothesis:
         discovery, test = self.images.discovery, self.images.test
         if isinstance(discovery, tuple) and isinstance(test, tuple):
             refuse_overlap(discovery, test)
+
+    @property
+    def n_directions(self) -> int:
+        """Draws of each control of the same length."""
+        return self.directions or 2 * draws_needed(self.alpha, 1) + 1
 
     @property
     def scale(self) -> float:
@@ -190,6 +229,7 @@ class Hypothesis:
             "selector": Selector,
             "images": Images,
             "table": TableSettings,
+            "tradeoff": TradeoffSettings,
             "support": SupportSettings,
         }
         try:

@@ -14,11 +14,22 @@ from saev.intervention.choose.discovery import Discovery
 from saev.intervention.choose.proposals import Proposal
 from saev.intervention.judge.calibration import Calibration
 from saev.intervention.judge.tally import Question, Tally
-from saev.intervention.judge.verdict import Evidence, Verdict
+from saev.intervention.judge.tradeoff import Curves
+from saev.intervention.judge.verdict import CONTROLS, Evidence, Verdict
 from saev.intervention.setting import Setting
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+TRADEOFF_ARMS = (
+    "selected",
+    "diffmean",
+    "linear_probe",
+    "untrained_same_length",
+    "random_latents_same_length",
+)
+"""Arms of the trade-off curves, at one length; of several draws the first few."""
 
 
 @dataclass(repr=False)
@@ -78,12 +89,33 @@ class ExperimentResult:
 
         tried = [tally.take(images) for tally in of("selected")]
         best = max(tried, key=lambda tally: ask.effect(tally, clean))
-        directions = {
-            arm: Tally.stack(of(arm), images)
-            for arm in ("random_direction", "covariance_direction")
-        }
-        random = Tally.stack(of("random_latents"), images)
-        return Evidence(ask, clean, best, random, directions, len(tried), p.p_selection)
+        same_length = {arm: Tally.stack(of(arm), images) for arm in CONTROLS}
+        return Evidence(
+            ask, clean, best, Tally.stack(of("random_latents"), images),
+            self.plan.matched[p.concept], same_length,
+            Tally.stack(of("untrained_same_length"), images), self.curves(p), len(tried),
+            p.p_selection,
+        )  # fmt: skip
+
+    def curves(self, p: Proposal) -> Curves | None:
+        """Every arm of the trade-off at every dose, on the hypothesis's images."""
+        file, images = self.setting.file, np.flatnonzero(self.images_of[p.concept])
+        if not file.tradeoff.doses:
+            return None
+        found: dict[str, dict[float, list[Tally]]] = {}
+        for use in self.plan.uses:
+            here = use.concept == p.concept and use.arm in TRADEOFF_ARMS
+            if here and (use.tested or use.amount != 1) and use.draw < file.tradeoff.draws:
+                by_dose = found.setdefault(use.arm, {})
+                by_dose.setdefault(use.amount, []).append(self.tallies[use.key])
+        doses = tuple(sorted(found["selected"]))
+        return Curves(
+            doses,
+            {
+                arm: Tally.stack([Tally.mean(by_dose[dose]) for dose in doses], images)
+                for arm, by_dose in found.items()
+            },
+        )
 
     def check_identity(self) -> None:
         """An identity edit that changes anything means that nothing else can be trusted.

@@ -46,8 +46,16 @@ class Setting:
 
     @cached_property
     def saes(self) -> dict[str, SparseAutoencoder]:
-        """The dictionary as "sae", and a control of the same form as "untrained"."""
-        return {"sae": self.sae, "untrained": self.sae.untrained(self.file.seed)}
+        """The dictionary as "sae", and dictionaries of the same form that were never trained, under
+        the names of :attr:`untrained`."""
+        seeds = (self.file.seed + 1000 * number for number in range(self.file.untrained))
+        fresh = (self.sae.untrained(seed).to(self.device).eval() for seed in seeds)
+        return {"sae": self.sae, **dict(zip(self.untrained, fresh, strict=True))}
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Names of the dictionaries that were never trained."""
+        return tuple(f"untrained {number}" for number in range(self.file.untrained))
 
     @property
     def reads_patches(self) -> bool:

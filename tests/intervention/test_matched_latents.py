@@ -33,7 +33,8 @@ def test_matches_are_closer_than_chance(stats, n):
         assert len(match.draws) == 40
         here = np.log(stats.rate[list(latents)].mean())
         by_chance = np.exp(np.median(np.abs(np.log(stats.rate[anyone].mean(1)) - here)))
-        assert match.rate_ratio < by_chance / 2
+        spread = np.median(np.abs(match.draw_features[:, 0] - match.features[0]))
+        assert np.exp(spread) < by_chance / 2
 
 
 def test_no_draw_is_dead_or_the_hypothesis_own(stats):
@@ -65,14 +66,31 @@ def test_single_latents_are_matched_as_closely_as_can_be(stats):
         assert {drawn.sets[r][0] for r in drawn.match([own]).draws} == set(drawn.near(own, 40))
 
 
+def test_single_latents_of_many_hypotheses_have_their_nearest_all_the_same(stats):
+    selected = [(k,) for k in range(20, 60)]
+    drawn = pool(stats, selected, n_draws=30)
+    for own in selected:
+        assert {drawn.sets[r][0] for r in drawn.match(own).draws} == set(drawn.near(own[0], 30))
+
+
+def test_ratios_say_which_way_random_latents_differ(stats):
+    order = np.argsort(stats.rate)
+    rare, common = (int(order[10]),), (int(order[-1]),)
+    drawn = pool(stats, [rare, common], n_draws=100)
+    assert drawn.match(rare).ratios["rate"] > 1.2
+    assert drawn.match(common).ratios["rate"] < 0.8
+
+
 def test_matching_on_the_largest_code_too_brings_it_closer(stats):
     rng = np.random.default_rng(1)
     uneven = LatentStats(stats.rate, stats.mean, stats.mean * np.exp(rng.normal(1, 1, S)))
     rng = np.random.default_rng(2)
-    without = MatchedPool(uneven, [(100,)], 40, 2.0, rng).match((100,))
-    matched = MatchedPool(uneven, [(100,)], 40, 2.0, rng, features=FEATURES).match((100,))
-    assert matched.largest_ratio < without.largest_ratio
-    assert without.rate_ratio <= matched.rate_ratio < 2
+    rough = MatchedPool(uneven, [(100,)], 40, 2.0, rng, features=FEATURES[:2]).match((100,))
+    close = MatchedPool(uneven, [(100,)], 40, 2.0, rng, features=FEATURES).match((100,))
+    rough_f, close_f = (
+        np.median(np.abs(match.draw_features - match.features), axis=0) for match in (rough, close)
+    )
+    assert close_f[2] < rough_f[2] and rough_f[0] <= close_f[0] < np.log(2)
 
 
 def test_a_small_dictionary_gives_what_it_has(stats):

@@ -41,7 +41,10 @@ def test_counts():
     np.testing.assert_array_equal(clean.n_base, [[2, 1, 1], [1, 3, 0]])
     np.testing.assert_array_equal(clean.n_labelled, [[2, 1, 1], [2, 1, 0]])
     np.testing.assert_array_equal(clean.n_group, [[4] * 3, [4] * 3])
+    np.testing.assert_array_equal(clean.n_right, clean.n_base)
     np.testing.assert_array_equal(tally.changed, [[1, 0, 1], [1, 1, 0]])
+    np.testing.assert_array_equal(tally.left, tally.changed)
+    np.testing.assert_array_equal(tally.repaired, 0)
     np.testing.assert_array_equal(tally.arrived, [[1, 1, 0], [0, 1, 1]])
     np.testing.assert_array_equal(tally.correct, [[1, 1, 0], [0, 1, 0]])
     np.testing.assert_allclose(tally.probability[0], [0.6 + 0.2, 0.6, 0.2], rtol=1e-6)
@@ -129,3 +132,22 @@ def test_rows_of_a_batch_score_as_the_batch():
     second = scorer.score(Predictions(*(part[[1]] for part in edited)), torch.tensor([1]))
     for all_rows, one_row in zip(whole, second, strict=True):
         np.testing.assert_array_equal(all_rows[[1]], one_row)
+
+
+def test_a_repaired_prediction_is_no_change_of_the_target():
+    """Four images of class 0, two of them called 1; an edit that only repairs these."""
+    labels = torch.zeros(4, 1, 1, dtype=torch.long)
+    before, after = one_hot([[0], [0], [1], [1]]), one_hot([[0]] * 4)
+    elsewhere = one_hot([[0], [1], [2], [0]])
+    scorer = Scorer(before, labels, labels, GROUPS)
+    clean = Clean(Tally(*scorer.score(before)), *scorer.units())
+    ask = question("target_change")
+    repaired, mixed = (Tally(*scorer.score(found)) for found in (after, elsewhere))
+    assert clean.n_base[:, 0].sum() == 4 and clean.n_right[:, 0].sum() == 2
+    assert ask.effect(repaired, clean) == 0
+    assert question("accuracy").effect(repaired, clean) == -0.5
+    assert repaired.repaired[:, 0].sum() == 2 and repaired.left.sum() == 0
+    # one of the two right ones leaves, one error becomes another, one is repaired
+    assert ask.effect(mixed, clean) == 0.5
+    counts = [float(values[:, 0].sum()) for values in (mixed.changed, mixed.left, mixed.repaired)]
+    assert counts == [3, 1, 1]

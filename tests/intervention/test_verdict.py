@@ -1,15 +1,22 @@
 """Verdicts on made-up effects: what is planted is found, what is not there is not."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from saev.intervention.arms.matched_latents import Matched
+from saev.intervention.hypothesis import FEATURES
+from saev.intervention.judge.rungs import Rung, learned_rung
 from saev.intervention.judge.tally import Clean, Groups, Question, Tally
+from saev.intervention.judge.tradeoff import Curves
 from saev.intervention.judge.verdict import (
+    NO_MATCH,
     NO_POWER,
     NOT_SUPPORTED,
     SUPPORTED,
+    Criteria,
     Evidence,
     decide,
     judge,
@@ -17,19 +24,21 @@ from saev.intervention.judge.verdict import (
 
 GROUPS = Groups(((0, 3),))
 N_IMAGES, N_UNITS = 20, 30
+CRITERIA = Criteria(0.05, 0.25, FEATURES)
 
 
 def clean() -> Clean:
     n = np.full((N_IMAGES, 3), float(N_UNITS))
     zero = np.zeros_like(n)
-    return Clean(Tally(zero, zero, n, 0.9 * n, 0.05 * n), n, n, 3 * n)
+    return Clean(Tally(zero, zero, zero, zero, n, 0.9 * n, 0.05 * n), n, n, n, 3 * n)
 
 
 def edited(rates: list[float], rng: np.random.Generator) -> Tally:
     """An edit that changes so large a share of each class's units."""
     changed = rng.binomial(N_UNITS, rates, (N_IMAGES, 3)).astype(float)
     zero = np.zeros_like(changed)
-    return Tally(changed, zero, N_UNITS - changed, 0.9 * (N_UNITS - changed), zero)
+    left = N_UNITS - changed
+    return Tally(changed, changed, zero, zero, left, 0.9 * left, zero)
 
 
 def evidence(
@@ -40,9 +49,17 @@ def evidence(
         clean(),
         edited([target, 0.05, 0.05], rng),
         stack([edited([a, b, b], rng) for a, b in null]),
+        alike(len(null)),
         {"random_direction": stack([edited([direction] * 3, rng) for _ in range(20)])},
         **kwargs,
     )
+
+
+def alike(n_draws: int, **ratios: float) -> Matched:
+    """Random latents with the features of the selected one, give or take, but for some."""
+    shift = np.log([ratios.get(name, 1.0) for name in FEATURES])
+    spread = np.random.default_rng(3).normal(0, 0.5, (n_draws, 3))
+    return Matched(list(range(n_draws)), np.zeros(3), shift + spread - np.median(spread, 0))
 
 
 def stack(tallies: list[Tally]) -> Tally:
@@ -50,7 +67,7 @@ def stack(tallies: list[Tally]) -> Tally:
 
 
 def verdict(one: Evidence, **kwargs):
-    return judge({"heart": one}, {"heart": [7]}, 0.05, kwargs.pop("smallest_effect", 0.25))[0]
+    return judge({"heart": one}, {"heart": [7]}, replace(CRITERIA, **kwargs))[0]
 
 
 @pytest.fixture
@@ -81,8 +98,7 @@ def test_not_supported_when_nothing_happens(rng):
 def test_not_supported_when_a_random_direction_does_as_much(rng):
     one = evidence(0.8, QUIET, rng)
     strong = {"random_direction": stack([edited([0.99, 0.05, 0.05], rng)] * 20)}
-    one = Evidence(one.question, one.clean, one.selected, one.random, strong)
-    row = verdict(one)
+    row = verdict(replace(one, same_length=strong))
     assert row.verdict == NOT_SUPPORTED and "random direction" in row.sentence
 
 
@@ -110,7 +126,7 @@ def test_correction_over_hypotheses(rng):
     alone = verdict(evidence(0.49, null, rng))
     many = {f"c{i}": evidence(0.05, QUIET, rng) for i in range(20)}
     many["heart"] = evidence(0.49, null, np.random.default_rng(0))
-    row = next(r for r in judge(many, {n: [1] for n in many}, 0.05, 0.25) if r.concept == "heart")
+    row = next(r for r in judge(many, {n: [1] for n in many}, CRITERIA) if r.concept == "heart")
     assert row.q > row.p and row.q > alone.q
 
 
@@ -132,12 +148,102 @@ def test_json(rng):
 def test_what_was_seen_did_not_lack_the_power_to_be_seen(rng, p, expected):
     """One is beaten by a random direction, the other by chance as well, under one wide null."""
     row = verdict(evidence(0.8, QUIET, rng))
-    row = replace(row, p=p, smallest_detectable=0.9, beats_directions={"random_direction": False})
-    assert decide([row], 0.05, 0.25)[0].verdict == expected
+    row = replace(row, p=p, smallest_detectable=0.9, p_same_length={"random_direction": 0.2})
+    assert decide([row], CRITERIA)[0].verdict == expected
 
 
 def test_the_last_bit_of_q_does_not_decide(rng):
     row = verdict(evidence(0.8, QUIET, rng))
     rows = [replace(row, p=6 / 140, p_images=1e-4, concept=str(i)) for i in range(6)]
-    rows = decide([*rows, replace(row, p=0.9, concept="6")], 0.05, 0.25)
+    rows = decide([*rows, replace(row, p=0.9, concept="6")], CRITERIA)
     assert rows[0].q == pytest.approx(0.05) and rows[0].verdict == SUPPORTED
+
+
+@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("ratio, expected", [(1.4, SUPPORTED), (1.6, NO_MATCH), (0.6, NO_MATCH)])
+def test_unlike_random_latents_say_nothing(rng, name, ratio, expected):
+    one = replace(evidence(0.8, QUIET, rng), matched=alike(40, **{name: ratio}))
+    row = verdict(one)
+    assert row.verdict == expected and row.match[name] == pytest.approx(ratio)
+    assert row.rungs["effect"].holds == (expected == SUPPORTED)
+    assert verdict(one, match=()).verdict == SUPPORTED
+
+
+def test_one_stronger_control_of_twenty_is_one_too_many(rng):
+    """20 draws have to be exceeded all: of exchangeable ones the edit is the strongest in 1 of 21."""
+    one = evidence(0.8, QUIET, rng)
+    draws = [edited([0.05] * 3, rng) for _ in range(19)]
+    for extra, expected in ((0.05, SUPPORTED), (0.99, NOT_SUPPORTED)):
+        control = stack([*draws, edited([extra, 0.0, 0.0], rng)])
+        assert verdict(replace(one, same_length={"random_direction": control})).verdict == expected
+
+
+def test_images_are_compared_with_the_strongest_random_latents(rng):
+    """An edit above the average random latent, as half of all are, is no effect on any image."""
+    null = [(share, 0.05) for share in np.linspace(0.1, 0.6, 40)]
+    assert verdict(evidence(0.45, null, rng)).p_images > 0.5
+    assert verdict(evidence(0.8, null, rng)).p_images < 0.001
+
+
+def learned(target: float, shares: list[float], rng) -> Rung:
+    untrained = stack([edited([share, 0.05, 0.05], rng) for share in shares])
+    one = replace(evidence(target, QUIET, rng), untrained=untrained)
+    return verdict(one).rungs["learned"]
+
+
+def test_learned_is_more_than_the_strongest_untrained_dictionary(rng):
+    found = learned(0.8, [0.2] * 18 + [0.4], rng)
+    assert found.holds and found.estimate == pytest.approx(0.6, abs=0.05)
+    assert found.interval[0] > 0.5 and found.p < 0.001
+    missed = learned(0.8, [0.2] * 18 + [0.8], rng)
+    assert not missed.holds and missed.interval[0] > 0
+
+
+def test_untrained_dictionaries_do_not_teach_themselves(rng):
+    """Another untrained dictionary in the place of the trained one, each with an effect of its own."""
+    question, weights = evidence(0.5, QUIET, rng).question, np.ones((3, N_IMAGES))
+    passed = 0
+    for _ in range(200):
+        first, *others = (edited([share, 0.05, 0.05], rng) for share in rng.uniform(0.1, 0.6, 20))
+        found = learned_rung(question, clean(), first, stack(others), weights, n_flips=199)
+        passed += found.p <= 0.05
+    assert passed <= 0.05 * 200 + 4
+
+
+DOSES = (0.25, 0.5, 1.0, 2.0)
+
+
+def selective(slopes: dict[str, float], rng) -> Rung:
+    """Arms that change the target alike and so much of the rest for it."""
+    targets = np.array([0.2, 0.4, 0.7, 0.9])
+    arms = {
+        arm: stack([edited([t, slope * t, slope * t], rng) for t in targets])
+        for arm, slope in slopes.items()
+    }
+    one = replace(evidence(0.7, QUIET, rng), curves=Curves(DOSES, arms))
+    row = verdict(one)
+    assert {(r.arm, r.level) for r in row.tradeoff} == {
+        (arm, level) for arm in slopes for level in (0.25, 0.5, 0.75)
+    }
+    return row.rungs["selective"]
+
+
+def test_selective_is_less_than_diffmean_and_the_probe(rng):
+    found = selective({"selected": 0.1, "diffmean": 0.3, "linear_probe": 0.5}, rng)
+    assert found.holds and found.estimate == pytest.approx(0.5 * (0.1 - 0.3), abs=0.03)
+    assert found.interval[1] < 0 and found.p < 0.01
+    one = {"selected": 0.3, "diffmean": 0.5, "linear_probe": 0.1}
+    assert not selective(one, rng).holds  # the probe is more selective
+    assert not selective(dict.fromkeys(one, 0.3), rng).holds
+
+
+def test_an_edit_that_never_changes_half_of_the_target_is_not_selective(rng):
+    targets = {"selected": 0.1, "diffmean": 0.2, "linear_probe": 0.2}
+    arms = {
+        arm: stack([edited([t * share, 0.01, 0.01], rng) for t in np.array(DOSES)])
+        for arm, share in targets.items()
+    }
+    one = replace(evidence(0.7, QUIET, rng), curves=Curves(DOSES, arms))
+    row = verdict(one)
+    assert not row.rungs["selective"].holds and row.rungs["selective"].p == 1
+    json.dumps(row.to_dict(), allow_nan=False)

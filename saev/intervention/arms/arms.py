@@ -34,7 +34,10 @@ class Use:
     scale: float
     key: Hashable
     tested: bool
-    """Whether it is of the tested setting, or only of the table or the dose–response curve."""
+    """Whether it is of the tested setting, or only of the table, the dose–response curve or the
+    trade-off curves."""
+    amount: float = 1.0
+    """Multiple of the edit, on the trade-off curves."""
 
 
 class ArmPlan:
@@ -55,6 +58,7 @@ class ArmPlan:
     ) -> None:
         file, saes = setting.file, setting.saes
         self.file, self.readout, self.saes = file, setting.readout, saes
+        self.untrained = setting.untrained
         self.tokens, self.discovery = setting.edited_tokens, discovery
         self.proposals, self.repeats = list(proposals), repeats
         self.jobs: dict[Hashable, Job] = {}
@@ -99,6 +103,8 @@ class ArmPlan:
                         self._described(proposal, n, scale)
             for dose in self.file.doses:
                 self._dose(proposal, dose)
+            for amount in self.file.tradeoff.doses:
+                self._tradeoff(proposal, amount)
         for repeat in self.repeats:
             for proposal in self.proposals:
                 self.repeat_key(proposal, repeat)
@@ -110,14 +116,15 @@ class ArmPlan:
 
     def steering(
         self, latents: Latents, scale: float, which: str = "sae", where: Where | None = None,
-        mode: str | None = None,
+        mode: str | None = None, amount: float = 1.0,
     ) -> TapEdit:  # fmt: skip
-        """The file's edit on these latents, at another amount, place and mode where asked."""
+        """The file's edit on these latents; at another scale, place and mode where asked, and its
+        change of codes times ``amount``."""
         edit = parse_edit(self.file.at(scale), latents)
         if where is not None:
             edit = replace(edit, where=where)
         mode = self.file.mode if mode is None else mode
-        return TapEdit(self.saes[which], [edit], self.largest[which], self.tokens, mode)
+        return TapEdit(self.saes[which], [edit], self.largest[which], self.tokens, mode, amount)
 
     def _unchanged(self, p: Proposal, mode: str) -> TapEdit:
         """Every code as it is: nothing is added, or the reconstruction takes the stream's place."""
@@ -130,12 +137,13 @@ class ArmPlan:
         return p.concept if self.readout.per == "image" else None
 
     def latents_key(
-        self, latents: Latents, scale: float, owner: str | None, which: str = "sae"
-    ) -> Hashable:
+        self, latents: Latents, scale: float, owner: str | None, which: str = "sae",
+        amount: float = 1.0,
+    ) -> Hashable:  # fmt: skip
         """The job of editing some latents."""
-        key = (which, tuple(sorted(latents)), scale, owner)
+        key = (which, tuple(sorted(latents)), scale, owner, amount)
         if key not in self.jobs:
-            steering = self.steering(latents, scale, which)
+            steering = self.steering(latents, scale, which, amount=amount)
             self.jobs[key] = Job(lambda batch: steering.steer(batch.encoded[which]), owner)
         return key
 
@@ -143,24 +151,33 @@ class ArmPlan:
         """The job of a hypothesis with latents chosen on shuffled labels."""
         return self.latents_key(repeat[p.column][0], self.file.scale, self.owner(p))
 
-    def _direction_key(
-        self, name: Hashable, direction: Tensor, latents: Latents, scale: float, owner: str
-    ) -> Hashable:
-        key = ("direction", name, latents, scale, owner)
+    def direction_key(
+        self, name: Hashable, towards: Tensor, latents: Latents, scale: float, owner: str,
+        amount: float = 1.0,
+    ) -> Hashable:  # fmt: skip
+        """The job of a direction that takes the length of the edit of some latents, at every token;
+        away from where it points, if the edit lowers its latents."""
+        key = ("direction", name, latents, scale, owner, amount)
         if key not in self.jobs:
             device = self.saes["sae"].W_dec.device
             # directions take the length of the selected edit as a difference
-            reference = self.steering(latents, scale, mode="add")
-            matched = MatchedDirection(direction.to(device), reference)
+            reference = self.steering(latents, scale, mode="add", amount=amount)
+            matched = MatchedDirection(self._sign(scale) * towards.to(device), reference)
             self.jobs[key] = Job(lambda batch: matched.steer(batch.encoded["sae"]), owner)
         return key
+
+    def towards(self, latents: Latents, which: str = "sae") -> Tensor:
+        """The direction in which latents are raised together, each in units of its largest code."""
+        index = list(latents)
+        return self.largest[which][index] @ self.saes[which].W_dec[index]
 
     # --- arms -------------------------------------------------------------------------------
 
     def use(
-        self, p: Proposal, arm: str, draw: int, n: int, scale: float, key: Hashable, tested: bool
-    ) -> None:
-        self.uses.append(Use(p.concept, arm, draw, n, scale, key, tested))
+        self, p: Proposal, arm: str, draw: int, n: int, scale: float, key: Hashable, tested: bool,
+        amount: float = 1.0,
+    ) -> None:  # fmt: skip
+        self.uses.append(Use(p.concept, arm, draw, n, scale, key, tested, amount))
 
     def _tested(self, p: Proposal) -> None:
         file, n, scale = self.file, self.n, self.file.scale
@@ -171,7 +188,8 @@ class ArmPlan:
         for draw, r in enumerate(self.matched[p.concept].draws):
             key = self.latents_key(self.pool.sets[r], scale, None)
             self.use(p, "random_latents", draw, n, scale, key, True)
-        self._controls(p, n, scale, file.directions, file.shuffles, True)
+        self._same_length(p, n, scale, 1.0, file.n_directions, file.untrained, True)
+        self._controls(p, n, scale, file.n_directions, file.shuffles, True)
         self._identity(p)
         for name in file.baselines:
             self._baseline(p, name)
@@ -195,22 +213,54 @@ class ArmPlan:
             key = self.latents_key(p.latents[self.n], dose, self.owner(p))
             self.use(p, "selected", 0, self.n, dose, key, False)
 
+    def _tradeoff(self, p: Proposal, amount: float) -> None:
+        """One dose of the arms that are compared by what else they change."""
+        if amount == 1:
+            return  # the tested edit
+        n, scale, draws = self.n, self.file.scale, self.file.tradeoff.draws
+        key = self.latents_key(p.latents[n], scale, self.owner(p), amount=amount)
+        self.use(p, "selected", 0, n, scale, key, False, amount)
+        self._same_length(p, n, scale, amount, draws, draws, False)
+
+    def _same_length(
+        self, p: Proposal, n: int, scale: float, amount: float, n_random: int, n_untrained: int,
+        tested: bool,
+    ) -> None:  # fmt: skip
+        """Other latents' directions and what labels give, as long at every token as the edit."""
+        latents = p.latents[n]
+        found: list[tuple[str, int, Tensor]] = [
+            ("diffmean", 0, self.directions.diffmean[p.column]),
+            ("linear_probe", 0, self.directions.probe[p.column]),
+        ]
+        for draw, r in enumerate(self.matched[p.concept].draws[:n_random]):
+            towards = self.towards(self.pool.sets[r])
+            found.append(("random_latents_same_length", draw, towards))
+        for draw, (which, chosen) in enumerate(zip(self.untrained, p.untrained, strict=True)):
+            if draw < n_untrained:
+                found.append(("untrained_same_length", draw, self.towards(chosen[n], which)))
+        for arm, draw, towards in found:
+            name = (arm, draw)
+            key = self.direction_key(name, towards, latents, scale, p.concept, amount)
+            self.use(p, arm, draw, n, scale, key, tested, amount)
+
     def _controls(
         self, p: Proposal, n: int, scale: float, n_directions: int, n_shuffles: int, tested: bool
     ) -> None:
         latents = p.latents[n]
         for arm, directions in self.directions.random.items():
             for draw, direction in enumerate(directions[:n_directions]):
-                key = self._direction_key((arm, draw), direction, latents, scale, p.concept)
+                key = self.direction_key((arm, draw), direction, latents, scale, p.concept)
                 self.use(p, arm, draw, n, scale, key, tested)
         for draw, chosen in enumerate(p.shuffled[:n_shuffles]):
             key = self.latents_key(chosen[n], scale, self.owner(p))
             self.use(p, "shuffled_selection", draw, n, scale, key, tested)
         self.use(p, "wrong_tokens", 0, n, scale, self._wrong_key(p, n, scale), tested)
-        away = self._sign(scale) * self.directions.diffmean[p.column]
-        key = self._direction_key("diffmean", away, latents, scale, p.concept)
-        self.use(p, "diffmean", 0, n, scale, key, tested)
-        key = self.latents_key(p.untrained[n], scale, self.owner(p), "untrained")
+        if not tested:
+            towards = self.directions.diffmean[p.column]
+            key = self.direction_key(("diffmean", 0), towards, latents, scale, p.concept)
+            self.use(p, "diffmean", 0, n, scale, key, tested)
+        first = self.untrained[0]
+        key = self.latents_key(p.untrained[0][n], scale, self.owner(p), first)
         self.use(p, "untrained_sae", 0, n, scale, key, tested)
 
     def _sign(self, scale: float) -> float:
@@ -256,10 +306,9 @@ class ArmPlan:
 
     def _baseline(self, p: Proposal, name: str) -> None:
         scale, latents = self.file.scale, p.tried[0]
-        found = {"linear_probe": self.directions.probe, "pca_direction": self.directions.pca}
-        if (towards := found.get(name)) is not None:
-            away = self._sign(scale) * towards[p.column]
-            key = self._direction_key(name, away, latents, scale, p.concept)
+        if name == "pca_direction":
+            towards = self.directions.pca[p.column]
+            key = self.direction_key(name, towards, latents, scale, p.concept)
         elif name == "raw_unit":
             key = self._raw_unit_key(p, self.directions.diffmean[p.column])
         else:

@@ -30,15 +30,15 @@ class ControlDirections:
     """``random_direction`` and ``covariance_direction``."""
     diffmean: dict[int, Float[Tensor, " d"]]
     pca: dict[int, Float[Tensor, " d"]]
-    probe: Float[Tensor, "c d"] | None
-    """A row per column; None where ``linear_probe`` was not asked for."""
+    probe: Float[Tensor, "c d"]
+    """A row per column."""
 
 
 def control_directions(
     file: Hypothesis, discovery: Discovery, readout: Readout, columns: Sequence[int]
 ) -> ControlDirections:
     """All directions that the arms of some columns need, from discovery images alone."""
-    covariance, n = discovery.covariance, file.directions
+    covariance, n = discovery.covariance, file.n_directions
     generator = torch.Generator().manual_seed(file.seed)
     random = {
         "random_direction": isotropic_directions(n, len(covariance), generator),
@@ -50,8 +50,7 @@ def control_directions(
     pca = {}
     if "pca_direction" in file.baselines:
         pca = {c: pca_direction(covariance, towards) for c, towards in diffmean.items()}
-    probe = _probe_rows(discovery, readout) if "linear_probe" in file.baselines else None
-    return ControlDirections(random, diffmean, pca, probe)
+    return ControlDirections(random, diffmean, pca, _probe_rows(discovery, readout))
 
 
 def _probe_rows(discovery: Discovery, readout: Readout) -> Float[Tensor, "c d"]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from saev.errors import UserError
 from saev.intervention.choose.code_table import LatentStats
@@ -24,12 +24,18 @@ class Matched:
 
     draws: list[int]
     """Numbers into the pool, best match first."""
-    rate_ratio: float
-    """Median over draws of max(r, 1/r), r the ratio of mean firing rates: 1 is a perfect match."""
-    mean_ratio: float
-    """The same for mean codes."""
-    largest_ratio: float
-    """The same for largest codes."""
+    features: Float[np.ndarray, " f"]
+    """Logarithms of the ``FEATURES`` of the selected latents, means over the set."""
+    draw_features: Float[np.ndarray, "r f"]
+    """The same of each draw."""
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Median ratio of draw to selected, per feature; 1 is a perfect match."""
+        if not len(self.draws):
+            return dict.fromkeys(FEATURES, math.nan)
+        median_f = np.exp(np.median(self.draw_features - self.features, axis=0))
+        return dict(zip(FEATURES, map(float, median_f), strict=True))
 
 
 class MatchedPool:
@@ -39,7 +45,8 @@ class MatchedPool:
         stats: of every latent on the discovery images.
         selected: per hypothesis its latents; sets of one pool have one size.
         n_draws: draws that each hypothesis needs.
-        spare: size of the pool over ``n_draws``; more gives closer matches and costs passes.
+        spare: size of a pool of sets over ``n_draws``; more gives closer matches and costs passes.
+            Of single latents the pool holds the nearest ``n_draws`` of each hypothesis.
         also: latents that are matched from the same pool, with what is left of it.
         features: those of ``FEATURES`` to match on, each in units of its standard deviation.
     """
@@ -52,19 +59,20 @@ class MatchedPool:
         spare: float,
         rng: np.random.Generator,
         also: Sequence[Sequence[int]] = (),
-        features: Sequence[str] = ("rate", "mean"),
+        features: Sequence[str] = FEATURES,
     ) -> None:
         self.stats, self.selected, self.n_draws = stats, selected, n_draws
         self.features_sf = np.full((len(stats.rate), len(features)), np.nan)
         alive = stats.alive
         raw = np.log(np.stack([getattr(stats, name)[alive] for name in features], 1))
         self.features_sf[alive] = raw / np.maximum(raw.std(0), 1e-9)
+        self.values_sf = np.stack([getattr(stats, name) for name in FEATURES], 1)
         self.alive = alive
         growing = _Sets(selected, int(np.ceil(n_draws * spare)), n_draws)
         if selected and len(selected[0]) == 1:
-            _add_nearest(self, growing, [*selected], n_draws)
-            _add_nearest(self, growing, [*also], n_draws)
-            _add_nearest(self, growing, [*selected], len(alive))
+            for latents in (*selected, *also):
+                for neighbour in self.near(latents[0], n_draws):
+                    growing.add([neighbour])
         else:
             _add_drawn(self, growing, [*selected, *also], rng)
         self.sets = list(growing.sets)
@@ -79,23 +87,16 @@ class MatchedPool:
     def match(self, latents: Sequence[int], n_draws: int | None = None) -> Matched:
         """The best-matching sets that share no latent with ``latents``."""
         n_draws = self.n_draws if n_draws is None else n_draws
+        own_f = np.log(self.values_sf[list(latents)].mean(0))
         if not len(self.sets):
-            return Matched([], *[float("nan")] * len(FEATURES))
+            return Matched([], own_f, np.empty((0, len(FEATURES))))
         here = self.features_sf[list(latents)].mean(0)
         distance_r = np.linalg.norm(self.features_sf[self.sets_rm].mean(1) - here, axis=1)
         distance_r[np.isin(self.sets_rm, list(latents)).any(1)] = np.inf
         order = np.argsort(distance_r, kind="stable")[:n_draws]
         draws = order[np.isfinite(distance_r[order])]
-        ratios = [self._ratio(getattr(self.stats, name), latents, draws) for name in FEATURES]
-        return Matched(draws.tolist(), *ratios)
-
-    def _ratio(
-        self, values: Float[np.ndarray, " s"], latents: Sequence[int], draws: Int[np.ndarray, " k"]
-    ) -> float:
-        if not len(draws):
-            return float("nan")
-        ratios = values[self.sets_rm[draws]].mean(1) / values[list(latents)].mean()
-        return float(np.exp(np.median(np.abs(np.log(ratios)))))
+        draw_features = np.log(self.values_sf[self.sets_rm[draws]].mean(1))
+        return Matched(draws.tolist(), own_f, draw_features)
 
 
 class _Sets:
@@ -125,19 +126,6 @@ class _Sets:
             n + own.isdisjoint(key) for n, own in zip(self.n_usable, self.own, strict=True)
         ]
         return True
-
-
-def _add_nearest(
-    pool: MatchedPool, sets: _Sets, selected: Sequence[Sequence[int]], n_near: int
-) -> None:
-    """Single latents: the nearest of each hypothesis, then the second nearest, and so on."""
-    near = [pool.near(latents[0], n_near) for latents in selected]
-    for place in range(max(map(len, near), default=0)):
-        for neighbours in near:
-            if sets.enough:
-                return
-            if place < len(neighbours):
-                sets.add([neighbours[place]])
 
 
 def _add_drawn(

@@ -25,7 +25,7 @@ class EncodedBatch:
     """Some test images as edits see them."""
 
     encoded: Mapping[str, Encoded]
-    """Per dictionary, "sae" and "untrained"."""
+    """By the trained dictionary, "sae", and by the first of the untrained ones."""
     labels: Int[Tensor, "b p g"]
     """Column of each chosen token's patch per group, −1 where there is none; of the image for heads
     that answer per image."""
@@ -105,11 +105,12 @@ class Runner:
 
     def __init__(self, setting: Setting, test: TestSet) -> None:
         self.backbone, self.layer, self.readout = setting.backbone, setting.layer, setting.readout
-        self.saes, self.tokens, self.test = setting.saes, setting.edited_tokens, test
+        self.saes = {which: setting.saes[which] for which in ("sae", setting.untrained[0])}
+        self.tokens, self.test = setting.edited_tokens, test
         self.max_rows, self.device = setting.max_rows, setting.device
 
     def batch(self, images: Int[np.ndarray, " b"]) -> EncodedBatch:
-        """Some test images, encoded by every dictionary."""
+        """Some test images, encoded by both dictionaries whose codes are edited."""
         acts = self.test.acts[images].to(self.device)
         encoded = {which: encode(sae, self.tokens, acts) for which, sae in self.saes.items()}
         return EncodedBatch(encoded, self._token_labels(images), images)

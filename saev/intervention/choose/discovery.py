@@ -3,6 +3,7 @@
 Suffixes: b images, t tokens, p chosen tokens, d width, s latents, u units, n units kept, c columns.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,7 +39,7 @@ class Discovery:
 
     items: list[ImageItem]
     units: dict[str, Units]
-    """Per dictionary, "sae" and "untrained"."""
+    """Per dictionary, the trained one as "sae"."""
     labels: Int[np.ndarray, "n g"]
     image: Int[np.ndarray, " n"]
     """Which image each unit is of."""
@@ -98,37 +99,45 @@ class _Collector:
         self.norms: list[np.ndarray] = []
         self.n, self.total, self.square = 0, torch.zeros(0), torch.zeros(0)
 
-    def update(self, encoded: dict[str, Encoded], items: list[ImageItem], first: int) -> None:
-        one = encoded["sae"]
+    def update(
+        self, encode_by: Callable[[str], Encoded], items: list[ImageItem], first: int
+    ) -> None:
+        """Some images, read by one dictionary after the other, so that one's codes are held at once."""
+        one = encode_by("sae")
         x_nd = one.x[one.normal].double().cpu()
         self.total = x_nd.sum(0) + (self.total if self.n else 0)
         self.square = x_nd.T @ x_nd + (self.square if self.n else 0)
         self.n += len(x_nd)
         self.norms.append(x_nd.norm(dim=-1).float().numpy())
-        for which, batch in encoded.items():
-            self.stats[which].update(batch.z[batch.normal].cpu().numpy())
-        for row, item in enumerate(items):
-            self._image(encoded, row, item, first + row)
+        chosen = [self._units(one, row, item, first + row) for row, item in enumerate(items)]
+        for which, stats in self.stats.items():
+            batch = one if which == "sae" else encode_by(which)
+            z_bps = batch.z.cpu()
+            stats.update(z_bps[batch.normal.cpu()].numpy())
+            for z_ps, tokens in zip(z_bps, chosen, strict=True):
+                rows = self._rows(z_ps, tokens).numpy().astype(np.float32)
+                self.codes[which].append(csr_matrix(rows))
 
-    def _image(self, encoded: dict[str, Encoded], row: int, item: ImageItem, number: int) -> None:
+    def _units(self, encoded: Encoded, row: int, item: ImageItem, number: int) -> Int[Tensor, " k"]:
+        """Keeps an image's labels and activations; the tokens that its units are made of."""
         truth = self.readout.labels(item)
         label, purity = truth.label.numpy(), truth.purity.numpy()
         label = np.where(purity >= self.purity, label, -1)
-        normal = encoded["sae"].normal[row].cpu()
+        wanted = encoded.normal[row].cpu()
         if self.readout.per == "patch":
-            keep = torch.from_numpy((label >= 0).any(1)) & normal
-            pick = keep.nonzero()[:, 0]
-            label = label[pick.numpy()]
-            rows = encoded["sae"].x[row].cpu()[pick]
-        else:
-            rows = encoded["sae"].x[row].cpu()[normal].mean(0, keepdim=True)
-        for which, batch in encoded.items():
-            z_ps = batch.z[row].cpu()
-            z = z_ps[pick] if self.readout.per == "patch" else z_ps[normal].mean(0, keepdim=True)
-            self.codes[which].append(csr_matrix(z.numpy().astype(np.float32)))
+            wanted &= torch.from_numpy((label >= 0).any(1))
+        tokens = wanted.nonzero()[:, 0]
+        if self.readout.per == "patch":
+            label = label[tokens.numpy()]
         self.labels.append(label)
-        self.rows.append(rows.float())
+        self.rows.append(self._rows(encoded.x[row].cpu(), tokens).float())
         self.images.append(np.full(len(label), number))
+        return tokens
+
+    def _rows(self, values_pd: Tensor, tokens: Int[Tensor, " k"]) -> Tensor:
+        """A row per unit: a patch, or the mean over an image's patches."""
+        rows = values_pd[tokens]
+        return rows if self.readout.per == "patch" else rows.mean(0, keepdim=True)
 
 
 @torch.no_grad()
@@ -146,8 +155,11 @@ def discover(setting: Setting, items: list[ImageItem]) -> Discovery:
         acts = setting.tap(batch.images).float()
         for first in range(0, len(acts), step):
             part = acts[first : first + step]
-            encoded = {which: encode(one, tokens, part) for which, one in saes.items()}
-            collector.update(encoded, batch.items[first : first + step], done + first)
+            collector.update(
+                lambda which, part=part: encode(saes[which], tokens, part),
+                batch.items[first : first + step],
+                done + first,
+            )
         done += len(acts)
     return _finish(collector, items, setting.readout)
 

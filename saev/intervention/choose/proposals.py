@@ -1,6 +1,6 @@
 """Proposals: hypotheses that name their latents, from the file and the discovery images."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,8 @@ class Proposal:
     p_selection: float | None = None
     """Rank of the best latent's fit to the labels among the best fits to shuffled ones: whether
     there was anything to find. None where latents were not chosen by their fit."""
-    untrained: dict[int, Latents] = field(default_factory=dict)
-    """The same selection in an untrained dictionary."""
+    untrained: tuple[dict[int, Latents], ...] = ()
+    """The same selection in each untrained dictionary."""
     shuffled: tuple[dict[int, Latents], ...] = ()
     """The same selection on shuffled labels."""
 
@@ -95,6 +95,7 @@ class Proposer:
     def __init__(self, setting: Setting, discovery: Discovery) -> None:
         file = setting.file
         self.file, self.discovery, self.readout = file, discovery, setting.readout
+        self.untrained = setting.untrained
         self.alive = {w: units.stats.alive for w, units in discovery.units.items()}
         self.rng = np.random.default_rng([file.seed, 1])
         self.by_hand = _by_hand(file)
@@ -183,8 +184,10 @@ class Proposer:
             tried,
             float(scores[group][latents[self.n][0], column]),
             self._p_selection(self._fits(None), column, latents[self.n]) if self.null else None,
-            {n: self._select("untrained", self._scores("untrained"), column, n, None)
-             for n in self.sizes},
+            tuple(
+                {n: self._select(which, self._scores(which), column, n, None) for n in self.sizes}
+                for which in self.untrained
+            ),
             tuple(
                 {n: self._select("sae", one, column, n, labels) for n in self.sizes}
                 for one, labels in repeats
@@ -245,7 +248,8 @@ class Proposer:
         group = self.readout.groups.of(column)
         alive = self.alive[which]
         if n > len(alive):
-            raise UserError(f"{n} latents are wanted and {len(alive)} of the dictionary are alive")
+            one = "the dictionary" if which == "sae" else "a dictionary that was never trained"
+            raise UserError(f"{n} latents are wanted and {len(alive)} of {one} are alive")
         method = self._method(which)
         table = self.discovery.table(which, group, labels)
         return select_latents(method, table, scores[group], column, n, alive)

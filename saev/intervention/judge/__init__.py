@@ -1,6 +1,9 @@
 """Verdicts: from counted predictions to a judgement, and how often it errs.
 
 tally: changes of predictions, counted per image and class
+tradeoff: other change where so much of the target has changed
+rungs: learned, and selective
 verdict: effects of the arms → verdict
-calibration: false positives under shuffled labels and for random latents
+error_rates: how often each test rejects where there is nothing to find
+calibration: latents chosen on shuffled labels
 """

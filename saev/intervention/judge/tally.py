@@ -60,7 +60,12 @@ class Tally(NamedTuple):
     images add up."""
 
     changed: Float[np.ndarray, "*r n c"]
-    """Units of base class c whose prediction is no longer what it was."""
+    """Units of base class c whose prediction is no longer what it was: those that left it, were
+    repaired, or moved from one error to another."""
+    left: Float[np.ndarray, "*r n c"]
+    """Those that were predicted as c."""
+    repaired: Float[np.ndarray, "*r n c"]
+    """Those that were not and are now."""
     arrived: Float[np.ndarray, "*r n c"]
     """Units predicted as c now and not before."""
     correct: Float[np.ndarray, "*r n c"]
@@ -79,6 +84,13 @@ class Tally(NamedTuple):
         return Tally(*(values[images] for values in self))
 
     @staticmethod
+    def mean(tallies: Sequence["Tally"]) -> "Tally":
+        """Of several edits."""
+        if len(tallies) == 1:
+            return tallies[0]
+        return Tally(*(np.mean(column, 0) for column in zip(*tallies, strict=True)))
+
+    @staticmethod
     def stack(tallies: Sequence["Tally"], images: Int[np.ndarray, " k"]) -> "Tally":
         """Several edits on some images: arrays (edits, images, classes)."""
         columns = zip(*tallies, strict=True)
@@ -91,14 +103,16 @@ class Clean(NamedTuple):
     tally: Tally
     n_base: Float[np.ndarray, "n c"]
     """Units of each base class."""
+    n_right: Float[np.ndarray, "n c"]
+    """Those of them that are predicted as it: all of them where the prediction is the base."""
     n_labelled: Float[np.ndarray, "n c"]
     """Units of each label."""
     n_group: Float[np.ndarray, "n c"]
     """Units of any base class of the group that c is in."""
 
     def take(self, images: Int[np.ndarray, " k"]) -> "Clean":
-        counts = (self.n_base[images], self.n_labelled[images], self.n_group[images])
-        return Clean(self.tally.take(images), *counts)
+        tally, *counts = self
+        return Clean(tally.take(images), *(values[images] for values in counts))
 
 
 class Scorer:
@@ -116,24 +130,29 @@ class Scorer:
         self.base_bugc = torch.arange(n_classes, device=base.device) == base[..., None]
         self.label_bugc = torch.arange(n_classes, device=base.device) == labels[..., None]
         self.base_buc = self.base_bugc.any(2)
+        is_clean_bugc = torch.arange(n_classes, device=base.device) == clean.classes[..., None]
+        self.right_bugc = self.base_bugc & is_clean_bugc
         known_bug = base >= 0
         self.group_c = torch.tensor([groups.of(c) for c in range(n_classes)], device=base.device)
         self.known_buc = known_bug[..., self.group_c]
         self.columns = torch.arange(n_classes, device=base.device)
 
     def score(self, found: Predictions, rows: Int[Tensor, " k"] | None = None) -> list[np.ndarray]:
-        """The five arrays of a :class:`Tally`, for the images ``rows`` of the batch (None: all)."""
+        """The arrays of a :class:`Tally`, for the images ``rows`` of the batch (None: all)."""
         rows = torch.arange(len(self.known_buc)) if rows is None else rows
         rows = rows.to(self.known_buc.device)
         clean_bug = self.clean.classes[rows]
         moved_bug = found.classes != clean_bug
-        is_new_bugc = (found.classes[..., None] == self.columns) & moved_bug[..., None]
-        right_bugc = (found.classes[..., None] == self.columns) & self.label_bugc[rows]
-        changed_bc = (self.base_bugc[rows] & moved_bug[..., None]).any(2).sum(1)
+        found_bugc = found.classes[..., None] == self.columns
+        is_new_bugc = found_bugc & moved_bug[..., None]
+        right_bugc = found_bugc & self.label_bugc[rows]
+        changed_bugc = self.base_bugc[rows] & moved_bug[..., None]
         base_buc = self.base_buc[rows]
         others_buc = self.known_buc[rows] & ~base_buc
         sums = (
-            changed_bc,
+            changed_bugc.any(2).sum(1),
+            (changed_bugc & self.right_bugc[rows]).any(2).sum(1),
+            (changed_bugc & found_bugc).any(2).sum(1),
             (is_new_bugc.any(2) & others_buc).sum(1),
             right_bugc.any(2).sum(1),
             (found.probabilities * base_buc).sum(1),
@@ -142,8 +161,8 @@ class Scorer:
         return list(torch.stack([values.float() for values in sums]).cpu().numpy())
 
     def units(self) -> list[np.ndarray]:
-        """``n_base``, ``n_labelled`` and ``n_group`` of a :class:`Clean`."""
-        counts = (self.base_buc, self.label_bugc.any(2), self.known_buc)
+        """The counts of a :class:`Clean`, in its order."""
+        counts = (self.base_buc, self.right_bugc.any(2), self.label_bugc.any(2), self.known_buc)
         return [values.sum(1).float().cpu().numpy() for values in counts]
 
 
@@ -172,16 +191,29 @@ class Question:
             return EffectParts(
                 arrived[..., c], others[:, c], arrived[..., columns], others[:, columns]
             )
-        n = clean.n_base
+        n, none = clean.n_right, tally.left[..., []]
         if self.metric == "probability":
             fall = clean.tally.probability[:, c] - tally.probability[..., c]
-            return EffectParts(fall, n[:, c], tally.changed[..., []], n[:, []])
+            return EffectParts(fall, clean.n_base[:, c], none, n[:, []])
         if self.metric == "accuracy":
             fall = clean.tally.correct[:, c] - tally.correct[..., c]
-            return EffectParts(fall, clean.n_labelled[:, c], tally.changed[..., []], n[:, []])
-        return EffectParts(
-            tally.changed[..., c], n[:, c], tally.changed[..., columns], n[:, columns]
-        )
+            return EffectParts(fall, clean.n_labelled[:, c], none, n[:, []])
+        return EffectParts(tally.left[..., c], n[:, c], tally.left[..., columns], n[:, columns])
+
+    def trade(self, tally: Tally, clean: Clean) -> "TradeParts":
+        """What is gained and what is paid for it: target change and the change of everything else.
+
+        With direction "increase" the target are the units of other classes that arrive, and those
+        that move elsewhere are the price.
+        """
+        c = self.label
+        first, last = self.groups.spans[self.groups.of(c)]
+        others = [k for k in range(first, last) if k != c]
+        other, n_other = tally.changed[..., others].sum(-1), clean.n_base[:, others].sum(-1)
+        if self.direction == "increase":
+            arrived = tally.arrived[..., c]
+            return TradeParts(arrived, n_other, other - arrived, n_other)
+        return TradeParts(tally.left[..., c], clean.n_right[:, c], other, n_other)
 
     def effects(self, tallies: Tally, clean: Clean) -> Float[np.ndarray, " r"]:
         """The effect of each of a stack of edits over all images: units count, not images."""
@@ -222,6 +254,15 @@ class EffectParts(NamedTuple):
     peer_hit: Float[np.ndarray, "*r n k"]
     """Of the peers; none of them unless the metric is selective."""
     peer_n: Float[np.ndarray, "n k"]
+
+
+class TradeParts(NamedTuple):
+    """Numerators and denominators of target and other change, per image."""
+
+    target: Float[np.ndarray, "*r n"]
+    n_target: Float[np.ndarray, " n"]
+    other: Float[np.ndarray, "*r n"]
+    n_other: Float[np.ndarray, " n"]
 
 
 def other_change(

@@ -4,16 +4,28 @@ Suffixes: r draws, n images, h hypotheses.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from saev.intervention.arms.matched_latents import Matched
+from saev.intervention.judge.rungs import (
+    EFFECT,
+    LEARNED,
+    SELECTIVE,
+    Rung,
+    learned_rung,
+    selective_rung,
+)
 from saev.intervention.judge.tally import Clean, Question, Tally, other_change
-from saev.stats.bootstrap import bootstrap_interval
-from saev.stats.correction import ROUNDING, benjamini_hochberg
+from saev.intervention.judge.tradeoff import Curves, TradeoffRow, tradeoff_rows
+from saev.stats.adjustment import regression_adjusted
+from saev.stats.bootstrap import N_BOOTSTRAP, bootstrap_interval, image_weights
+from saev.stats.correction import ROUNDING, benjamini_hochberg, draws_needed
 from saev.stats.tests import (
+    N_FLIPS,
     cliffs_delta,
     max_null,
     rank_p,
@@ -21,7 +33,26 @@ from saev.stats.tests import (
     smallest_detectable,
 )
 
-SUPPORTED, NOT_SUPPORTED, NO_POWER = "supported", "not_supported", "no_power"
+SUPPORTED, NOT_SUPPORTED, NO_POWER, NO_MATCH = (
+    "supported", "not_supported", "no_power", "no_match"
+)  # fmt: skip
+VERDICTS = (SUPPORTED, NOT_SUPPORTED, NO_POWER, NO_MATCH)
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What a verdict is held to, from the hypothesis file."""
+
+    alpha: float
+    smallest_effect: float
+    match: tuple[str, ...] = ()
+    """Features in which random latents must be like the selected ones."""
+    max_ratio: float = 1.5
+
+    def apart(self, match: Mapping[str, float]) -> dict[str, float]:
+        """The features in which random latents are too unlike the selected ones, by what factor."""
+        factors = {name: max(match[name], 1 / match[name]) for name in self.match}
+        return {name: x for name, x in factors.items() if not x <= self.max_ratio}
 
 
 @dataclass(frozen=True)
@@ -33,8 +64,13 @@ class Evidence:
     selected: Tally
     random: Tally
     """Matched random latents, a stack of draws."""
-    directions: dict[str, Tally]
-    """``random_direction`` and ``covariance_direction``, a stack of draws each."""
+    matched: Matched
+    """How like the selected latents they are."""
+    same_length: dict[str, Tally] = field(default_factory=dict)
+    """Random latents and random directions as long as the selected edit, a stack of draws each."""
+    untrained: Tally | None = None
+    """Latents chosen alike in untrained dictionaries, at the same length, a stack."""
+    curves: Curves | None = None
     best_of: int = 1
     p_selection: float | None = None
     """Of the latents' fit to the concept on the discovery images; None where none was asked for."""
@@ -47,17 +83,23 @@ class Verdict:
     hypothesis: str
     concept: str
     verdict: str
+    """Of the rung "effect"."""
+    rungs: dict[str, Rung]
     effect: float
     interval: tuple[float, float]
     """95 %, bootstrap over images."""
     p: float
-    """Rank of the effect among matched random latents."""
+    """Rank of the effect among matched random latents, what rate, mean and dose explain left out."""
     p_images: float
-    """Paired over images: the effect above the mean of the random latents (sign flips)."""
+    """Paired over images: the effect above that of the strongest α of the random latents (sign flips)."""
     p_selection: float | None
     """Rank of the latents' fit to the concept's labels among the best fits to shuffled labels."""
+    p_same_length: dict[str, float]
+    """Rank of the effect among each control of the same length."""
     q: float
-    """The largest of the three after Benjamini–Hochberg over the hypotheses of the file."""
+    """The largest of the first three after Benjamini–Hochberg over the hypotheses of the file."""
+    match: dict[str, float]
+    """Median ratio of the random latents to the selected ones in firing rate, mean code and dose."""
     effect_size: float
     """(effect − mean of the null) / standard deviation of the null."""
     cliffs_delta: float
@@ -65,8 +107,6 @@ class Verdict:
     null_mean: float
     null_95: float
     """95th percentile of the null."""
-    beats_directions: dict[str, bool]
-    """Whether the effect is above the 95th percentile of each kind of random direction."""
     target_change: float
     other_change: float
     selectivity: float
@@ -79,119 +119,205 @@ class Verdict:
     metric: str
     direction: str
     latents: list[int]
+    tradeoff: list[TradeoffRow] = field(default_factory=list)
+    error_rates_exceeded: list[str] = field(default_factory=list)
+    """Tests that reject placebo latents more often than their bound on this model."""
     sentence: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; NaN becomes null."""
+        """JSON-able; what is not finite becomes null."""
         return {key: _plain(value) for key, value in asdict(self).items()}
+
+    @property
+    def rung(self) -> str | None:
+        """The highest rung that holds with all below it."""
+        highest = None
+        for name in (EFFECT, LEARNED, SELECTIVE):
+            if name not in self.rungs or not self.rungs[name].holds:
+                break
+            highest = name
+        return highest
 
 
 def judge(
-    evidence: dict[str, Evidence],
-    latents: dict[str, list[int]],
-    alpha: float,
-    smallest_effect: float,
-    seed: int = 0,
+    evidence: dict[str, Evidence], latents: dict[str, list[int]], criteria: Criteria, seed: int = 0
 ) -> list[Verdict]:
     """Verdicts over all hypotheses of a file, corrected together.
 
-    A hypothesis claims that its latents were found (their fit beats fits to shuffled labels), that
-    they do more than latents like them, and that they do so on image after image. It is false when
-    one of these is, so its p is the largest of the three (an intersection–union test, Berger 1982).
-    Supported: that p survives Benjamini–Hochberg at α, the interval lies above 0, and the effect
-    exceeds the 95th percentile of both kinds of random direction. No power where p does not survive
-    and neither this effect nor one of ``smallest_effect`` could have; else not supported.
+    The rung "effect" claims that the latents were found (their fit beats fits to shuffled labels),
+    that they do more than latents like them, and that they do so on image after image. It is false
+    when one of these is, so its p is the largest of the three (an intersection–union test, Berger
+    1982). Supported: that p survives Benjamini–Hochberg at α, the interval lies above 0, and the
+    effect is in the upper α of each control of the same length. No match where random latents like
+    the selected ones are not to be had; no power where p does not survive and neither this effect nor
+    one of ``smallest_effect`` could have; else not supported. The other rungs are corrected each for
+    itself.
     """
     rng = np.random.default_rng(seed)
-    rows = [_measure(n, e, latents[n], alpha / len(evidence), rng) for n, e in evidence.items()]
-    return decide(rows, alpha, smallest_effect)
+    n = len(evidence)
+    rows = [measure(name, e, latents[name], criteria, n, rng) for name, e in evidence.items()]
+    return decide(rows, criteria)
 
 
-def decide(rows: Sequence[Verdict], alpha: float, smallest_effect: float) -> list[Verdict]:
+def decide(rows: Sequence[Verdict], criteria: Criteria) -> list[Verdict]:
     """Verdicts on hypotheses that are measured already, corrected together."""
+    alpha = criteria.alpha * (1 + ROUNDING)
+    rungs: list[dict[str, Rung]] = [{} for _ in rows]
+    for name in (LEARNED, SELECTIVE):
+        there = [k for k, row in enumerate(rows) if name in row.rungs]
+        q = benjamini_hochberg([rows[k].rungs[name].p for k in there])
+        for k, value in zip(there, q, strict=True):
+            found = rows[k].rungs[name]
+            low, high = found.interval
+            clear = low > 0 if name == LEARNED else high < 0
+            holds = bool(value <= alpha and clear)
+            rungs[k][name] = replace(found, q=float(value), holds=holds)
     q = benjamini_hochberg([_weakest(row)[0] for row in rows])
     return [
-        _decide(replace(row, q=float(value)), alpha, smallest_effect)
-        for row, value in zip(rows, q, strict=True)
+        _decide(replace(row, q=float(value), rungs=found), criteria)
+        for row, value, found in zip(rows, q, rungs, strict=True)
     ]
 
 
-def _weakest(row: Verdict) -> tuple[float, str]:
-    """The largest p of a hypothesis, and what it says when it is large."""
+def _tests(row: Verdict) -> list[tuple[float, str]]:
+    """Every p that the rung "effect" needs, and what it says when it is large."""
     tests = [
         (row.p, "random latents that fire alike do as much"),
-        (row.p_images, "the images do not agree"),
+        (row.p_images, "not on image after image more than the strongest random latents"),
     ]
     if row.p_selection is not None:
         tests.append((row.p_selection, "latents fit shuffled labels as well"))
-    return max(tests, key=lambda test: test[0])
+    return tests
 
 
-def _measure(
-    name: str, evidence: Evidence, latents: list[int], alpha: float, rng: np.random.Generator
-) -> Verdict:
+def _weakest(row: Verdict) -> tuple[float, str]:
+    return max(_tests(row), key=lambda test: test[0])
+
+
+def measure(
+    name: str, evidence: Evidence, latents: list[int], criteria: Criteria, n_hypotheses: int,
+    rng: np.random.Generator,
+) -> Verdict:  # fmt: skip
+    """Effects and p-values of one of ``n_hypotheses``, before the correction that decides."""
     ask, clean = evidence.question, evidence.clean
+    needed = draws_needed(criteria.alpha, n_hypotheses)
     effect = ask.effect(evidence.selected, clean)
-    null_r = max_null(ask.effects(evidence.random, clean), evidence.best_of, rng)
+    effects_r = ask.effects(evidence.random, clean)
+    null_r = max_null(effects_r, evidence.best_of, rng)
     low, high, error = bootstrap_interval(
         lambda weights: ask.resampled(evidence.selected, clean, weights), len(clean.n_base)
     )
     per_image = ask.per_image(evidence.selected, clean)
     random_rn = ask.per_image(evidence.random, clean)
     shown = ~np.isnan(per_image)
-    beats = {
-        arm: bool(effect > np.quantile(ask.effects(tallies, clean), 0.95))
-        for arm, tallies in evidence.directions.items()
-    }
+    strongest = effects_r >= np.quantile(effects_r, 1 - criteria.alpha)
     target = replace(ask, metric="target_change").effect(evidence.selected, clean)
     other = other_change(evidence.selected, clean, ask.label, ask.groups)
+    weights_rn = image_weights(
+        len(clean.n_base), max(N_BOOTSTRAP, needed), np.random.default_rng(0)
+    )
+    weights_rn = np.vstack([np.ones(len(clean.n_base)), weights_rn])
     return Verdict(
         hypothesis=name,
         concept=name,
         verdict=NOT_SUPPORTED,
+        rungs=_upper_rungs(evidence, weights_rn, max(N_FLIPS, needed)),
         effect=effect,
         interval=(low, high),
-        p=float(rank_p(effect, null_r)),
-        p_images=sign_flip_p(per_image[shown] - random_rn[:, shown].mean(0)),
+        p=_matched_p(effect, effects_r, evidence, rng),
+        p_images=sign_flip_p(
+            per_image[shown] - random_rn[strongest][:, shown].mean(0), n_flips=max(N_FLIPS, needed)
+        ),
         p_selection=evidence.p_selection,
+        p_same_length={
+            arm: float(rank_p(effect, ask.effects(tallies, clean)))
+            for arm, tallies in evidence.same_length.items()
+        },
         q=math.nan,
+        match=evidence.matched.ratios,
         effect_size=float((effect - null_r.mean()) / max(null_r.std(), 1e-12)),
         cliffs_delta=cliffs_delta(per_image, random_rn.ravel()),
         null_mean=float(null_r.mean()),
         null_95=float(np.quantile(null_r, 0.95)),
-        beats_directions=beats,
         target_change=target,
         other_change=other,
         selectivity=target / (target + other) if target + other > 0 else math.nan,
-        smallest_detectable=smallest_detectable(null_r, error, alpha),
+        smallest_detectable=smallest_detectable(null_r, error, criteria.alpha / n_hypotheses),
         n_images=int(shown.sum()),
         n_draws=len(null_r),
         metric=ask.metric,
         direction=ask.direction,
         latents=latents,
+        tradeoff=[]
+        if evidence.curves is None
+        else tradeoff_rows(ask, clean, evidence.curves, weights_rn[: N_BOOTSTRAP + 1]),
     )
 
 
-def _decide(row: Verdict, alpha: float, smallest_effect: float) -> Verdict:
+def _matched_p(
+    effect: float, effects_r: np.ndarray, evidence: Evidence, rng: np.random.Generator
+) -> float:
+    """Rank among the random latents, of effects that their features are regressed out of."""
+    features, draw_features = evidence.matched.features, evidence.matched.draw_features
+    adjusted = regression_adjusted(effect, features, effects_r, draw_features)
+    return float(rank_p(adjusted.observed, max_null(adjusted.null, evidence.best_of, rng)))
+
+
+def _upper_rungs(evidence: Evidence, weights_rn: np.ndarray, n_flips: int) -> dict[str, Rung]:
+    ask, clean, found = evidence.question, evidence.clean, {}
+    if evidence.untrained is not None:
+        found[LEARNED] = learned_rung(
+            ask,
+            clean,
+            evidence.selected,
+            evidence.untrained,
+            weights_rn[: N_BOOTSTRAP + 1],
+            n_flips,
+        )
+    if evidence.curves is not None:
+        found[SELECTIVE] = selective_rung(ask, clean, evidence.curves, weights_rn)
+    return found
+
+
+def _decide(row: Verdict, criteria: Criteria) -> Verdict:
+    alpha = criteria.alpha * (1 + ROUNDING)
     reasons = []
-    seen = row.q <= alpha * (1 + ROUNDING)
+    seen = row.q <= alpha
     if not seen:
-        p, words = _weakest(row)
-        reasons.append(f"{words} (p = {p:.3f}, q = {row.q:.3f})")
+        large = [test for test in _tests(row) if test[0] > alpha] or [_weakest(row)]
+        reasons += [f"{words} (p = {p:.3f})" for p, words in large]
+        reasons[-1] += f", q = {row.q:.3f}"
     if not row.interval[0] > 0:
         reasons.append("its interval reaches 0")
     reasons += [
-        f"a {arm.replace('_', ' ')} of the same length does as much"
-        for arm, beaten in row.beats_directions.items()
-        if not beaten
+        f"a {CONTROLS[arm]} of the same length does as much (p = {p:.2f})"
+        for arm, p in row.p_same_length.items()
+        if not p <= alpha
     ]
-    if not reasons:
+    apart = [
+        f"in {FEATURE_WORDS[name]} by a median factor of {_number(factor)}"
+        for name, factor in criteria.apart(row.match).items()
+    ]
+    if apart:
+        verdict, reasons = NO_MATCH, [f"they differ from its latents {' and '.join(apart)}"]
+    elif not reasons:
         verdict = SUPPORTED
-    elif not seen and max(smallest_effect, row.effect) < row.smallest_detectable:
+    elif not seen and max(criteria.smallest_effect, row.effect) < row.smallest_detectable:
         verdict = NO_POWER
     else:
         verdict = NOT_SUPPORTED
-    return replace(row, verdict=verdict, sentence=_sentence(row, verdict, reasons))
+    p = _weakest(row)[0]
+    effect = Rung(verdict == SUPPORTED, row.effect, row.interval, p, row.q)
+    row = replace(row, verdict=verdict, rungs={EFFECT: effect, **row.rungs})
+    return replace(row, sentence=_sentence(row, verdict, reasons))
+
+
+CONTROLS = {
+    "random_latents_same_length": "random latent",
+    "random_direction": "random direction",
+    "covariance_direction": "direction in which the data varies",
+}
+FEATURE_WORDS = {"rate": "firing rate", "mean": "mean code", "largest": "dose"}
 
 
 def _sentence(row: Verdict, verdict: str, reasons: list[str]) -> str:
@@ -202,14 +328,33 @@ def _sentence(row: Verdict, verdict: str, reasons: list[str]) -> str:
     )
     if verdict == SUPPORTED:
         rest = f"{100 * row.other_change:.0f} % of everything else changes with it"
-        return f"The hypothesis on “{row.concept}” is supported: {size}; {rest}."
+        return f"The hypothesis on “{row.concept}” is supported: {size}; {rest}{_rung_words(row)}."
     why = "; ".join(reasons)
     if verdict == NO_POWER:
         return (
             f"Nothing can be said about “{row.concept}”: {size}; {why}; only an effect above "
             f"{_number(row.smallest_detectable)} would have been seen."
         )
+    if verdict == NO_MATCH:
+        return (
+            f"Nothing can be said about “{row.concept}”: {size}, but {why}; a wider dictionary, or "
+            "latents that are less extreme, may give a closer match."
+        )
     return f"The hypothesis on “{row.concept}” is not supported: {size}; {why}."
+
+
+def _rung_words(row: Verdict) -> str:
+    """What the rungs above the first add."""
+    words = {
+        LEARNED: ("training taught it", "untrained dictionaries do as well"),
+        SELECTIVE: (
+            "it changes less of the rest than DiffMean and a probe do",
+            "DiffMean or a probe changes no more of the rest",
+        ),
+    }
+    return "".join(
+        f"; {words[name][not row.rungs[name].holds]}" for name in words if name in row.rungs
+    )
 
 
 def _number(value: float) -> str:
@@ -219,6 +364,8 @@ def _number(value: float) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     return value

@@ -185,17 +185,3 @@ def bars_figure(examples: Sequence[BarExample]) -> "Figure":
     axes[0][1].legend(fontsize=7, frameon=False, loc="lower right")
     axes[-1][1].set_xlabel("probability", fontsize=7)
     return figure
-
-
-def uniformity_figure(p_values: Sequence[float]) -> "Figure":
-    """Histogram of p-values that should be uniform."""
-
-    figure = new_figure(4.4, 2.3)
-    axis = figure.subplots()
-    axis.hist(p_values, bins=np.linspace(0, 1, 11).tolist(), color=CONTROL)
-    axis.axhline(len(p_values) / 10, color=SELECTED, linewidth=1, linestyle="--")
-    axis.set_xlabel("p of random latents in the place of selected ones", fontsize=8)
-    axis.set_ylabel("sets of latents", fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure

@@ -14,7 +14,10 @@ from saev.intervention.result import ExperimentResult
 if TYPE_CHECKING:
     import pandas as pd
 
-SUMMARY_COLUMNS = ("concept", "arm", "n_latents", "scale", "target_change", "other_change")
+SUMMARY_COLUMNS = (
+    "concept", "arm", "n_latents", "scale", "amount", "target_change", "target_repaired",
+    "target_errors_moved", "other_change", "probability_drop", "accuracy_drop",
+)  # fmt: skip
 
 
 def write_registered(content: dict[str, Any], folder: Path) -> Path:
@@ -69,12 +72,15 @@ def _effects(outcome: ExperimentResult, use: Use) -> dict[str, np.ndarray]:
         "n_latents": np.int32(use.n_latents),
         "scale": np.float32(use.scale),
         "tested": np.bool_(use.tested),
+        "amount": np.float32(use.amount),
     }
     ids = np.array([outcome.test.items[i].image_id for i in images], object)
     return {
         **{name: np.full(len(images), value) for name, value in same.items()},
         "image": ids,
         "target_units": n.astype(np.int32),
+        "target_left": tally.left[:, c].astype(np.int32),
+        "target_repaired": tally.repaired[:, c].astype(np.int32),
         "target_changed": tally.changed[:, c].astype(np.int32),
         "other_units": clean.n_base[:, others].sum(1).astype(np.int32),
         "other_changed": tally.changed[:, others].sum(1).astype(np.int32),
@@ -89,33 +95,42 @@ def summary_table(outcome: ExperimentResult) -> "pd.DataFrame":
     import pandas as pd
 
     rows = []
-    groups: dict[tuple[str, str, int, float], list[Use]] = {}
+    groups: dict[tuple[str, str, int, float, float], list[Use]] = {}
     for use in outcome.plan.uses:
-        groups.setdefault((use.concept, use.arm, use.n_latents, use.scale), []).append(use)
-    for (concept, arm, n_latents, scale), uses in groups.items():
+        setting = (use.concept, use.arm, use.n_latents, use.scale, use.amount)
+        groups.setdefault(setting, []).append(use)
+    for setting, uses in groups.items():
         values = np.array([_changes(outcome, use) for use in uses])
-        mean = values.mean(0)
-        rows.append((concept, arm, n_latents, scale, *mean, len(uses)))
-    columns = [*SUMMARY_COLUMNS, "probability_drop", "accuracy_drop", "n_draws"]
+        rows.append((*setting, *values.mean(0), len(uses)))
+    columns = [*SUMMARY_COLUMNS, "n_draws"]
     table = pd.DataFrame(rows, columns=columns)
     order = {arm: number for number, arm in enumerate(ARMS)}
     ranks = table["arm"].map(lambda arm: order.get(str(arm), len(order)))
     table = table.assign(rank=ranks).sort_values(
-        ["concept", "n_latents", "scale", "rank", "arm"], kind="stable"
+        ["concept", "n_latents", "scale", "amount", "rank", "arm"], kind="stable"
     )
     return table.drop(columns="rank").reset_index(drop=True)
 
 
-def _changes(outcome: ExperimentResult, use: Use) -> tuple[float, float, float, float]:
+def _changes(outcome: ExperimentResult, use: Use) -> tuple[float, ...]:
+    """The numbers of ``SUMMARY_COLUMNS``, per cent; the repaired and those moved from one error to
+    another are shares of the units that were predicted as another class."""
     images = np.flatnonzero(outcome.images_of[use.concept])
     clean, tally = outcome.test.clean.take(images), outcome.tallies[use.key].take(images)
     c, groups = outcome.setting.readout.column(use.concept), outcome.setting.readout.groups
-    n, labelled = clean.n_base[:, c].sum(), clean.n_labelled[:, c].sum()
+    n, right = clean.n_base[:, c].sum(), clean.n_right[:, c].sum()
     fall = (clean.tally.probability[:, c] - tally.probability[:, c]).sum()
     lost = (clean.tally.correct[:, c] - tally.correct[:, c]).sum()
+    left, repaired = tally.left[:, c].sum(), tally.repaired[:, c].sum()
     return (
-        100 * float(tally.changed[:, c].sum() / n),
+        _per_cent(left, right),
+        _per_cent(repaired, n - right),
+        _per_cent(tally.changed[:, c].sum() - left - repaired, n - right),
         100 * other_change(tally, clean, c, groups),
-        100 * float(fall / n),
-        100 * float(lost / labelled) if labelled else float("nan"),
+        _per_cent(fall, n),
+        _per_cent(lost, clean.n_labelled[:, c].sum()),
     )
+
+
+def _per_cent(hits: np.floating, units: np.floating) -> float:
+    return 100 * float(hits / units) if units else float("nan")

@@ -11,6 +11,7 @@ from saev.cli.results import device_of, keep_metrics
 from saev.heads import load_head
 from saev.intervention.experiment import run_setting
 from saev.intervention.hypothesis import read_hypothesis
+from saev.intervention.judge.rungs import RUNGS
 from saev.intervention.judge.verdict import SUPPORTED
 from saev.intervention.readout import OWN_HEADS, make_readout
 from saev.intervention.report.files import write_registered
@@ -80,10 +81,13 @@ def metrics_of(outcome: ExperimentResult) -> dict[str, float]:
     metrics["intervene/share_supported"] = metrics["intervene/n_supported"] / len(rows)
     if (power := power_of(outcome)) is not None:
         metrics["intervene/power"] = power
+    for name in RUNGS:
+        there = [row.rungs[name].holds for row in rows if name in row.rungs]
+        if there:
+            metrics[f"intervene/n_{name}"] = float(sum(there))
     if outcome.calibration is not None:
-        metrics["intervene/shuffled_supported"] = outcome.calibration.share_supported
-        metrics["intervene/false_discovery_rate"] = outcome.calibration.false_discovery_rate
-        metrics["intervene/uniformity_p"] = outcome.calibration.uniformity_p
+        for rate in outcome.calibration.rates:
+            metrics[f"intervene/shuffled/{rate.test}"] = rate.share
     return metrics
 
 
@@ -93,7 +97,7 @@ def show_verdicts(outcome: ExperimentResult) -> None:
         [
             row.concept, row.verdict, f"{row.effect:.3f}",
             f"[{row.interval[0]:.2f}, {row.interval[1]:.2f}]", f"{row.null_mean:.3f}",
-            f"{row.p:.4f}", f"{row.q:.4f}", f"{100 * row.target_change:.1f}",
+            f"{row.p:.4f}", f"{row.q:.4f}", row.rung or "–", f"{100 * row.target_change:.1f}",
             f"{100 * row.other_change:.1f}",
         ]
         for row in sorted(outcome.verdicts, key=lambda row: (row.verdict != SUPPORTED, -row.effect))
@@ -101,15 +105,14 @@ def show_verdicts(outcome: ExperimentResult) -> None:
     print_table(
         f"{len(rows)} hypotheses on {outcome.test.n_images:,} test images "
         f"(head: {outcome.setting.readout.name})",
-        ["concept", "verdict", "effect", "95 %", "random", "p", "q", "target %", "other %"],
+        ["concept", "verdict", "effect", "95 %", "random", "p", "q", "rung", "target %", "other %"],
         rows,
     )
     for concept, reason in outcome.left_out.items():
         print_table(f"Left out: {concept}, {reason}", [], [])
     if outcome.calibration is not None:
-        c = outcome.calibration
-        print_table(
-            f"Shuffled labels: {c.n_supported} of {c.n_hypotheses} hypotheses supported; "
-            f"p-values of random latents against uniform: p = {c.uniformity_p:.2f}",
-            [], [],
-        )  # fmt: skip
+        shares = ", ".join(
+            f"{rate.test.replace('_', ' ')} {100 * rate.share:.1f} %"
+            for rate in outcome.calibration.rates
+        )
+        print_table(f"On shuffled labels p ≤ {outcome.setting.file.alpha:g} by {shares}", [], [])

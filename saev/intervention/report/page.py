@@ -9,9 +9,9 @@ import numpy as np
 
 from datamodules.images import ScenesImages
 from saev.intervention.hypothesis import ARMS
-from saev.intervention.judge.verdict import NO_POWER, NOT_SUPPORTED, SUPPORTED, Verdict
+from saev.intervention.judge.verdict import SUPPORTED, VERDICTS, Verdict
 from saev.intervention.report.examples import examples_figure, inside_data
-from saev.intervention.report.figures import Curve, arms_figure, dose_figure, uniformity_figure
+from saev.intervention.report.figures import Curve, arms_figure, dose_figure
 from saev.intervention.report.files import write_files
 from saev.intervention.report.page_text import ARM_TEXTS, EXAMPLES_TEXTS, explain, metric_text
 from saev.intervention.result import ExperimentResult
@@ -43,10 +43,7 @@ def write_page(outcome: ExperimentResult, summary: "pd.DataFrame", folder: Path)
     content = {
         "title": "Controlled experiment: editing latents and watching predictions",
         "subtitle": _subtitle(outcome),
-        "counts": {
-            name: sum(v.verdict == name for v in verdicts)
-            for name in (SUPPORTED, NOT_SUPPORTED, NO_POWER)
-        },
+        "counts": {name: sum(v.verdict == name for v in verdicts) for name in VERDICTS},
         "explanation": explain(outcome),
         "verdicts": [_verdict(outcome, v, scale, figures) for v in verdicts],
         "axis": {"zero": scale.place(0.0)},
@@ -58,7 +55,7 @@ def write_page(outcome: ExperimentResult, summary: "pd.DataFrame", folder: Path)
         "left_out": outcome.left_out,
         "arms": _arms(summary, outcome),
         "settings": _settings(summary, outcome),
-        "calibration": _calibration(outcome, figures),
+        "calibration": _calibration(outcome),
         "power": power_of(outcome),
         "examples_text": EXAMPLES_TEXTS[readout.per],
         "registered": outcome.registered_sha256,
@@ -95,7 +92,6 @@ def _verdict(
     outcome: ExperimentResult, v: Verdict, scale: _BarScale, figures: Path
 ) -> dict[str, Any]:
     anchor = re.sub(r"[^\w-]+", "-", v.concept)
-    matched = outcome.plan.matched[v.concept]
     null_low = scale.place(min(v.null_mean, v.null_95))
     row = v.to_dict() | {
         "anchor": anchor,
@@ -107,9 +103,8 @@ def _verdict(
             "null_width": max(2.0, round(scale.place(v.null_95) - null_low, 1)),
         },
         "matching": (
-            f"the random sets differ from them by a median factor of {matched.rate_ratio:.2f} in "
-            f"firing rate, {matched.mean_ratio:.2f} in mean code and {matched.largest_ratio:.2f} in "
-            "largest code."
+            f"the random latents have, in the median, {v.match['rate']:.2f} times their firing rate, "
+            f"{v.match['mean']:.2f} times their mean code and {v.match['largest']:.2f} times their dose."
         ),
     }
     metric = outcome.setting.file.metric.replace("_", " ")
@@ -152,7 +147,7 @@ def _curve(outcome: ExperimentResult, v: Verdict) -> Curve | None:
     selected: dict[float, float] = {}
     random: dict[float, list[float]] = {}
     for use in outcome.plan.uses:
-        if use.concept != v.concept or use.n_latents != n:
+        if use.concept != v.concept or use.n_latents != n or use.amount != 1:
             continue
         if use.arm == "selected":
             selected.setdefault(use.scale, _effect(outcome, v.concept, use.key))
@@ -170,6 +165,7 @@ def _curve(outcome: ExperimentResult, v: Verdict) -> Curve | None:
 def _arms(summary: "pd.DataFrame", outcome: ExperimentResult) -> list[dict[str, str]]:
     """Mean and standard deviation over concepts at the tested setting."""
     file, n = outcome.setting.file, outcome.plan.n
+    summary = summary[summary.amount == 1]
     here = summary[(summary.n_latents.isin([n, 0])) & (summary.scale.isin([file.scale, 0.0]))]
     rows = []
     for name, (what, why) in ARM_TEXTS.items():
@@ -196,7 +192,7 @@ def _settings(summary: "pd.DataFrame", outcome: ExperimentResult) -> list[dict[s
         return []
     blocks = []
     for n in table.n_latents or (outcome.plan.n,):
-        part = summary[summary.n_latents == n]
+        part = summary[(summary.n_latents == n) & (summary.amount == 1)]
         scales = sorted({float(s) for s in part.scale}, reverse=True)
         rows = []
         for arm in (a for a in ARMS if a != "identity"):
@@ -218,16 +214,8 @@ def power_of(outcome: ExperimentResult) -> float | None:
     return float(np.mean([v.verdict == SUPPORTED for v in outcome.verdicts]))
 
 
-def _calibration(outcome: ExperimentResult, figures: Path) -> dict[str, Any] | None:
+def _calibration(outcome: ExperimentResult) -> dict[str, Any] | None:
     found = outcome.calibration
     if found is None:
         return None
-    return {
-        "n_supported": found.n_supported,
-        "n_hypotheses": found.n_hypotheses,
-        "share": found.share_supported,
-        "false_discovery_rate": found.false_discovery_rate,
-        "n_random": len(found.p_values),
-        "uniformity_p": found.uniformity_p,
-        "figure": _save(uniformity_figure(found.p_values), figures, "calibration"),
-    }
+    return found.to_dict()

@@ -20,6 +20,10 @@ ARM_TEXTS: dict[str, tuple[str, str]] = {
         "other latents that fire as often and as strongly, edited alike",
         "that any latent of this kind would do the same",
     ),
+    "random_latents_same_length": (
+        "random latents like these, as long at every token as the edit",
+        "that latents of this kind do the same once they are turned up as far",
+    ),
     "random_direction": (
         "a random direction, as long at every token as the edit",
         "that steering as far in any direction would do the same",
@@ -40,15 +44,22 @@ ARM_TEXTS: dict[str, tuple[str, str]] = {
         "mean activation of the class minus the mean of the others, at the edit's length",
         "that no dictionary is needed",
     ),
+    "linear_probe": (
+        "the row of a linear probe for the class, at the edit's length",
+        "that a probe does as well",
+    ),
     "untrained_sae": (
-        "latents chosen in the same way in a dictionary that was never trained",
+        "latents chosen in the same way in a dictionary that was never trained, at their own dose",
+        "that training the dictionary adds nothing",
+    ),
+    "untrained_same_length": (
+        "the same in several untrained dictionaries, as long at every token as the edit",
         "that training the dictionary adds nothing",
     ),
     "reconstruction": (
         "the dictionary's reconstruction, unedited",
         "that replacing, not editing, is what changes predictions",
     ),
-    "linear_probe": ("the row of a linear probe for the class, at the edit's length", "that a probe does as well"),
     "raw_unit": ("the single coordinate that differs most for the class", "that the model's own axes do as well"),
     "pca_direction": ("the principal component that differs most for the class", "that PCA does as well"),
     "gradcam_pixels": ("the fifth of the patches that Grad-CAM marks, greyed out", "that hiding the object does as well"),
