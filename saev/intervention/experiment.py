@@ -11,7 +11,7 @@ from saev.intervention.arms.runner import Runner, read_test_images
 from saev.intervention.choose.attribution import attribute
 from saev.intervention.choose.discovery import Discovery, discover
 from saev.intervention.choose.proposals import Proposal, Proposer, tested_columns
-from saev.intervention.hypothesis import digest
+from saev.intervention.hypothesis import MIN_DRAWS, digest
 from saev.intervention.judge.calibration import calibrate
 from saev.intervention.judge.verdict import Criteria, judge
 from saev.intervention.result import ExperimentResult
@@ -62,7 +62,7 @@ def _test(
     proposals, left_out = with_support(setting, proposals, test)
     columns = [p.column for p in proposals]
     repeats = [proposer.recalibrate(columns) for _ in range(file.calibration)]
-    n_draws = file.draws or draws_needed(file.alpha, len(proposals))
+    n_draws = file.draws or max(draws_needed(file.alpha, len(proposals)), MIN_DRAWS)
     plan = ArmPlan(setting, discovery, proposals, n_draws, repeats)
     plan.build()
     if "gradcam_pixels" in file.baselines:

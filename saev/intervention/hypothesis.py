@@ -34,6 +34,8 @@ FEATURES = ("rate", "mean", "largest")
 """What latents can be matched on, fields of ``LatentStats``: firing rate, mean code over the tokens on
 which they fire, largest code. Edits are multiples of the last, so matching on it matches the dose: it
 is always among them."""
+MIN_DRAWS = 19
+"""Of random latents: what their features explain of their effects is estimated from them."""
 METRICS = ("target_change", "selective_change", "probability", "accuracy")
 """``target_change``: share of the class's units whose prediction changes. ``selective_change``: that,
 minus the mean of the same share over the other classes of its group. ``probability``: mean fall of
@@ -138,7 +140,7 @@ class Hypothesis:
     images: Images = field(default_factory=Images)
     alpha: float = 0.05
     draws: int | None = None
-    """Random sets of latents; null: as many as α needs after correction."""
+    """Random sets of latents; null: as many as α needs after correction, and 19 at least."""
     match: tuple[str, ...] = ("rate", "mean", "largest")
     """What random latents have in common with the selected ones: some of ``FEATURES``."""
     max_ratio: float = 1.5
@@ -173,6 +175,8 @@ class Hypothesis:
         for name in self.match:
             _check("match", name in FEATURES, name, f"some of {', '.join(FEATURES)}")
         _check("match", "largest" in self.match, list(self.match), "a list with largest, the dose")
+        enough = self.draws is None or self.draws >= MIN_DRAWS
+        _check("draws", enough, self.draws, f"null, or {MIN_DRAWS} or more")
         _check("max_ratio", self.max_ratio > 1, self.max_ratio, "above 1")
         _check("spare", self.spare >= 1, self.spare, "1 or more")
         needed = draws_needed(self.alpha, 1)
@@ -202,7 +206,9 @@ class Hypothesis:
     @property
     def n_directions(self) -> int:
         """Draws of each control of the same length."""
-        return self.directions or 2 * draws_needed(self.alpha, 1) + 1
+        if self.directions is not None:
+            return self.directions
+        return 2 * draws_needed(self.alpha, 1) + 1
 
     @property
     def scale(self) -> float:
