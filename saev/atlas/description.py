@@ -248,7 +248,8 @@ def _name(
             steered = np.sort(alive[by_importance[: naming.n_latents]])
         effects = effects_of(
             sae, backbone, images, columns, steered, table["max"].to_numpy(),
-            strength=naming.strength, n_images=naming.n_images, n_random=naming.n_random,
+            np.array([split != "test" for split in splits]), strength=naming.strength,
+            n_images=naming.n_images, n_random=naming.n_random,
             batch_size=naming.batch_size, device=device, seed=seed,
         )  # fmt: skip
         beats = np.full(len(table), np.nan)
