@@ -55,7 +55,7 @@ def test_the_images_it_named_by_class_open() -> None:
     assert cfg.images is not None and "_target_" in cfg.images
     source = source_from_spec(cfg.images, "topk")
     assert isinstance(source, ScenesImages)
-    assert source.items == ScenesImages(n_images=6).items
+    assert source.items == ScenesImages(n_images=6, seed=0).items
     assert (
         source_from_spec(load_head(EXPORTS / "head").recipe["images"], "head").items == source.items
     )

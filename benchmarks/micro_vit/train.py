@@ -125,7 +125,7 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> Accuracies:
     """Draw, train, write, measure; returns the accuracies of what was written."""
     from datamodules.scenes import attribute_table
 
-    config = micro_config(attribute_table())
+    config = micro_config(attribute_table(), seed=args.seed, n_scenes=args.n_train)
     size, patch_size = config["model"]["img_size"], config["model"]["patch_size"]
     started = time.perf_counter()
     scenes = draw_labelled(args.seed, args.n_train, size, patch_size, args.n_workers)

@@ -19,7 +19,8 @@ class ScenesImages(ImageSource):
     Args:
         n_images: how many scenes there are.
         size: side in pixels.
-        seed: of the set, and of which scenes are held out.
+        seed: of the set, and of which scenes are held out. Of set 0 the micro ViT was trained on
+            the first 120,000.
         val_fraction: share held out.
         on_error: accepted for every source; scenes cannot be broken.
 
@@ -34,7 +35,7 @@ class ScenesImages(ImageSource):
         n_images: int = 2500,
         size: int = 96,
         *,
-        seed: int = 0,
+        seed: int = 1,
         val_fraction: float = 0.2,
         on_error: str = "raise",
     ) -> None:

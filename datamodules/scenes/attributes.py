@@ -52,7 +52,7 @@ class ObjectDescription:
     shape: int
     colour: int
     texture: int
-    size: int  # a companion carries the main object's, whose radius it shares up to COMPANION_SCALE
+    size: int  # whose radius in RADII is nearest to the object's own: companions are small
     column: int  # third of the image in which the centre lies
     row: int
     x: float
@@ -99,7 +99,7 @@ def sample_scene(seed: int, index: int) -> SceneDescription:
 
     The eight attributes of `ATTRIBUTES` are uniform and mutually independent. Companions draw
     shape, colour and texture the same way and take a free place, which does depend on the main
-    object.
+    object, as their radius does; the size that they are labelled with is that of this radius.
     Raises `ValueError` for negative numbers.
     """
     check_seed_index(seed, index)
@@ -133,7 +133,7 @@ def _companion(rng: np.random.Generator, objects: list[ObjectDescription]) -> Ob
         shape=shape,
         colour=colour,
         texture=texture,
-        size=main.size,
+        size=nearest_size(radius),
         column=int(3 * x),
         row=int(3 * y),
         x=x,
@@ -141,6 +141,11 @@ def _companion(rng: np.random.Generator, objects: list[ObjectDescription]) -> Ob
         radius=radius,
         angle=rng.uniform(-ANGLE_JITTER, ANGLE_JITTER),
     )
+
+
+def nearest_size(radius: float) -> int:
+    """Number of the size whose radius is nearest."""
+    return int(np.abs(np.asarray(RADII) - radius).argmin())
 
 
 def _free_place(

@@ -6,7 +6,8 @@ description: the whole description, from codes on disk to tables and names
 summaries: per latent, without labels: sums, samples, similarity, neighbours
 samples: images that show a latent: the strongest, every tenth, near misses
 best_concepts: every concept against every latent, and the best of each
-probes: sparse probes, coalitions, OOD scores, stability over seeds
+probes: sparse probes, coalitions, OOD scores
+stability: which atoms other seeds find again, next to three nulls
 names/: candidate names, who proposes them, which are kept
 baseline_table: metric × this SAE, an untrained one, raw units, PCA, random
 tables: the parquet tables that scripts read

@@ -20,8 +20,9 @@ from saev.atlas.names.candidate_names import Columns, columns_of, vocabulary_con
 from saev.atlas.names.naming import choose_names
 from saev.atlas.names.proposers import NameProposals, effects_of, propose
 from saev.atlas.names.tree_places import add_tree_places, class_of
-from saev.atlas.probes import foreign_table, probe_table, stability
+from saev.atlas.probes import foreign_table, probe_table
 from saev.atlas.settings import AtlasSettings, NamingSettings, read_tree, read_vocabulary
+from saev.atlas.stability import pool_images, stability
 from saev.atlas.summaries import (
     MIN_SUPPORT,
     embedding_of,
@@ -38,7 +39,7 @@ from saev.atlas.tables import (
     statistics_table,
 )
 from saev.backbones import Backbone
-from saev.codes.code_pass import CodePass, open_code_store
+from saev.codes.code_pass import CodePass, open_code_store, tokens_of
 from saev.codes.exemplars import top_images
 from saev.codes.images import ImageList
 from saev.codes.running_sums import LatentStatistics
@@ -174,7 +175,9 @@ def make_description(
         for score, auroc, fpr95 in more["foreign"][["score", "auroc", "fpr95"]].to_numpy().tolist():
             metrics |= {f"foreign/{score}/auroc": auroc, f"foreign/{score}/fpr95": fpr95}
     if atlas.seeds:
-        table["stability"], found = stability(sae, atlas.seeds)
+        pool = tokens_of(backbone, sae, images, pool_images(sae, store.n_tokens), atlas.seed,
+                         batch_size=atlas.batch_size)  # fmt: skip
+        table["stability"], more["stability"], found = stability(sae, atlas.seeds, pool, atlas.seed)
         metrics |= found
     metrics["latents/named_fraction_shuffled"] = float(
         np.mean([one.name is not None for one in by_chance], where=alive)
@@ -248,7 +251,8 @@ def _name(
             steered = np.sort(alive[by_importance[: naming.n_latents]])
         effects = effects_of(
             sae, backbone, images, columns, steered, table["max"].to_numpy(),
-            strength=naming.strength, n_images=naming.n_images, n_random=naming.n_random,
+            np.array([split != "test" for split in splits]), strength=naming.strength,
+            n_images=naming.n_images, n_random=naming.n_random,
             batch_size=naming.batch_size, device=device, seed=seed,
         )  # fmt: skip
         beats = np.full(len(table), np.nan)

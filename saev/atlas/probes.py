@@ -1,4 +1,4 @@
-"""Probes of an atlas: sparse probing, coalitions, OOD scores, stability over seeds.
+"""Probes of an atlas: sparse probing, coalitions, OOD scores.
 
 Suffixes: r rows (images or patches), s latents, c concepts, b images.
 """
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 
 from saev.codes.images import ImageList
@@ -15,18 +14,14 @@ from saev.codes.store import CodeStore
 from saev.concepts.best_latents import Concepts, ConceptScores, concept_codes
 from saev.concepts.ranked_codes import CodeEntries
 from saev.errors import UserError
-from saev.metrics.geometry import matched_cosine, random_atoms
 from saev.metrics.ood import energy, knn, mahalanobis, msp, separation
 from saev.metrics.probing import coalition, logistic_probes, probe_r
-from saev.sae import SparseAutoencoder
 
 if TYPE_CHECKING:
     import pandas as pd
 
 N_CANDIDATES = 16
 """Latents with the best average precision that may form a coalition."""
-MAX_MATCHED = 8192
-"""Latents that one-to-one matching takes minutes for; its time grows with their cube."""
 
 
 def probe_table(store: CodeStore, scores: Sequence[ConceptScores]) -> "pd.DataFrame":
@@ -163,34 +158,3 @@ def _surprise(store: CodeStore, fit: Bool[np.ndarray, " b"]) -> Float[np.ndarray
         total += np.bincount(codes.image, surprise[codes.latent - first], n)
         fired += np.bincount(codes.image, minlength=n)
     return np.where(fired > 0, total / np.maximum(fired, 1), -np.log(1 / (fit.sum() + 2)))
-
-
-def stability(
-    sae: SparseAutoencoder, others: Sequence[str]
-) -> tuple[Float[np.ndarray, " s"], dict[str, float]]:
-    """Mean cosine of every atom with its match in dictionaries of other seeds, and the mean over
-    atoms next to that of random atoms.
-
-    Raises:
-        UserError: a dictionary of another shape, or too many atoms to match one to one.
-    """
-    atoms = sae.W_dec.detach().float().cpu()
-    if len(atoms) > MAX_MATCHED:
-        raise UserError(
-            f"atlas.seeds matches atoms one to one, which {len(atoms):,} are too many for (at most "
-            f"{MAX_MATCHED:,}); compare them with saev.compare"
-        )
-    columns = []
-    for name in others:
-        other = SparseAutoencoder.from_pretrained(name).W_dec.detach().float().cpu()
-        if other.shape != atoms.shape:
-            raise UserError(
-                f"atlas.seeds: {name} has atoms of shape {tuple(other.shape)}, the dictionary "
-                f"{tuple(atoms.shape)}; give other seeds of the same training"
-            )
-        columns.append(matched_cosine(atoms, other)[0])
-    each = torch.stack(columns).mean(0).numpy()
-    null = matched_cosine(random_atoms(*atoms.shape, seed=0), random_atoms(*atoms.shape, seed=1))[0]
-    return each, {
-        "latents/stability": float(each.mean()), "latents/stability_null": float(null.mean())
-    }  # fmt: skip

@@ -65,6 +65,7 @@ class Comparison:
             write_comparison_page(
                 self.members, self.images, self.tables, self.metrics, folder,
                 fdr=self.settings.fdr, min_power=self.settings.min_power,
+                least_auroc=self.settings.least_auroc,
                 thumbnails=thumbnails, atlases=atlases,
             )  # fmt: skip
         return figures

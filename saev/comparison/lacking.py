@@ -17,6 +17,7 @@ from saev.comparison.members import CompareSettings, Member
 from saev.comparison.presence import (
     ConceptEvidence,
     bootstrap_auroc,
+    planted_aurocs,
     planted_power,
     presence,
     rejection_level,
@@ -75,6 +76,16 @@ class ConceptReading:
                 value, label, image, max(n_images, 1), self.settings.n_bootstrap, self.settings.seed
             )
         return self.draws[split, k]
+
+    def power_of_least(self, k: int) -> float:
+        """Chance that a latent of ``least_auroc`` for concept ``k``, planted here, would be found."""
+        settings = self.settings
+        shown = [
+            planted_aurocs(*self.column(split, k)[1:], settings.least_auroc, settings.n_bootstrap,
+                           settings.seed + number)
+            for number, split in enumerate(("discovery", "test"))
+        ]  # fmt: skip
+        return planted_power(shown[0], shown[1], float(self.rival[k]), self.level(k))
 
     def column(self, split: str, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Code, label and number of the image on every row of a split."""
@@ -174,15 +185,19 @@ def presence_table(
 
 
 def _evidence(own: ConceptReading, other: ConceptReading, k: int) -> ConceptEvidence:
-    """Of concept ``k`` in ``own``; its power against the latent by which the other has it."""
-    power = float("nan")
-    if other.has()[k] and not own.has()[k]:
+    """Of concept ``k`` in ``own``; its power against the latent by which the other has it, and against
+    the least that counts where neither has it."""
+    power = least = float("nan")
+    own_has, other_has = own.has()[k], other.has()[k]
+    if not own_has and not other_has:
+        least = own.power_of_least(k)
+    if other_has and not own_has:
         power = planted_power(
             other.resampled("discovery", k), other.resampled("test", k), float(own.rival[k]),
             own.level(k),
         )  # fmt: skip
     q = float(own.q[k])
-    return ConceptEvidence(1.0 if np.isnan(q) else q, own.resampled("test", k), power)
+    return ConceptEvidence(1.0 if np.isnan(q) else q, own.resampled("test", k), power, least)
 
 
 def _side(name: str, reading: ConceptReading, k: int) -> dict[str, Any]:

@@ -32,12 +32,18 @@ class CompareSettings:
     n_bootstrap: int
     fdr: float
     min_power: float
+    least_auroc: float
     n_drives: int
     drive_images: int
     drive_strength: float
     seed: int
 
     def __post_init__(self) -> None:
+        if not 0.5 < self.least_auroc < 1:
+            raise UserError(
+                f"comparison.least_auroc={self.least_auroc} is the AUROC of a latent that should not "
+                "be missed; choose it between 0.5 and 1"
+            )
         if self.rows not in ("image", "patch"):
             raise UserError(f"comparison.rows={self.rows!r}; choose image or patch")
 

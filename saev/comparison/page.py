@@ -95,6 +95,7 @@ def write_comparison_page(
     *,
     fdr: float,
     min_power: float,
+    least_auroc: float,
     thumbnails: bool = True,
     atlases: Mapping[str, str | None] | None = None,
 ) -> None:
@@ -119,6 +120,7 @@ def write_comparison_page(
         pairs=[_pair(one, two, metrics) for one, two in pairs],
         groups=_groups(tables.concepts), power=tables.power.to_dict("records"),
         drives=_drive_rows(tables.drives, links), figures=_figures(folder), fdr=fdr, min_power=min_power,
+        least_auroc=least_auroc,
         matched=[shelf.matched(a.name, b.name, fdr) for a, b in combinations(members, 2)],
         lonely=[shelf.lonely(one, two, fdr) for one, two in pairs], driven=shelf.driven(),
     )  # fmt: skip

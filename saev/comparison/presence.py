@@ -1,12 +1,13 @@
 """Presence of a concept in a dictionary, and when absence may be claimed.
 
-Suffixes: r rows (images or patches), n bootstrap draws, i images, c concepts.
+Suffixes: r rows (images or patches), n bootstrap draws, i images, c concepts, g groups of rows.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.stats import norm
 
 from saev.concepts.max_null import ROUNDING
 from saev.stats.bootstrap import image_weights, interval, weighted_auroc
@@ -78,6 +79,32 @@ def planted_power(
     return float(((discovery > rival) & (test >= level))[known].mean())
 
 
+def planted_aurocs(
+    label: Bool[np.ndarray, " r"],
+    cluster: Int[np.ndarray, " r"],
+    auroc: float,
+    n_draws: int = 500,
+    seed: int = 0,
+) -> Float[np.ndarray, " n"]:
+    """AUROC that a latent of the true AUROC ``auroc`` would show on these rows, drawn again and again.
+
+    Its code is normal, shifted where the concept is; rows of one image with one label share their
+    value, as patches of one thing nearly do. That makes the spread as wide as the number of images
+    and so the power, if anything, too small. nan where one side is empty.
+    """
+    group, number, size = np.unique(2 * cluster + label, return_index=True, return_counts=True)
+    positive = label[number]
+    if not len(group) or positive.all() or not positive.any():
+        return np.full(n_draws, np.nan)
+    shift = np.sqrt(2) * norm.ppf(auroc)
+    rng = np.random.default_rng(seed)
+    value_ng = rng.standard_normal((n_draws, len(group))) + shift * positive
+    order = value_ng.argsort(1)
+    below = np.cumsum((size * ~positive)[order], 1)
+    pairs = size[positive].sum() * size[~positive].sum()
+    return ((size * positive)[order] * below).sum(1) / pairs
+
+
 class ConceptEvidence(NamedTuple):
     """What one dictionary shows of one concept."""
 
@@ -87,6 +114,8 @@ class ConceptEvidence(NamedTuple):
     """Bootstrap draws of that latent's AUROC."""
     power_of_other: float
     """Chance that the other dictionary's latent would have been found here."""
+    power_of_least: float
+    """Chance that a latent of the least AUROC that counts would have been found here."""
 
 
 class Presence(NamedTuple):
@@ -95,7 +124,8 @@ class Presence(NamedTuple):
     verdict: str
     """both, only_a, only_b, neither or undecided."""
     power: float
-    """Of noticing it in the dictionary without; nan where both or neither have it."""
+    """Of noticing it in the dictionary without; the smaller one where neither has it, of a latent of
+    the least AUROC that counts; nan where both have it."""
     difference: tuple[float, float]
     """95 % interval of AUROC a − AUROC b, on the same resampled images."""
 
@@ -107,12 +137,17 @@ def presence(
 
     A concept that one dictionary has (q ≤ fdr) is missing from the other when the other has no
     significant latent, the first's latent would have been found there with ``min_power``, and the
-    95 % interval of the difference of their AUROCs lies off 0. Anything less is undecided.
+    95 % interval of the difference of their AUROCs lies off 0. Neither has it when a latent of the
+    least AUROC that counts would have been found in both with ``min_power``. Anything less is
+    undecided.
     """
     difference = low, high = interval(a.test - b.test)
     has_a, has_b = a.q <= fdr, b.q <= fdr
-    if has_a == has_b:
-        return Presence("both" if has_a else "neither", float("nan"), difference)
+    if has_a and has_b:
+        return Presence("both", float("nan"), difference)
+    if not has_a and not has_b:
+        power = float(np.minimum(a.power_of_least, b.power_of_least))
+        return Presence("neither" if power >= min_power else "undecided", power, difference)
     power = b.power_of_other if has_a else a.power_of_other
     apart = low > 0 if has_a else high < 0
     if apart and power >= min_power:

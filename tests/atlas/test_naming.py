@@ -7,6 +7,7 @@ from scipy import sparse
 from saev.atlas.names.naming import (
     NameProposal,
     choose_names,
+    over_proposers,
     proposals_of,
     soft_wpmi,
     standardized,
@@ -14,6 +15,7 @@ from saev.atlas.names.naming import (
     vote,
     weighted_similarity,
 )
+from saev.stats.correction import benjamini_hochberg
 
 NAMES = ["dog", "cat", "car", "tree"]
 
@@ -96,7 +98,7 @@ def test_random_latent_stays_unnamed() -> None:
 
 def test_most_confident_first_choice_wins() -> None:
     def proposal(proposer: str, name: str, rank: int, confidence: float, q: float) -> NameProposal:
-        return NameProposal(0, proposer, rank, name, 1.0, confidence, q)
+        return NameProposal(0, proposer, rank, name, 1.0, confidence, q, q)
 
     proposals = [
         proposal("vote", "cat", 0, 0.6, 0.01),
@@ -107,6 +109,45 @@ def test_most_confident_first_choice_wins() -> None:
     ]
     assert choose_names(proposals, 1)[0].name == "dog"
     assert choose_names(proposals, 1, min_confidence=0.85)[0].name is None
+
+
+def null_proposals(rng: np.random.Generator, proposer: str, n_latents: int) -> list[NameProposal]:
+    """One per latent, with uniform p and the q of its own proposer."""
+    p = rng.random(n_latents)
+    q = benjamini_hochberg(p)
+    return [
+        NameProposal(k, proposer, 0, "dog", 1.0, 0.9, float(p[k]), float(q[k]))
+        for k in range(n_latents)
+    ]
+
+
+@pytest.mark.slow
+def test_the_surest_of_several_proposers_is_as_rarely_wrong_as_one() -> None:
+    """No latent means anything: worlds in which any latent is named, of 600."""
+    rng = np.random.default_rng(0)
+    named = {"alone": 0, "joint": 0}
+    for _ in range(600):
+        judged = [null_proposals(rng, str(j), 10) for j in range(5)]
+        by_labels = [null_proposals(rng, "concept", 10)]
+        one_by_one = [one for proposals in judged + by_labels for one in proposals]
+        for key, found in (("alone", one_by_one), ("joint", over_proposers(judged, by_labels))):
+            assert len(found) == 60
+            named[key] += any(name.name for name in choose_names(found, 10))
+    assert named["alone"] / 600 > 0.2, "each at 5 % of its own"
+    assert named["joint"] / 600 <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 600)
+
+
+def test_one_proposer_is_not_corrected_and_no_evidence_stays_none() -> None:
+    presence, top = world()
+    found = proposals_of("vote", vote(presence, top), NAMES, np.arange(5), presence, top)
+    again = over_proposers([found])
+    np.testing.assert_array_equal([one.q for one in again], [one.q for one in found])
+    assert any(np.isnan(one.q) for one in again)
+    twice = over_proposers([found], [[]])
+    known = [one.q for one in found if one.rank == 0]
+    np.testing.assert_allclose(
+        [one.q for one in twice if one.rank == 0], np.minimum(1, 2 * np.array(known))
+    )
 
 
 @pytest.mark.parametrize("n", [0, 3])

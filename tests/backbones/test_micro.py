@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
@@ -21,6 +22,7 @@ from benchmarks.micro_vit.train import (
     train,
     warmup_cosine,
 )
+from datamodules.images import ScenesImages
 from datamodules.scenes import PATCH_ATTRIBUTES, attribute_table, draw_scene, patch_labels
 from saev.backbones.micro import micro_vit as micro
 from saev.backbones.micro.micro_vit import (
@@ -32,8 +34,11 @@ from saev.backbones.micro.micro_vit import (
     AttributeHeads,
     load_micro,
     micro_config,
+    was_trained_on,
 )
+from saev.defaults import CONF_DIR, defaults
 from saev.errors import UserError
+from saev.sources import open_images
 
 SLACK = 0.06  # of an accuracy: three standard errors of 200 scenes at 0.93
 FRESH_SEED = 20_000_003  # neither the training's nor the card's
@@ -41,7 +46,7 @@ FRESH_SEED = 20_000_003  # neither the training's nor the card's
 
 def tiny_config() -> dict:
     """The committed configuration, shrunk to a model that trains in seconds."""
-    config = micro_config(attribute_table())
+    config = micro_config(attribute_table(), seed=0, n_scenes=64)
     config["model"] |= {"embed_dim": 32, "depth": 1, "num_heads": 2}
     return config
 
@@ -55,7 +60,11 @@ def test_the_files_are_small() -> None:
 
 def test_config_says_all_a_loader_needs() -> None:
     config = json.loads((MICRO_DIR / CONFIG).read_text())
-    assert config == json.loads(json.dumps(micro_config(attribute_table())))
+    trained_on = config["trained_on"]
+    again = micro_config(
+        attribute_table(), seed=trained_on["scenes_seed"], n_scenes=trained_on["n_scenes"]
+    )
+    assert config == json.loads(json.dumps(again))
     assert config["model"]["num_classes"] == len(config["class_names"])
 
 
@@ -88,6 +97,35 @@ def test_the_weights_do_what_the_card_says() -> None:
         assert set(stated) == set(found)
         for name, accuracy in found.items():
             assert accuracy >= stated[name] - SLACK, name
+
+
+def test_no_scene_shown_by_default_is_one_it_learned_from() -> None:
+    """The images of the demo, of `ScenesImages()`, and of the experiments whose truth is known, which
+    are not those of their dictionaries either."""
+    by_command, by_class = open_images("scenes", n_images=50), ScenesImages(50)
+    settings = [
+        yaml.safe_load(path.read_text()).get("images", {})
+        for path in sorted((CONF_DIR / "experiment").glob("*.yaml"))
+        if "/images: scenes" in path.read_text()
+    ]
+    assert len(settings) >= 5
+    by_experiment = [open_images("scenes", **{**one, "n_images": 50}) for one in settings]
+    for source in (by_command, by_class, *by_experiment):
+        assert not any(was_trained_on(item.image_id) for item in source.items)
+    intervened = open_images(
+        "scenes", **defaults("experiment/intervene_scenes", "images"), n_images=50
+    )
+    assert not {item.image_id for item in intervened.items} & {i.image_id for i in by_command.items}
+    planted = ScenesImages(50, seed=0)
+    assert all(was_trained_on(item.image_id) for item in planted.items)
+    assert was_trained_on("scenes-0/119999") and not was_trained_on("scenes-0/120000")
+
+
+def test_the_card_says_what_it_learned_from() -> None:
+    trained_on = json.loads((MICRO_DIR / CONFIG).read_text())["trained_on"]
+    text = (MICRO_DIR / CARD).read_text()
+    assert f"- seed: {trained_on['scenes_seed']}\n" in text
+    assert f"- scenes: {trained_on['n_scenes']:,}," in text
 
 
 def test_the_card_reaches_the_aims() -> None:
@@ -211,7 +249,7 @@ def test_the_script_writes_what_it_measured(tmp_path: Path) -> None:
     options = ("--n-train", "32", "--n-eval", "20", "--epochs", "1", "--batch-size", "16")
     found = run(settings_for(tmp_path, *options), lambda line: None)
     config, vit, heads = load_micro(tmp_path)
-    assert config == micro_config(attribute_table())
+    assert config == micro_config(attribute_table(), seed=0, n_scenes=32)
     assert measure(vit, heads, config, draw_labelled(EVAL_SEED_OFFSET, 20, 96, 8)) == found
     card = (tmp_path / CARD).read_text()
     assert f"| colour | 8 | {found.image['colour']:.3f} |" in card

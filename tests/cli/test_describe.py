@@ -50,7 +50,7 @@ def test_questions_on_the_command_line(described: Path, run: Run, capsys) -> Non
         "concept: shape star": "shape star",
         f"patches: {top['image_id']} {top['token']}": str(rare.iloc[0]),
         f"patches: {top['image_id']} 0.0 0.0 1.0 1.0": "144 patches",
-        "images: scenes-0/00000* against scenes-0/00001*": "10 images share",
+        "images: scenes-1/00000* against scenes-1/00001*": "10 images share",
         "unnamed:": "importance",
         f"near: {rare.iloc[0]}": "coactivation",
     }
@@ -58,7 +58,7 @@ def test_questions_on_the_command_line(described: Path, run: Run, capsys) -> Non
         assert run("describe", f"atlas_dir={described}", f"query={question}") is None
         assert words in capsys.readouterr().out, question
     status = run("describe", f"atlas_dir={described}", "query=patches: nowhere 3")
-    assert_sentence(status, "nowhere", "scenes-0/000000")
+    assert_sentence(status, "nowhere", "scenes-1/000000")
 
 
 def test_every_link_of_the_pages_leads_somewhere(described: Path) -> None:
@@ -124,9 +124,9 @@ def test_folder_of_another_dictionary_is_refused(described: Path, run: Run, tmp_
     "content, words",
     [
         ("picture,wild\na,1\n", ("no column image_id", "picture")),
-        ("image_id,wild\nnobody,1\n", ("nobody", "not in the source", "scenes-0/000000")),
-        ("image_id,size\nscenes-0/000000,3.7\n", ("size", "numbers")),
-        ("image_id,wild\nscenes-0/000000,1\nscenes-0/000000,0\n", ("twice",)),
+        ("image_id,wild\nnobody,1\n", ("nobody", "not in the source", "scenes-1/000000")),
+        ("image_id,size\nscenes-1/000000,3.7\n", ("size", "numbers")),
+        ("image_id,wild\nscenes-1/000000,1\nscenes-1/000000,0\n", ("twice",)),
         ("", ("cannot be read",)),
     ],
 )
@@ -158,7 +158,7 @@ def test_other_bad_input(run: Run, sae_dir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_attribute_table_becomes_concepts(run: Run, sae_dir: Path, tmp_path: Path) -> None:
-    ids = [f"scenes-0/{i:06d}" for i in range(28)]
+    ids = [f"scenes-1/{i:06d}" for i in range(28)]
     table = tmp_path / "mood.csv"
     rows = [f"{image_id},{i % 2},{'warm' if i % 3 else 'cold'}" for i, image_id in enumerate(ids)]
     table.write_text("image_id,odd,mood\n" + "\n".join(rows) + "\n")

@@ -104,6 +104,39 @@ def test_absence_is_told_from_ignorance(readings: list[ConceptReading]) -> None:
     assert presence_metrics(table)["compare/one-two/concepts_only_a"] == 1
 
 
+def both_hold_all(folder: Path, shift: float, seed: int) -> list[ConceptReading]:
+    """Two dictionaries of 300 latents; the first twenty rise by ``shift`` standard deviations where
+    their concept is, on one in twenty images."""
+    rng = np.random.default_rng(seed)
+    labels = np.stack([rng.permutation(np.arange(200) < 10) for _ in range(40)]).reshape(20, 400).T
+    concepts = Concepts("toy", "class", [f"c{k}" for k in range(20)], np.arange(400),
+                        ["discovery"] * 180 + ["calibration"] * 20 + ["test"] * 200,
+                        sparse.csr_matrix(labels.astype(float)))  # fmt: skip
+    found = []
+    for name in "ab":
+        value = rng.standard_normal((400, 300))
+        value[:, :20] += shift * labels
+        z = torch.from_numpy(np.exp(value)).float()[:, None]
+        found.append(read_source(write(folder / name, z), concepts, settings(n_bootstrap=200)))
+    return found
+
+
+def verdicts(readings: list[ConceptReading]) -> list[str]:
+    table = presence_table(["a", "b"], [[one] for one in readings], readings[0].settings)
+    return table["verdict"].tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [1.0, 1.4])
+def test_what_both_hold_is_not_called_absent(tmp_path: Path, shift: float) -> None:
+    """120 concepts that both hold, too weakly to be seen on so few images."""
+    worlds = [verdicts(both_hold_all(tmp_path / str(i), shift, i)) for i in range(6)]
+    found = [verdict for world in worlds for verdict in world]
+    assert found.count("undecided") >= 20, "the case that is meant"
+    assert found.count("neither") <= 6
+    assert found.count("only_a") + found.count("only_b") <= 6
+
+
 def test_power_curve_rises_with_positive_images(readings: list[ConceptReading]) -> None:
     power = power_table(["one", "two"], [[reading] for reading in readings])
     of_one = power[power["sae"] == "one"]

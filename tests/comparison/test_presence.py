@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 from saev.comparison.presence import (
     ConceptEvidence,
     bootstrap_auroc,
+    planted_aurocs,
     planted_power,
     presence,
     rejection_level,
@@ -72,23 +73,49 @@ def test_power_counts_the_choice_and_the_test() -> None:
     assert np.isnan(planted_power(discovery[3:], test[3:], 0.5, 0.8))
 
 
-def evidence(q: float, auroc: float, power: float = float("nan")) -> ConceptEvidence:
+NAN = float("nan")
+
+
+def evidence(q: float, auroc: float, power: float = NAN, least: float = NAN) -> ConceptEvidence:
     spread = np.linspace(-0.02, 0.02, 100)
-    return ConceptEvidence(q, auroc + spread, power)
+    return ConceptEvidence(q, auroc + spread, power, least)
 
 
 def test_absence_is_claimed_only_with_power() -> None:
     here, there = evidence(0.01, 0.95), evidence(0.5, 0.55, power=0.95)
     assert presence(here, evidence(0.01, 0.9)).verdict == "both"
-    assert presence(evidence(0.5, 0.55), there).verdict == "neither"
     assert presence(here, there).verdict == "only_a"
     assert presence(here, there).power == 0.95
     assert presence(there, here).verdict == "only_b"
     assert presence(here, evidence(0.5, 0.55, power=0.7)).verdict == "undecided"
     assert presence(here, evidence(0.5, 0.55, power=0.7), min_power=0.6).verdict == "only_a"
-    close = presence(here, ConceptEvidence(0.5, here.test[::-1].copy(), 0.95))
+    close = presence(here, ConceptEvidence(0.5, here.test[::-1].copy(), 0.95, NAN))
     assert close.verdict == "undecided", "as good a latent that happens to miss the level"
     assert close.difference[0] < 0 < close.difference[1]
+
+
+def test_neither_is_claimed_only_with_power_in_both() -> None:
+    sure, unsure = evidence(0.5, 0.55, least=0.9), evidence(0.5, 0.55, least=0.6)
+    assert presence(sure, sure).verdict == "neither" and presence(sure, sure).power == 0.9
+    for a, b in ((sure, unsure), (unsure, sure)):
+        assert presence(a, b).verdict == "undecided" and presence(a, b).power == 0.6
+    assert presence(sure, unsure, min_power=0.5).verdict == "neither"
+    assert presence(evidence(0.06, 0.9), evidence(0.06, 0.9)).verdict == "undecided"
+
+
+@pytest.mark.parametrize("n_per_image", [1, 25])
+def test_planted_latents_have_the_auroc_and_the_spread_of_so_many_images(n_per_image: int) -> None:
+    """All patches of an image alike: the spread is that of images, counted pair by pair."""
+    of_image = np.arange(60) < 15
+    label, cluster = np.repeat(of_image, n_per_image), np.repeat(np.arange(60), n_per_image)
+    draws = planted_aurocs(label, cluster, 0.8, 2000)
+    rng = np.random.default_rng(7)
+    shift = 1.1902  # √2 · Φ⁻¹(0.8)
+    values = rng.standard_normal((2000, 60)) + shift * of_image
+    slow = [(row[of_image][:, None] > row[~of_image]).mean() for row in values]
+    assert draws.mean() == pytest.approx(0.8, abs=0.005)
+    assert draws.std() == pytest.approx(np.std(slow), rel=0.1)
+    assert np.isnan(planted_aurocs(np.ones(5, bool), np.arange(5), 0.8, 3)).all()
 
 
 def test_thinning_keeps_the_mean_and_widens_the_spread() -> None:

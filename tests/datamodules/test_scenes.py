@@ -17,6 +17,7 @@ from datamodules.scenes import (
     COLOURS,
     PATCH_ATTRIBUTES,
     SHAPES,
+    SIZES,
     TEXTURES,
     Scene,
     attribute_table,
@@ -164,6 +165,14 @@ def test_the_main_object_is_largest_and_in_its_cell(index: int) -> None:
 
 
 @pytest.mark.slow
+def test_sizes_agree_with_the_picture() -> None:
+    """Of any two objects, the one labelled larger is larger."""
+    things = [thing for i in range(300) for thing in sample_scene(0, i).objects]
+    radii = [[t.radius for t in things if t.size == size] for size in range(len(SIZES))]
+    assert min(len(values) for values in radii) >= 50
+    assert max(radii[0]) < min(radii[1]) and max(radii[1]) < min(radii[2])
+
+
 def test_hardly_any_companion_is_hidden() -> None:
     shares = []
     for index in range(300):

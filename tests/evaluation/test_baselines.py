@@ -8,7 +8,15 @@ from sklearn.metrics import roc_auc_score
 
 from saev.concepts.best_latents import Concepts
 from saev.defaults import defaults
-from saev.evaluation.baselines.cells import Cell, cell, verdict, weights
+from saev.evaluation.baselines.cells import (
+    METRICS,
+    PLAIN,
+    Cell,
+    cell,
+    plain_cells,
+    verdict,
+    weights,
+)
 from saev.evaluation.baselines.concept_auroc import best_latent_auroc
 from saev.evaluation.baselines.methods import BaselineSettings
 from saev.evaluation.baselines.sums import (
@@ -155,6 +163,38 @@ def test_the_verdict_needs_every_random_control_beaten_beyond_chance() -> None:
     unknown = cell(np.full(10, np.nan))
     assert verdict(unknown, {"worse": worse}, 1).separates is None
     assert np.isnan(unknown.interval).all()
+
+
+def test_an_interval_holds_its_own_estimate() -> None:
+    """Latents just below the threshold of density, rates that differ over images: resampled shares
+    lie above the share itself, so that they have no interval and no verdict."""
+    rng = np.random.default_rng(0)
+    n_images, n_tokens, n_latents = 30, 50, 400
+    rate_bs = rng.beta(0.2, 2.2, (n_images, n_latents))
+    fired_bs = rng.binomial(n_tokens, rate_bs).astype(float)
+    fired_bs[:, :60] = np.eye(n_images)[:, np.arange(60) % n_images]  # one image each: nearly dead
+    ones = np.full(n_images, float(n_tokens))
+    sums = ImageSums(
+        n_b=ones, total_bd=rng.normal(size=(n_images, 2)), squares_b=100 * ones, errors_b=9 * ones,
+        ratios_b=ones * rng.uniform(0.1, 0.2, n_images), active_b=fired_bs.sum(1),
+        fired_bs=sparse.csr_matrix(fired_bs), strongest_bs=sparse.csr_matrix(fired_bs),
+        kl_b=None, kl_mean_b=None, agrees_b=None,
+    )  # fmt: skip
+    weight_rb = weights(n_images, 200, 0)
+    resampled = cell(np.array([dead(sums, w) for w in weight_rb]))
+    assert resampled.value == 0 < resampled.interval[0], "the bias that is meant"
+    keys = [key for key in PLAIN if key not in ("kl_recovered", "agreement")]
+    cells = plain_cells({"sae": sums, "other": sums}, weight_rb, keys)
+    sign = {metric.key: metric.sign for metric in METRICS}
+    for key in keys:
+        one = cells[key]["sae"]
+        low, high = one.interval
+        assert np.isnan(low) or low <= one.value <= high, key
+        if key in ("dead_fraction", "dense_fraction"):
+            assert one.value == PLAIN[key](sums, weight_rb[0]) and np.isnan(low)
+            assert verdict(one, {"other": cells[key]["other"]}, sign[key]).separates is None
+        else:
+            assert low < high, key
 
 
 def settings(**changes: object) -> BaselineSettings:

@@ -19,7 +19,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture(scope="module")
 def source() -> ScenesImages:
-    return ScenesImages(n_images=20, val_fraction=0.4)
+    return ScenesImages(n_images=20, val_fraction=0.4, seed=0)
 
 
 def dictionary(backbone: Backbone, **changes: object) -> SparseAutoencoder:

@@ -8,7 +8,8 @@ looks at the latent's strongest images of the test split.
 Suffixes: s latents, v columns (candidate names), b images, n images per latent.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from saev.stats.tests import rank_p
 
 N_TOP = 8
 """Strongest images that vote."""
+N_DRAWS = 4999
+"""Of random images: the least p, 0.0002, must stand out among the proposals of thousands of latents."""
 ROUNDING = 1e-12
 """Means of the same numbers in another order differ by less."""
 
@@ -37,6 +40,8 @@ class NameProposal:
     """In the proposer's own units."""
     confidence: float
     """0 to 1, from images that did not propose it; nan where there is no such evidence."""
+    p: float
+    """Chance of as much evidence for a wrong name; nan without evidence."""
     q: float
     """Share of false names expected among those with as much evidence; nan without evidence."""
 
@@ -116,7 +121,7 @@ def verify_names(
     column_s: Int[np.ndarray, " s"],
     *,
     min_images: int = 3,
-    n_draws: int = 999,
+    n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> NameEvidence:
     """Is the proposed name present in the strongest held-out images, more than in random ones?
@@ -166,11 +171,29 @@ def proposals_of(
             found.append(
                 NameProposal(
                     int(latent), proposer, rank, names[column], float(score_sv[row, column]),
-                    float(evidence.confidence[row]) if first else float("nan"),
-                    float(q[row]) if first else float("nan"),
+                    *(float(one[row]) if first else float("nan")
+                      for one in (evidence.confidence, evidence.p, q)),
                 )
             )  # fmt: skip
     return found
+
+
+def over_proposers(
+    judged: Sequence[Sequence[NameProposal]], by_labels: Sequence[Sequence[NameProposal]] = ()
+) -> list[NameProposal]:
+    """All proposals, q corrected for the choice among proposers.
+
+    A latent takes the surest of its names, so all of them are one family: q is Benjamini–Hochberg's
+    over latents × proposers of ``judged``. Proposals ``by_labels``, a source's concepts each, have a
+    q over their concepts, and every q is multiplied by the number of families (Bonferroni), which
+    keeps the expected share of false names of the union at that of one.
+    """
+    flat = [one for proposals in judged for one in proposals]
+    families = [*by_labels, *([flat] if flat else [])]
+    joint = benjamini_hochberg([one.p for one in flat])
+    flat = [replace(one, q=float(q)) for one, q in zip(flat, joint, strict=True)]
+    everything = [one for proposals in by_labels for one in proposals] + flat
+    return [replace(one, q=float(np.minimum(1, len(families) * one.q))) for one in everything]
 
 
 class Name(NamedTuple):

@@ -15,6 +15,7 @@ from torch import Tensor
 from saev.atlas.names.candidate_names import Columns
 from saev.atlas.names.naming import (
     NameProposal,
+    over_proposers,
     proposals_of,
     soft_wpmi,
     standardized,
@@ -52,6 +53,7 @@ def effects_of(
     columns: Columns,
     latents: Int[np.ndarray, " k"],
     max_s: Float[np.ndarray, " s"],
+    allowed_b: Bool[np.ndarray, " b"],
     *,
     strength: float,
     n_images: int,
@@ -60,10 +62,14 @@ def effects_of(
     device: str | torch.device,
     seed: int = 0,
 ) -> Effects:
-    """Steers latents at all normal tokens of ``n_images`` random images and reads the columns."""
+    """Steers latents at all normal tokens of ``n_images`` random images and reads the columns.
+
+    Args:
+        allowed_b: images that may be steered: those that do not judge names.
+    """
     assert sae.cfg.layer is not None
     rng = np.random.default_rng([seed, 17])
-    chosen = rng.permutation(len(images.entries))[:n_images]
+    chosen = rng.permutation(allowed_b.nonzero()[0])[:n_images]
     pixels = torch.stack([_pixels(images, int(index), backbone) for index in chosen]).to(device)
     unsteered = prepare(pixels, sae, backbone, columns.readout)
     shifts = shifts_of(sae, torch.from_numpy(latents), strength, torch.from_numpy(max_s[latents]))
@@ -102,11 +108,11 @@ def propose(
         raise UserError(
             f"naming.proposers holds {sorted(unknown)[0]!r}; choose among {', '.join(PROPOSERS)}"
         )
-    both = NameProposals([], [])
-    if "concept" in proposers:
-        both.found.extend(p for scores in concepts for p in concept_proposals(scores))
+    by_labels = [concept_proposals(one) for one in concepts] if "concept" in proposers else []
     if columns is None:
-        return both
+        return NameProposals(over_proposers([], by_labels), [])
+    judged: list[list[NameProposal]] = []
+    shuffled: list[list[NameProposal]] = []
     presence, held_out = columns.presence_bv, columns.presence_bv[top.is_test]
     dealt = np.random.default_rng([seed, 23]).permutation(len(held_out))
 
@@ -114,13 +120,13 @@ def propose(
               latents: Int[np.ndarray, " k"], presence_bv: Float[np.ndarray, "b v"],
               n_best: int = 10) -> None:  # fmt: skip
         tops = [top.test[k] for k in latents]
-        both.found.extend(
+        judged.append(
             proposals_of(
                 proposer, score, names, latents, presence_bv, tops, n_best=n_best, seed=seed
             )
         )
         tops = [dealt[row].tolist() for row in tops]
-        both.shuffled.extend(
+        shuffled.append(
             proposals_of(proposer, score, names, latents, presence_bv, tops, n_best=1, seed=seed)
         )
 
@@ -140,7 +146,8 @@ def propose(
         rows = (score.max(1, initial=0) > 0).nonzero()[0]
         names = [f"a kind of {node}" for node in nodes]
         judge("tree", score[rows], names, alive[rows], held_out @ under, n_best=1)
-    return both
+    return NameProposals(over_proposers(judged, by_labels),
+                         over_proposers(shuffled, [[] for _ in by_labels]))  # fmt: skip
 
 
 def concept_proposals(scores: ConceptScores) -> list[NameProposal]:
@@ -159,7 +166,8 @@ def concept_proposals(scores: ConceptScores) -> list[NameProposal]:
     return [
         NameProposal(
             latent, "concept", 0, scores.concepts.names[c], float(discovery[latent, c]),
-            float(max(test[latent, c], 0.0)), float(scores.q[latent, c]),
+            float(max(test[latent, c], 0.0)), float(scores.p[latent, c]),
+            float(scores.q[latent, c]),
         )
         for latent, c in enumerate(best)
         if discovery[latent, c] > 0

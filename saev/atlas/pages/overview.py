@@ -1,7 +1,7 @@
 """Overview of an atlas, and the whole site: latents, concepts, pictures."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from saev.backbones import Backbone
 from saev.pages.figures import latent_scatter
 from saev.pages.site import Site
 from saev.sae import SparseAutoencoder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AXES = (
     ("ms_corrected", "monosemanticity above chance, support ≥ 10"),
@@ -88,12 +91,30 @@ def _overview(description: Description, site: Site, chosen: list[int], baselines
         all_paged=len(chosen) == len(alive),
         axes=[axis for axis in AXES if table[axis[0]].notna().any()],
         baselines=_baselines(baselines), baseline_images=description.n_baseline_images,
+        stability=_stability(description.more.get("stability")),
     )  # fmt: skip
     site.page(
         "atlas_about.html.j2", "about.html",
         image_note=", ".join(f"{name} ({len(images.of_source(name)[1]):,})" for name in images.sources),
         embed_note=description.embedding_note,
     )  # fmt: skip
+
+
+def _stability(table: "pd.DataFrame | None") -> list[dict[str, Any]]:
+    """Rows of other seeds and of the nulls, in words."""
+    if table is None:
+        return []
+    said = {
+        "isotropic": "by chance: random directions",
+        "covariance": "by chance: random directions with the covariance of the activations",
+        "tokens": "by chance: activations of different images as atoms",
+    }
+    rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
+    return [
+        {"name": said[row["dictionary"]] if row["is_null"] else row["dictionary"],
+         "values": [f"{row[key]:.3f}" for key in ("mean", "above_0.5", "above_0.9")]}
+        for row in rows
+    ]  # fmt: skip
 
 
 def _baselines(path: Path) -> dict[str, Any] | None:

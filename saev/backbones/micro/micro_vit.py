@@ -26,8 +26,9 @@ PATCH_ATTRIBUTES = ("shape", "colour", "texture")
 """What a patch token must tell about the object under its patch; value 0 means no object."""
 
 
-def micro_config(attributes: dict[str, list[str]]) -> dict[str, Any]:
-    """Content of config.json; `attributes` names the values of every attribute to predict."""
+def micro_config(attributes: dict[str, list[str]], *, seed: int, n_scenes: int) -> dict[str, Any]:
+    """Content of config.json; `attributes` names the values of every attribute to predict, and the
+    model is trained on the first `n_scenes` scenes of set `seed`."""
     return {
         "model": {
             "img_size": 96,
@@ -45,7 +46,15 @@ def micro_config(attributes: dict[str, list[str]]) -> dict[str, Any]:
         "interpolation": "bicubic",
         "class_names": attributes["shape"],
         "attributes": attributes,
+        "trained_on": {"scenes_seed": seed, "n_scenes": n_scenes},
     }
+
+
+def was_trained_on(image_id: str, micro_dir: Path = MICRO_DIR) -> bool:
+    """Whether the model learned from this image; ids of scenes are "scenes-SEED/INDEX"."""
+    trained_on = json.loads((micro_dir / CONFIG).read_text())["trained_on"]
+    set_name, _, index = image_id.partition("/")
+    return set_name == f"scenes-{trained_on['scenes_seed']}" and int(index) < trained_on["n_scenes"]
 
 
 def build_vit(config: dict[str, Any]) -> "VisionTransformer":

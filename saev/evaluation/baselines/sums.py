@@ -64,8 +64,7 @@ def l0(sums: ImageSums, weight_b: Float[np.ndarray, " b"]) -> float:
 
 
 def dead(sums: ImageSums, weight_b: Float[np.ndarray, " b"]) -> float:
-    """Share of latents that fired on no token of the images drawn. A bootstrap sample has 37 % fewer
-    different images, so it sees more dead latents, of every dictionary alike."""
+    """Share of latents that fired on no token of the images drawn."""
     return float((sums.fired_bs.T @ weight_b == 0).mean())
 
 

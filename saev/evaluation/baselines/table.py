@@ -20,6 +20,7 @@ from saev.evaluation.baselines.cells import (
     ControlComparison,
     cell,
     frame,
+    plain_cells,
     verdict,
     weights,
 )
@@ -76,12 +77,8 @@ def baseline_table(
     found = contenders(sae, backbone, source, settings, folder)
     sums, embedding_be, seen_b = _pass(found, source, items, run, "scoring baselines")
     weight_rb = weights(len(items), settings.n_bootstrap, settings.seed) * seen_b
-    cells = {
-        key: {name: cell(np.array([measure(one, w) for w in weight_rb]))
-              for name, one in sums.items()}
-        for key, measure in PLAIN.items()
-        if run.fidelity or key not in ("kl_recovered", "agreement")
-    }  # fmt: skip
+    keys = [key for key in PLAIN if run.fidelity or key not in ("kl_recovered", "agreement")]
+    cells = plain_cells(sums, weight_rb, keys)
     cells["monosemanticity"] = {
         name: cell(np.array([monosemanticity(one, embedding_be, w) for w in weight_rb]))
         for name, one in sums.items()
@@ -210,8 +207,9 @@ def _content(table: Table, names: list[str], shown: Sequence[Any]) -> Mapping[st
 def _shown(table: Table, key: str, name: str) -> dict[str, Any]:
     one = table.cells[key][name]
     low, high = one.interval
+    shown = None if np.isnan(low) else f"{number(low)} to {number(high)}"
     beaten = table.verdicts[key].against.get(name)
-    return {"value": number(one.value), "low": number(low), "high": number(high), "beaten": beaten}
+    return {"value": number(one.value), "interval": shown, "beaten": beaten}
 
 
 def answer(verdict: ControlComparison) -> str:
