@@ -26,7 +26,7 @@ def control_arms(
     """The four replacements a reconstruction is judged by, keyed by their name in ``metrics.json``.
 
     ``reconstructed``: decode(encode(x)). ``untrained``: the same by a dictionary of the same form
-    with initial weights. ``mean_ablated``: the mean activation ``mean_d`` of the training tokens, the
+    with random atoms. ``mean_ablated``: the mean activation ``mean_d`` of the training tokens, the
     reference of ``kl_recovered`` (zero ablation leaves the data's support, so it flatters).
     ``zero_ablated``: zeros.
     """

@@ -1,6 +1,7 @@
 """Evaluation: how good a dictionary is on held-out images.
 
 held_out: one pass: reconstruction, sparsity, fidelity, exemplars
+control: the untrained dictionary that stands beside a trained one
 fidelity: how much of a prediction survives replaced activations
 heads: a trained head, clean, edited, and under control arms
 report: metrics, tables and figures of a command, on its run

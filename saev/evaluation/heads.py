@@ -21,6 +21,7 @@ from saev.backbones import Backbone
 from saev.backbones.taps import Edit
 from saev.editing import control_arms
 from saev.errors import UserError
+from saev.evaluation.control import untrained_control
 from saev.evaluation.fidelity import predictions_under, recovered
 from saev.heads import TrainedHead
 from saev.heads.scores import ClassificationScores, SegmentationScores
@@ -112,7 +113,8 @@ def head_fidelity(
     if sae.cfg.layer is None or sae.cfg.tokens is None:
         raise UserError("the SAE does not say which layer and tokens it belongs to")
     layer, which = sae.cfg.layer, sae.cfg.tokens["which"]
-    sae, untrained = sae.to(device).eval(), sae.untrained(seed).to(device).eval()
+    sae, backbone = sae.to(device).eval(), backbone.to(device)
+    untrained = untrained_control(sae, backbone, source, seed)
     positions = backbone.token_indices(which).to(device)
     arms = control_arms(sae, untrained, sae.mean, positions)
     scores = _Arms(head, backbone, source, arms, layer, device)

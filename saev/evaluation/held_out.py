@@ -17,6 +17,7 @@ from saev.backbones import Backbone
 from saev.codes.exemplars import Exemplars
 from saev.editing import control_arms
 from saev.errors import UserError
+from saev.evaluation.control import untrained_control
 from saev.evaluation.fidelity import Fidelity
 from saev.heads.own import make_head
 from saev.loading import check_belongs
@@ -140,7 +141,7 @@ class _Pass:
         self.sae = sae.to(self.device).eval()
         self.layer = sae.cfg.layer
         self.positions = backbone.token_indices(sae.cfg.tokens["which"]).to(self.device)
-        self.untrained = sae.untrained(seed).to(self.device).eval()
+        self.untrained = untrained_control(self.sae, self.backbone, source, seed)
         self.normal, self.every, self.control = (
             ReconstructionMetrics(sae.cfg.d_model, sae.cfg.d_sae, sae.mean).to(self.device)
             for _ in range(3)

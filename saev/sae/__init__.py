@@ -11,6 +11,7 @@ sparse: the same codes and gradients as encode, fast: TopK without dense codes
 
 Where needed:
 
+products: encoder products under autocast, in float32
 straight_through: gradients of JumpReLU's thresholds
 threshold: BatchTopK's choice in a batch, and the threshold that replaces it
 initialize: starting values of atoms, encoder rows and decoder bias

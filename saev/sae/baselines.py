@@ -6,7 +6,6 @@ Shapes: `n` activations, `d` d_model, `s` d_sae, `r` components.
 """
 
 from dataclasses import replace
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,9 @@ OVERCOMPLETE = ("kmeans", "semi_nmf", "untrained")
 
 FIT_TOKENS = 8192
 """Activations that ICA and semi-NMF look at; more changes little and takes long."""
+
+LIKE_TOKENS = 2048
+"""Activations for the L0 of the other dictionary, and for the gain."""
 
 
 class Baseline:
@@ -105,7 +107,8 @@ def fit_baseline(
       2010);
     - ``untrained``: d_sae random atoms, encoder = decoder transposed.
 
-    But for ``kmeans`` each token keeps as many latents as ``like`` does on average.
+    But for ``kmeans`` each token keeps as many latents as ``like`` does on average; one factor on
+    all codes makes the squared error least, which differs from 1 where atoms overlap.
 
     Args:
         pool: raw activations to fit on; those that are not normal are left out.
@@ -142,8 +145,11 @@ def fit_baseline(
         W_enc = W_dec
     if dense:
         return _dictionary(like, kind, W_enc, W_dec, center, None)
-    k = 1 if kind == "kmeans" else min(_latents_per_token(like, normal), len(W_dec))
-    return _dictionary(like, kind, W_enc, W_dec, center, k)
+    k = 1 if kind == "kmeans" else like.latents_per_token(normal[:LIKE_TOKENS])
+    k = k if k is None else min(k, len(W_dec))
+    sae = _dictionary(like, kind, W_enc, W_dec, center, k)
+    sae.W_enc.mul_(sae.best_gain(normal[:LIKE_TOKENS].to(sae.W_enc.device)))
+    return sae
 
 
 def both_signs(
@@ -151,13 +157,6 @@ def both_signs(
 ) -> tuple[Float[Tensor, "r2 d"], Float[Tensor, "r2 d"]]:
     """Codes cannot be negative: a component becomes two latents that point opposite ways."""
     return torch.cat([readout, -readout]), torch.cat([atoms, -atoms])
-
-
-def _latents_per_token(like: SparseAutoencoder, pool: Float[Tensor, "n d"]) -> int:
-    if like.cfg.k is not None:
-        return ceil(like.cfg.k)
-    l0 = (like.encode(pool[:2048].to(like.W_enc.device)) > 0).sum(-1).float().mean()
-    return max(1, round(float(l0)))
 
 
 def _dictionary(

@@ -57,24 +57,22 @@ def resample_rows(
 ) -> None:
     """Point the latents ``ids`` at ``inputs`` and forget their optimiser state, in place.
 
-    The atom becomes the unit vector of x̄ − b_dec, the encoder row the same direction with
-    ``encoder_scale`` times the mean norm of the living encoder rows, the bias 0, a threshold of its
-    own the mean of the living ones'. Every state tensor
-    shaped like its parameter (Adam's two moments) is zeroed in exactly these rows. Source: Bricken
-    et al. 2023, "Neuron Resampling".
+    The atom becomes the direction of x̄ − b_dec with the mean norm of the living atoms (1 unless they
+    are free), the encoder row the same direction with ``encoder_scale`` times the mean norm of the
+    living encoder rows, the bias 0, a threshold of its own the mean of the living ones'. Every state
+    tensor shaped like its parameter (Adam's two moments) is zeroed in exactly these rows. Source:
+    Bricken et al. 2023, "Neuron Resampling".
 
     Args:
         inputs: raw activations, one for each id.
-        alive: whose encoder rows set the norm; all of them if none is alive.
+        alive: whose atoms and encoder rows set the norms; all of them if none is alive.
     """
     directions = sae.normalize(inputs) - sae.b_dec
     norms = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
     directions = directions / norms.clamp_min(1e-12)
-    row_norms = torch.linalg.vector_norm(sae.W_enc, dim=1)
     living = alive if bool(alive.any()) else torch.ones_like(alive)
-    mean_norm = row_norms[living].mean()
-    sae.W_dec[ids] = directions
-    sae.W_enc[ids] = directions * (encoder_scale * mean_norm)
+    sae.W_dec[ids] = directions * mean_norm(sae.W_dec[living])
+    sae.W_enc[ids] = directions * (encoder_scale * mean_norm(sae.W_enc[living]))
     sae.b_enc[ids] = 0.0
     extras = {name: p for name, p in sae.named_parameters() if name in sae.extras}
     for name, tensor in extras.items():
@@ -85,3 +83,8 @@ def resample_rows(
         for state in optimizer.state.get(parameter, {}).values():
             if isinstance(state, Tensor) and state.shape == parameter.shape:
                 state[ids] = 0.0
+
+
+def mean_norm(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Mean L2 norm of the rows."""
+    return torch.linalg.vector_norm(rows, dim=1).mean()

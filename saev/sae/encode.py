@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saev.sae.config import TOPK_FAMILY
 from saev.sae.model import SparseAutoencoder, top_k
+from saev.sae.products import wide_pre_activations
 from saev.sae.sparse import (
     SparseSupport,
     attach_encoder,
@@ -128,6 +129,10 @@ def _is_sparse(how: Encoding, d_sae: int, width: int, device_type: str) -> bool:
     return prefers_sparse(d_sae, width, device_type) if how.sparse is None else how.sparse
 
 
+def _pre_activations(sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"]) -> Float[Tensor, "b s"]:
+    return wide_pre_activations(x_bar - sae.input_shift, sae.W_enc, sae.b_enc)
+
+
 def _encode_topk(
     sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], how: Encoding, k: int | float
 ) -> BatchCodes:
@@ -135,7 +140,7 @@ def _encode_topk(
     if _is_sparse(how, d_sae, k, x_bar.device.type):
         z, support = encode_topk(x_bar, sae.W_enc, sae.b_enc, sae.input_shift, k)
         return BatchCodes(z, support, None, None, d_sae)
-    return BatchCodes(top_k(sae.pre_activations(x_bar), k), None, None, None, d_sae)
+    return BatchCodes(top_k(_pre_activations(sae, x_bar), k), None, None, None, d_sae)
 
 
 def _encode_batch_topk(
@@ -145,7 +150,7 @@ def _encode_batch_topk(
 
     d_sae, shift = sae.cfg.d_sae, sae.input_shift
     sparse = _is_sparse(how, d_sae, max(1, int(SPARSE_PER_K * k)), x_bar.device.type)
-    pre = None if sparse else sae.pre_activations(x_bar)
+    pre = None if sparse else _pre_activations(sae, x_bar)
     floor = likely_floor(sae, x_bar, k)
     while True:
         if pre is None:

@@ -22,6 +22,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from saev.sae.products import narrowed, wide_product
+
 PRE_BLOCK_ELEMENTS = {"cpu": 2**22, "cuda": 2**29}
 """Pre-activations held at once: 16 MB on a CPU (larger blocks leave the cache and are returned to
 the system after each step), 1 to 2 GB on a GPU."""
@@ -139,15 +141,15 @@ def largest(
 def pre_blocks(
     x_bd: Float[Tensor, "b d"], W_enc: Float[Tensor, "s d"], b_enc: Float[Tensor, " s"]
 ) -> Iterator[Float[Tensor, "rows s"]]:
-    """x·W_encᵀ + b_enc in blocks of rows that stay in the cache; follows autocast."""
-    device = x_bd.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        # Once for all blocks: autocast caches a cast weight only while gradients are recorded.
-        W_enc, b_enc = W_enc.to(dtype), b_enc.to(dtype)
-    n_rows = max(1, PRE_BLOCK_ELEMENTS.get(device, 2**22) // W_enc.shape[0])
+    """x·W_encᵀ + b_enc in blocks of rows that stay in the cache, in float32 also under autocast."""
+    # Once for all blocks: autocast caches a cast weight only while gradients are recorded.
+    W = narrowed(W_enc)
+    n_rows = max(1, PRE_BLOCK_ELEMENTS.get(x_bd.device.type, 2**22) // W.shape[0])
     for rows in x_bd.split(n_rows):
-        yield F.linear(rows.to(W_enc.dtype), W_enc, b_enc)
+        if W is W_enc:
+            yield F.linear(rows, W_enc, b_enc)
+        else:
+            yield wide_product(rows.to(W.dtype), W) + b_enc
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saev.sae.model import SparseAutoencoder
+from saev.sae.products import wide_pre_activations
 
 CHUNK_CODES = 2**24
 """Codes held at once while calibrating: 64 MB."""
@@ -59,9 +60,8 @@ def likely_floor(
     Only what lies above it has to be looked at: a few of the many pre-activations.
     """
     sample = x_bar[:: max(1, len(x_bar) // FLOOR_TOKENS)]
-    return kth_largest(
-        sae.pre_activations(sample), max(1, int(FLOOR_MARGIN * k * len(sample)))
-    ).clamp_min(0)
+    pre = wide_pre_activations(sample - sae.input_shift, sae.W_enc, sae.b_enc)
+    return kth_largest(pre, max(1, int(FLOOR_MARGIN * k * len(sample)))).clamp_min(0)
 
 
 @torch.no_grad()

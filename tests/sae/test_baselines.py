@@ -68,7 +68,14 @@ def test_what_fits_the_data_explains_more_than_what_is_drawn(
     assert found["pca"] > found["random"] + 0.1
     assert found["ica"] > found["random"] + 0.1
     assert found["kmeans"] > found["untrained"] + 0.1
-    assert found["semi_nmf"] > found["untrained"]
+    assert found["semi_nmf"] > found["untrained"] + 0.1
+    assert found["untrained"] > 0
+
+
+def test_no_other_length_of_codes_explains_more(like: SparseAutoencoder, pool: Tensor) -> None:
+    for kind in KINDS:
+        best = fit_baseline(kind, like, pool)
+        assert best.best_gain(pool[best.is_normal(pool)]) == pytest.approx(1, abs=0.02)
 
 
 def test_dense_readings_keep_every_positive_code(like: SparseAutoencoder, pool: Tensor) -> None:

@@ -71,8 +71,11 @@ def test_resampled_rows_follow_the_recipe_and_only_they_change() -> None:
     direction = 2 * (inputs - 1) - before["b_dec"]
     direction = direction / direction.norm(dim=1, keepdim=True)
     norm = before["W_enc"][alive].norm(dim=1).mean()
+    lengths = before["W_dec"][alive].norm(dim=1)
+    assert float((lengths - 1).abs().max()) > 0.01  # atoms are free here
+    direction = direction * lengths.mean()
     torch.testing.assert_close(sae.W_dec[ids], direction)
-    torch.testing.assert_close(sae.W_enc[ids], 0.2 * norm * direction)
+    torch.testing.assert_close(sae.W_enc[ids], 0.2 * norm * direction / lengths.mean())
     assert bool((sae.b_enc[ids] == 0).all())
     others = torch.tensor([0, 2, 3, 5])
     for name in ("W_enc", "b_enc", "W_dec"):

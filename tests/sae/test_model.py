@@ -92,6 +92,64 @@ def test_untrained_keeps_the_normalisation_and_nothing_learned() -> None:
     assert torch.equal(null.W_dec, sae.untrained(seed=4).W_dec)
 
 
+def photographs(n: int) -> Tensor:
+    """Activations of which a few directions hold most of the variance, around a long mean."""
+    generator = torch.Generator().manual_seed(1)
+    spread = torch.arange(1, 33).float() ** -0.7
+    basis = torch.linalg.qr(torch.randn(32, 32, generator=generator)).Q
+    return (torch.randn(n, 32, generator=generator) * spread) @ basis + 3
+
+
+def of_photographs(activation: str, k: float | None, x: Tensor) -> SparseAutoencoder:
+    generator = torch.Generator().manual_seed(0)
+    sae = SparseAutoencoder(SAEConfig(32, 512, activation, k), generator).requires_grad_(False)
+    centred = x - x.mean(0)
+    sae.set_statistics(x.mean(0), float((32 / centred.square().sum(1).mean()).sqrt()), None)
+    if activation in ("relu", "jump_relu", "gated"):
+        sae.b_enc.fill_(-3.0)
+    if activation == "batch_topk":
+        sae.threshold.fill_(3.0)
+    return sae
+
+
+@pytest.mark.parametrize(
+    ("activation", "k"),
+    [("topk", 16), ("batch_topk", 16.0), ("relu", None), ("jump_relu", 16), ("gated", None)],
+)
+def test_untrained_is_as_sparse_and_explains_what_random_atoms_can(
+    activation: str, k: float | None
+) -> None:
+    x, held_out = photographs(4000).split(2000)
+    sae = of_photographs(activation, k, x)
+    l0 = float((sae.encode(x) > 0).sum(1).float().mean())
+    null = sae.untrained(seed=4, acts=x)
+    assert float((null.encode(held_out) > 0).sum(1).float().mean()) == pytest.approx(round(l0))
+    error = (held_out - null.reconstruct(held_out)).square().sum()
+    explained = 1 - float(error / (held_out - held_out.mean(0)).square().sum())
+    assert explained > 0.3
+    for gain in (0.8, 1.2):  # no other length of the codes is as good
+        other = sae.untrained(seed=4, acts=x)
+        other.W_enc.mul_(gain)
+        assert (held_out - other.reconstruct(held_out)).square().sum() > error
+
+
+def test_untrained_without_gain_explains_less_than_nothing() -> None:
+    x = photographs(2000)
+    raw = of_photographs("topk", 16, x).untrained(seed=4)
+    assert (x - raw.reconstruct(x)).square().sum() > (x - x.mean(0)).square().sum()
+
+
+def test_untrained_leaves_abnormal_activations_out() -> None:
+    x = photographs(1000)
+    sae = of_photographs("relu", None, x)
+    sae.set_statistics(sae.mean, float(sae.scale), 50.0)
+    with_artefacts = torch.cat([100 * x[:1], x])
+    null = sae.untrained(acts=with_artefacts)
+    assert torch.equal(null.W_enc, sae.untrained(acts=x).W_enc)
+    nothing = sae.untrained(acts=100 * x[:3])
+    assert torch.equal(nothing.W_enc, sae.untrained().W_enc)
+
+
 @pytest.mark.parametrize(
     ("mean", "scale", "part"),
     [

@@ -56,7 +56,7 @@ def _evaluated(member: SweepRun) -> str:
     which = f"the first {limit:,}" if limit else "all"
     return (
         f"Every image that the source holds out of training ({which}). `val` counts tokens of normal "
-        "norm, `val_all` all tokens; `untrained` is a dictionary of the same form with initial weights."
+        "norm, `val_all` all tokens; `untrained` is a dictionary of the same form with random atoms."
     )
 
 
