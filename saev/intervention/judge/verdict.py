@@ -149,8 +149,8 @@ def judge(
     when one of these is, so its p is the largest of the three (an intersection–union test, Berger
     1982). Supported: that p survives Benjamini–Hochberg at α, the interval lies above 0, and the
     effect is in the upper α of each control of the same length. No match where random latents like
-    the selected ones are not to be had; no power where p does not survive and neither this effect nor
-    one of ``smallest_effect`` could have; else not supported. The other rungs are corrected each for
+    the selected ones are not to be had; no power where random latents do as much and neither this
+    effect nor one of ``smallest_effect`` could have stood out; else not supported. The other rungs are corrected each for
     itself.
     """
     rng = np.random.default_rng(seed)
@@ -302,7 +302,7 @@ def _decide(row: Verdict, criteria: Criteria) -> Verdict:
         verdict, reasons = NO_MATCH, [f"they differ from its latents {' and '.join(apart)}"]
     elif not reasons:
         verdict = SUPPORTED
-    elif not seen and max(criteria.smallest_effect, row.effect) < row.smallest_detectable:
+    elif row.p > alpha and max(criteria.smallest_effect, row.effect) < row.smallest_detectable:
         verdict = NO_POWER
     else:
         verdict = NOT_SUPPORTED
