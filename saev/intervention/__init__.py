@@ -9,6 +9,7 @@ arms/: the edit and its controls
 run_experiment: a controlled experiment, from Python
 experiment: the experiment from setting to verdicts
 result: what an experiment found
+replication: the same hypotheses with several dictionaries
 judge/: from predictions to verdicts
 report/: files, figures, the page
 """

@@ -74,6 +74,10 @@ class ExperimentResult:
         peers = tuple(c for c in groups.peers(column) if shown[c])
         return Question(column, file.metric, file.direction, groups, peers)
 
+    def evidence_of(self, concept: str) -> Evidence:
+        """The same by name."""
+        return self.evidence(next(p for p in self.proposals if p.concept == concept))
+
     def evidence(self, p: Proposal) -> Evidence:
         """The tallies of one hypothesis's tested arms, on its own images."""
         images = np.flatnonzero(self.images_of[p.concept])

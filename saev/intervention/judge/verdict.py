@@ -126,7 +126,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; what is not finite becomes null."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
+        return {key: plain(value) for key, value in asdict(self).items()}
 
     @property
     def rung(self) -> str | None:
@@ -361,11 +361,12 @@ def _number(value: float) -> str:
     return f"{value:.2f}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """JSON-able: what is not finite becomes null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: plain(one) for key, one in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value
