@@ -150,8 +150,8 @@ def judge(
     1982). Supported: that p survives Benjamini–Hochberg at α, the interval lies above 0, and the
     effect is in the upper α of each control of the same length. No match where random latents like
     the selected ones are not to be had; no power where random latents do as much and neither this
-    effect nor one of ``smallest_effect`` could have stood out; else not supported. The other rungs are corrected each for
-    itself.
+    effect nor one of ``smallest_effect`` could have stood out; else not supported. The other rungs are
+    corrected each for itself.
     """
     rng = np.random.default_rng(seed)
     n = len(evidence)
