@@ -35,9 +35,11 @@ def auroc_max_null(
 ) -> Float[np.ndarray, "c p"]:
     """Largest AUROC over all latents, for each concept's number of positives and random labelling.
 
-    The null depends on a concept through its number of positives alone, so concepts of nearly the
-    same number share it, at the smaller one (whose null is the wider: conservative). nan where
-    there are no positives or no negatives.
+    The null depends on a concept through its number of positives alone. On up to half of the rows
+    concepts of nearly the same number share it, at the smaller one (whose null is the wider:
+    conservative). On more than half every number has its own, and it is not that of the complement:
+    the rows on which a latent is silent are one large tie, and fewer positives or fewer negatives may
+    each make the null narrower. nan where there are no positives or no negatives.
     """
     ranks, inactive_rank = _ranks(codes)
     grid = _grid(n_positives, codes.n_rows)
@@ -154,9 +156,9 @@ def _rank_sums(ranks: sparse.csr_matrix, labels: sparse.csr_matrix) -> Float[np.
 
 
 def _grid(n_positives: Int[np.ndarray, " c"], n_rows: int) -> Int[np.ndarray, " c"]:
-    """Numbers of positives rounded down to a grid; 0 where there is nothing to predict."""
+    """Numbers of positives to draw nulls at; 0 where there is nothing to predict."""
     usable = (n_positives > 0) & (n_positives < n_rows)
-    rare = np.minimum(n_positives, n_rows - n_positives)  # the null is symmetric in the two
-    step = np.floor(np.log(np.maximum(rare, 1)) / np.log(GRID_RATIO) + 1e-9)
+    step = np.floor(np.log(np.maximum(n_positives, 1)) / np.log(GRID_RATIO) + 1e-9)
     coarse = np.maximum((GRID_RATIO**step).astype(np.int64), GRID_FROM)
-    return np.where(usable, np.where(rare < GRID_FROM, rare, coarse), 0)
+    shared = (n_positives >= GRID_FROM) & (2 * n_positives <= n_rows)
+    return np.where(usable, np.where(shared, coarse, n_positives), 0)

@@ -28,6 +28,11 @@ from saev.intervention.judge.tally import Groups
 OWN_HEADS = ("classifier", "zero_shot", "attributes")
 """Heads that come with a model, by the name that is given in place of a folder."""
 
+STRATUM = 8
+"""Regions of like size that exchange names. On CamVid (306 regions) 4, 8 and 16 leave the mean size of
+the commonest class 0.1, 0.2 and 0.7 % too small, and 14, 18 and 22 % of its patches get another name;
+in drawn street scenes 16 already bias its p by average precision (mean 0.25), 4 and 8 do not."""
+
 
 class UnitLabels(NamedTuple):
     """Ground truth of one image."""
@@ -182,12 +187,20 @@ def _of_patches(
     return torch.from_numpy(label), torch.from_numpy(share).float()
 
 
-def shuffled(labels: np.ndarray, image: np.ndarray, groups: Groups, per: str, rng) -> np.ndarray:
-    """Labels (n units, g) without their meaning.
+def shuffled(
+    labels: Int64[np.ndarray, "n g"],
+    image: Int64[np.ndarray, " n"],
+    groups: Groups,
+    per: str,
+    rng: np.random.Generator,
+) -> Int64[np.ndarray, "n g"]:
+    """Labels without their meaning: columns of units, −1 where there is none and there too.
 
-    Of whole images: permuted among them. Of patches: in every image the classes of a group change
-    places at random, so that regions stay regions and only what they are called is lost; permuting
-    masks among images would keep it where all images have one layout.
+    Of whole images: permuted among them. Of patches: the regions of a group (all patches of one class
+    in one image) are sorted by size, and names are permuted within each ``STRATUM`` that follow each
+    other. So regions stay regions, and every class keeps about as many patches as it has; F1, average
+    precision and AUROC of codes that know nothing depend on that number. Backgrounds keep their place.
+    Permuting masks among images would keep the meaning where all images have one layout.
     """
     renamed = labels.copy()
     if per == "image":
@@ -195,10 +208,23 @@ def shuffled(labels: np.ndarray, image: np.ndarray, groups: Groups, per: str, rn
         renamed[known] = labels[rng.permutation(known)]
         return renamed
     for g, (first, last) in enumerate(groups.spans):
-        classes = np.array([c for c in range(first, last) if c not in groups.backgrounds])
-        for one in np.unique(image):
-            table = np.arange(last)
-            table[classes] = rng.permutation(classes)
-            rows = (image == one) & (labels[:, g] >= 0)
-            renamed[rows, g] = table[labels[rows, g]]
+        concepts = [c for c in range(first, last) if c not in groups.backgrounds]
+        rows = np.flatnonzero(np.isin(labels[:, g], concepts))
+        renamed[rows, g] = _regions_renamed(labels[rows, g], image[rows], rng)
     return renamed
+
+
+def _regions_renamed(
+    label_n: Int64[np.ndarray, " n"], image_n: Int64[np.ndarray, " n"], rng: np.random.Generator
+) -> Int64[np.ndarray, " n"]:
+    """Names of regions permuted among those of like size; suffix r: regions."""
+    n_columns = int(label_n.max(initial=0)) + 1
+    key_r, region_n, size_r = np.unique(
+        image_n * n_columns + label_n, return_inverse=True, return_counts=True
+    )
+    by_size = size_r.argsort(kind="stable")
+    stratum = np.arange(len(by_size)) // STRATUM
+    permuted = np.lexsort((rng.random(len(by_size)), stratum))
+    name_r = np.empty_like(key_r)
+    name_r[by_size] = (key_r % n_columns)[by_size[permuted]]
+    return name_r[region_n]

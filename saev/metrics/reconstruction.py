@@ -10,6 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
+ROUNDING = 1e-12
+"""Of the sum of squares: a variation below it is what float64 leaves of a difference."""
+
 
 class SumsMetric(Metric):
     """A metric whose states are float64 sums."""
@@ -27,7 +30,8 @@ class ExplainedVariance(SumsMetric):
     """EV = 1 − Σ‖x − x̂‖² / Σ‖x − μ‖², μ the per-dimension mean of everything seen.
 
     Both sums run over all tokens and dimensions before the division. Null value: predicting μ gives
-    0; perfect reconstruction gives 1; there is no lower bound. Undefined (nan) where x is constant.
+    0; perfect reconstruction gives 1; there is no lower bound. Undefined (nan) where x is constant, also
+    up to rounding, and for a single token.
     Source: the fraction of variance explained, as R² of a multi-output regression with the
     variance-weighted average.
 
@@ -61,7 +65,8 @@ class ExplainedVariance(SumsMetric):
 
     def compute(self) -> Float[Tensor, ""]:
         variation = self.squares - self.total.square().sum() / self.n
-        return 1 - self.squared_errors / variation
+        varies = variation > ROUNDING * self.squares
+        return torch.where(varies, 1 - self.squared_errors / variation, torch.nan)
 
 
 class NormalizedMSE(SumsMetric):

@@ -12,6 +12,7 @@ from saev.concepts.max_null import (
 from saev.concepts.pair_scores import score_pairs
 from saev.concepts.ranked_codes import CodeEntries
 from saev.stats.correction import benjamini_hochberg, family_q
+from saev.stats.tests import tie_broken_p
 from tests.fakes.codes import random_codes, sparse_codes
 
 
@@ -51,6 +52,49 @@ def test_p_values_of_a_best_random_latent_are_uniform() -> None:
     best = score_pairs(codes, sparse.csr_matrix(labels)).auroc.max(0)
     p = permutation_p(best, np.repeat(null, 150, axis=0))
     assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def rarely_firing(rng: np.random.Generator) -> CodeEntries:
+    dense = (rng.random((400, 300)) < 0.02) * rng.random((400, 300))
+    return sparse_codes(dense.astype(np.float32))
+
+
+def nearly_always_firing(rng: np.random.Generator) -> CodeEntries:
+    """With one value: two ties, of which the silent one is the small one."""
+    return sparse_codes((rng.random((400, 60)) < rng.uniform(0.9, 0.995, 60)).astype(np.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_positives", [20, 200, 300, 380])
+@pytest.mark.parametrize("latents", [rarely_firing, nearly_always_firing])
+def test_five_percent_of_random_labellings_pass_however_many_are_positive(
+    latents, n_positives: int
+) -> None:
+    """With ties broken at random, as the best of latents that fire alike takes a handful of values."""
+    rng = np.random.default_rng(6)
+    codes = latents(rng)
+    labels = np.stack([rng.permutation(np.arange(400) < n_positives) for _ in range(400)], 1)
+    best = np.concatenate(
+        [
+            score_pairs(codes, sparse.csr_matrix(part.astype(float))).auroc.max(0)
+            for part in np.array_split(labels, 8, axis=1)
+        ]
+    )
+    null = auroc_max_null(codes, np.array([n_positives]), 999)
+    broken = [tie_broken_p(one, null[0].round(6), rng) for one in best.round(6)]
+    assert 0.02 <= np.mean(np.array(broken) <= 0.05) <= 0.08
+    p = permutation_p(best, np.repeat(null, 400, axis=0))
+    assert np.mean(p <= 0.05) <= 0.08
+
+
+def test_a_concept_on_most_rows_has_the_null_of_most_rows() -> None:
+    """Every latent fires on 399 rows of 400: with 380 positives the silent row is a negative in one
+    labelling of 20, and then AUROC is ½ + ½ · 1/20."""
+    codes = sparse_codes((1 - np.eye(400, 1)).astype(np.float32))
+    null = auroc_max_null(codes, np.array([380]), 400)
+    assert null.max() == pytest.approx(0.5 + 0.5 / 20)
+    assert null.min() == pytest.approx(0.5 - 0.5 / 380)
+    assert np.mean(null > 0.5) == pytest.approx(1 / 20, abs=0.03)
 
 
 def test_p_counts_draws_at_least_as_large() -> None:

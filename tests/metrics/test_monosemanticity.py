@@ -6,8 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from saev.metrics.monosemanticity import MonosemanticityScore, clarity, redundancy, uniqueness
+from saev.metrics.monosemanticity import (
+    MonosemanticityScore,
+    clarity,
+    gamma_level,
+    redundancy,
+    uniqueness,
+)
 
 
 def double_loop(codes: np.ndarray, embedding: np.ndarray) -> np.ndarray:
@@ -80,7 +87,50 @@ def test_five_percent_of_random_latents_pass_the_null() -> None:
     rng = np.random.default_rng(4)
     codes = rng.exponential(size=(300, 1000)) * (rng.random((300, 1000)) < 0.2)
     found = score(codes, rng.standard_normal((300, 6)) + 0.4).compute()
-    assert 0.03 < float((found.ms > found.null).double().mean()) < 0.08
+    assert 0.02 < float((found.ms > found.null).double().mean()) < 0.08
+
+
+def drawn_scores(
+    codes: np.ndarray, embedding: np.ndarray, n_draws: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draws × latents: the score with images permuted."""
+    unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    orders = [rng.permutation(len(unit)) for _ in range(n_draws)]
+    similar = np.stack([np.square(codes.T @ unit[order]).sum(1) for order in orders])
+    squares = np.square(codes).sum(0)
+    return (similar - squares) / (np.square(codes.sum(0)) - squares)
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "offset", "density"),
+    [(30, 5, 0.0, 0.4), (30, 5, 0.5, 0.4), (300, 6, 0.4, 0.2), (300, 6, 0.4, 0.05)],
+)
+def test_at_most_five_percent_of_true_permutations_exceed_the_null(
+    n: int, width: int, offset: float, density: float
+) -> None:
+    rng = np.random.default_rng(5)
+    codes = rng.exponential(size=(n, 40)) * (rng.random((n, 40)) < density)
+    embedding = rng.standard_normal((n, width)) + offset
+    found = score(codes, embedding).compute()
+    beyond = drawn_scores(codes, embedding, 500, rng) > found.null.numpy()
+    assert 0.015 <= beyond.mean() <= 0.055
+
+
+def test_skewness_of_many_images_is_that_of_permutations() -> None:
+    rng = np.random.default_rng(6)
+    codes = rng.exponential(size=(600, 3)) + 0.2
+    codes[0] = 0  # the score takes the smallest code to be 0
+    embedding = rng.standard_normal((600, 4)) + np.array([0.15, 0, 0, 0])
+    drawn = drawn_scores(codes, embedding, 4000, rng)
+    found = score(codes, embedding).compute()
+    np.testing.assert_allclose(found.skewness.numpy(), stats.skew(drawn), atol=0.2)
+    assert (found.skewness > 0.5).all()
+
+
+def test_levels_of_a_gamma_distribution() -> None:
+    level = gamma_level(torch.tensor([0.0, 2.0, math.nan], dtype=torch.float64))
+    assert level[:2].tolist() == pytest.approx([1.6449, -math.log(0.05) - 1], abs=1e-4)
+    assert level[2].isnan()
 
 
 def test_support_is_the_effective_number_of_images() -> None:

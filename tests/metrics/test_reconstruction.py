@@ -53,6 +53,15 @@ def test_predicting_the_mean_explains_nothing_and_the_truth_everything(offset: f
     assert abs(value(ExplainedVariance(D), (x, mean))) < 1e-12 * (1 + offset**2)
 
 
+@pytest.mark.parametrize("row", [[0.1, 0.2, 0.3], [1e8, 1.0, 0.0], [0.0, 0.0, 0.0]])
+@pytest.mark.parametrize("n", [1, 7, 4000])
+def test_explained_variance_of_what_does_not_vary_is_unknown(row: list[float], n: int) -> None:
+    x = torch.tensor([row]).repeat(n, 1)
+    for shift in (None, torch.tensor(row), torch.tensor(row) + 0.1):
+        assert math.isnan(value(ExplainedVariance(D, shift), (x, x + 1), (x[:0], x[:0])))
+        assert math.isnan(value(ExplainedVariance(D, shift), (x, x)))
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     cuts=st.lists(st.integers(1, 39), max_size=3),
