@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from saev.intervention.arms.matched_latents import Matched
+from saev.intervention.hypothesis import FEATURES
 from saev.intervention.judge.rungs import (
     EFFECT,
     LEARNED,
@@ -224,7 +225,7 @@ def measure(
         rungs=_upper_rungs(evidence, weights_rn, max(N_FLIPS, needed)),
         effect=effect,
         interval=(low, high),
-        p=_matched_p(effect, effects_r, evidence, rng),
+        p=_matched_p(effect, effects_r, evidence, criteria, rng),
         p_images=sign_flip_p(
             per_image[shown] - random_rn[strongest][:, shown].mean(0), n_flips=max(N_FLIPS, needed)
         ),
@@ -255,11 +256,15 @@ def measure(
 
 
 def _matched_p(
-    effect: float, effects_r: np.ndarray, evidence: Evidence, rng: np.random.Generator
-) -> float:
-    """Rank among the random latents, of effects that their features are regressed out of."""
-    features, draw_features = evidence.matched.features, evidence.matched.draw_features
-    adjusted = regression_adjusted(effect, features, effects_r, draw_features)
+    effect: float, effects_r: np.ndarray, evidence: Evidence, criteria: Criteria,
+    rng: np.random.Generator,
+) -> float:  # fmt: skip
+    """Rank among the random latents, of effects that the features matched on are regressed out of."""
+    used = [FEATURES.index(name) for name in criteria.match]
+    matched = evidence.matched
+    adjusted = regression_adjusted(
+        effect, matched.features[used], effects_r, matched.draw_features[:, used]
+    )
     return float(rank_p(adjusted.observed, max_null(adjusted.null, evidence.best_of, rng)))
 
 
