@@ -76,7 +76,7 @@ def _test(
     result.check_identity()
     evidence = {p.concept: result.evidence(p) for p in proposals}
     latents = {p.concept: list(p.tried[0]) for p in proposals}
-    criteria = Criteria(file.alpha, file.smallest_effect, file.match, file.max_ratio)
+    criteria = Criteria(file.alpha, file.smallest_effect, file.max_ratio)
     result.verdicts = judge(evidence, latents, criteria, file.seed)
     if repeats:
         result.calibration = calibrate(evidence, criteria, plan, tallies, images_of)

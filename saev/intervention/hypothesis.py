@@ -30,10 +30,6 @@ ARMS = (
 BASELINES = ("raw_unit", "pca_direction", "gradcam_pixels")
 """Further edits through the same door, run where ``baselines`` names them."""
 SELECTORS = ("f1", "auroc", "average_precision", "logistic", "attribution", "greedy")
-FEATURES = ("rate", "mean", "largest")
-"""What latents can be matched on, fields of ``LatentStats``: firing rate, mean code over the tokens on
-which they fire, largest code. Edits are multiples of the last, so matching on it matches the dose: it
-is always among them."""
 MIN_DRAWS = 19
 """Of random latents: what their features explain of their effects is estimated from them."""
 METRICS = ("target_change", "selective_change", "probability", "accuracy")
@@ -141,14 +137,9 @@ class Hypothesis:
     alpha: float = 0.05
     draws: int | None = None
     """Random sets of latents; null: as many as α needs after correction, and 19 at least."""
-    match: tuple[str, ...] = ("rate", "mean", "largest")
-    """What random latents have in common with the selected ones: some of ``FEATURES``."""
     max_ratio: float = 1.5
-    """Of a matched feature, selected to random latents, median over draws: where the dictionary gives
-    no closer match the outcome is ``no_match``."""
-    spare: float = 4.0
-    """Sets of several latents in the pool over ``draws``: more match closer. Of single latents the
-    nearest of each hypothesis are taken."""
+    """Of what random latents' edits are to the selected ones' (share of tokens changed, mean and
+    largest length; medians over draws): beyond it the outcome is ``no_match``."""
     directions: int | None = None
     """Draws of each control that takes the length of the tested edit; null: as many as α needs, twice
     over: 39 at 0.05, of which one may do as much as the edit."""
@@ -172,13 +163,9 @@ class Hypothesis:
         _check("direction", self.direction in DIRECTIONS, self.direction, " or ".join(DIRECTIONS))
         _check("mode", self.mode in ("add", "replace"), self.mode, "add or replace")
         _check("alpha", 0 < self.alpha < 1, self.alpha, "between 0 and 1")
-        for name in self.match:
-            _check("match", name in FEATURES, name, f"some of {', '.join(FEATURES)}")
-        _check("match", "largest" in self.match, list(self.match), "a list with largest, the dose")
         enough = self.draws is None or self.draws >= MIN_DRAWS
         _check("draws", enough, self.draws, f"null, or {MIN_DRAWS} or more")
         _check("max_ratio", self.max_ratio > 1, self.max_ratio, "above 1")
-        _check("spare", self.spare >= 1, self.spare, "1 or more")
         needed = draws_needed(self.alpha, 1)
         fewest = f"null, or {needed} or more: fewer can never give p ≤ {self.alpha}"
         _check("directions", self.n_directions >= needed, self.directions, fewest)
@@ -289,7 +276,7 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-_NUMBERS = ("alpha", "spare", "smallest_effect", "purity", "doses", "scales")
+_NUMBERS = ("alpha", "max_ratio", "smallest_effect", "purity", "doses", "scales")
 """Keys whose values may be written without a decimal point."""
 
 

@@ -443,7 +443,6 @@ def test_one_seed_one_result(folder):
         ({"images": {"test": "test", "n_test": 3}}, "no concept has enough"),
         ({"alpha": 0.001, "directions": None}, "alive latents"),
         ({"directions": 18}, "directions is 18: it must be null, or 19 or more"),
-        ({"match": ["rate"]}, "a list with largest"),
         ({"selector": {"n": 300}}, "300 latents"),
     ],
 )  # fmt: skip

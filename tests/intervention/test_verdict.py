@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from saev.intervention.arms.matched_latents import Matched
-from saev.intervention.hypothesis import FEATURES
+from saev.intervention.arms.matched_latents import SIZES, Matched
 from saev.intervention.judge.rungs import Rung, learned_rung
 from saev.intervention.judge.tally import Clean, Groups, Question, Tally
 from saev.intervention.judge.tradeoff import Curves
@@ -24,7 +23,7 @@ from saev.intervention.judge.verdict import (
 
 GROUPS = Groups(((0, 3),))
 N_IMAGES, N_UNITS = 20, 30
-CRITERIA = Criteria(0.05, 0.25, FEATURES)
+CRITERIA = Criteria(0.05, 0.25)
 
 
 def clean() -> Clean:
@@ -55,11 +54,12 @@ def evidence(
     )
 
 
-def alike(n_draws: int, **ratios: float) -> Matched:
-    """Random latents with the features of the selected one, give or take, but for some."""
-    shift = np.log([ratios.get(name, 1.0) for name in FEATURES])
+def alike(n_draws: int, given_dose: bool = True, **ratios: float) -> Matched:
+    """Random edits of the sizes of the selected one, give or take, but for some."""
+    shift = np.log([ratios.get(name, 1.0) for name in SIZES])
     spread = np.random.default_rng(3).normal(0, 0.5, (n_draws, 3))
-    return Matched(list(range(n_draws)), np.zeros(3), shift + spread - np.median(spread, 0))
+    sizes = shift + spread - np.median(spread, 0)
+    return Matched(list(range(n_draws)), np.zeros(3), sizes, given_dose)
 
 
 def stack(tallies: list[Tally]) -> Tally:
@@ -159,14 +159,25 @@ def test_the_last_bit_of_q_does_not_decide(rng):
     assert rows[0].q == pytest.approx(0.05) and rows[0].verdict == SUPPORTED
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("ratio, expected", [(1.4, SUPPORTED), (1.6, NO_MATCH), (0.6, NO_MATCH)])
 def test_unlike_random_latents_say_nothing(rng, name, ratio, expected):
     one = replace(evidence(0.8, QUIET, rng), matched=alike(40, **{name: ratio}))
     row = verdict(one)
     assert row.verdict == expected and row.match[name] == pytest.approx(ratio)
     assert row.rungs["effect"].holds == (expected == SUPPORTED)
-    assert verdict(one, match=()).verdict == SUPPORTED
+    assert verdict(one, max_ratio=2.0).verdict == SUPPORTED
+
+
+def test_where_random_latents_only_fire_alike_their_features_are_regressed_out(rng):
+    """An effect that any latent of this firing rate has is none of the selected ones."""
+    matched = alike(40, given_dose=False)
+    shares = np.clip(0.3 + 0.25 * matched.draw_sizes[:, 0], 0, 1)
+    null = [(share, 0.0) for share in shares]
+    usual = replace(matched, sizes=np.array([1.2, 0.0, 0.0]))
+    one = evidence(0.62, null, rng)
+    assert verdict(replace(one, matched=usual), max_ratio=5.0).p > 0.1
+    assert verdict(replace(one, matched=replace(usual, given_dose=True)), max_ratio=5.0).p < 0.1
 
 
 def test_one_stronger_control_of_twenty_is_one_too_many(rng):

@@ -8,15 +8,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saev.editing.code_edits import Scale, Where
 from saev.editing.directions import MatchedDirection, RawUnit
 from saev.editing.edits import parse_edit
 from saev.editing.tap_edit import TapEdit
+from saev.editing.tokens import encode
 from saev.intervention.arms.control_directions import control_directions
-from saev.intervention.arms.matched_latents import Matched, MatchedPool, too_few_sets
+from saev.intervention.arms.matched_latents import (
+    AlikePool,
+    Matched,
+    RandomPool,
+    UniformPool,
+    log_features,
+    rounded_dose,
+    too_few_sets,
+)
 from saev.intervention.arms.runner import EncodedBatch, Job
 from saev.intervention.choose.discovery import Discovery
 from saev.intervention.choose.proposals import Latents, Proposal, Selections
@@ -76,14 +85,19 @@ class ArmPlan:
         selected = [latents for p in self.proposals for latents in p.tried]
         also = [latents for repeat in repeats for latents, _ in repeat.values()]
         stats = discovery.units["sae"].stats
-        self.pool = MatchedPool(stats, selected, n_draws, file.spare, rng, also, file.match)
+        edit = parse_edit(file.edit, selected[0])
+        self.has_dose = edit.has_unit
+        """Whether the edit has an amount of its own, so that random latents can be given it."""
+        pool = UniformPool if self.has_dose else AlikePool
+        self.pool = pool(stats, [*selected, *also], n_draws, rng)
         self.table_pools = {
-            n: MatchedPool(
-                stats, [p.latents[n] for p in self.proposals if n in p.latents],
-                file.table.draws, float(len(self.proposals)), rng, features=file.match,
+            n: pool(
+                stats, [p.latents[n] for p in self.proposals if n in p.latents], file.table.draws, rng
             )
             for n in file.table.n_latents if n != self.n
         }  # fmt: skip
+        self.sample = encode(saes["sae"], self.tokens, discovery.sample.to(device))
+        self._sizes: dict[Hashable, np.ndarray] = {}
         self.matched: dict[str, Matched] = {}
 
     def build(self) -> None:
@@ -92,7 +106,7 @@ class ArmPlan:
         Raises:
             UserError: the dictionary cannot give as many matched sets.
         """
-        fewest = min(len(self.pool.match(p.tried[0]).draws) for p in self.proposals)
+        fewest = min(len(self.pool.draws(p.tried[0], self.n_draws)) for p in self.proposals)
         if fewest < self.n_draws:
             raise too_few_sets(self.n_draws, len(self.pool.alive))
         for proposal in self.proposals:
@@ -107,24 +121,80 @@ class ArmPlan:
                 self._tradeoff(proposal, amount)
         for repeat in self.repeats:
             for proposal in self.proposals:
-                self.repeat_key(proposal, repeat)
-        if self.repeats:  # what was chosen on shuffled labels is judged against the whole pool
-            for latents in self.pool.sets:
-                self.latents_key(latents, self.file.scale, None)
+                latents = repeat[proposal.column][0]
+                self.latents_key(latents, self.file.scale, self.owner(proposal))
+                self.random_keys(latents, self.owner(proposal))
+
+    # --- random latents -----------------------------------------------------------------------
+
+    def dose(self, latents: Latents) -> float | None:
+        """What random latents take in place of their own largest codes; None: nothing."""
+        if not self.has_dose:
+            return None
+        return rounded_dose(self.largest["sae"][list(latents)].cpu().numpy())
+
+    def random_keys(
+        self, latents: Latents, owner: str | None, scale: float | None = None,
+        pool: RandomPool | None = None, n_draws: int | None = None,
+    ) -> list[Hashable]:  # fmt: skip
+        """The jobs of the random latents that some latents are compared with."""
+        pool = self.pool if pool is None else pool
+        scale = self.file.scale if scale is None else scale
+        draws = pool.draws(latents, self.n_draws if n_draws is None else n_draws)
+        dose = self.dose(latents)
+        return [self.latents_key(pool.sets[r], scale, owner, dose=dose) for r in draws]
+
+    def random_steering(self, concept: str) -> TapEdit:
+        """The edit of the first random latents of a concept, to be looked at."""
+        p = next(p for p in self.proposals if p.concept == concept)
+        drawn = self.pool.sets[self.matched[concept].draws[0]]
+        return self.steering(drawn, self.file.scale, dose=self.dose(p.tried[0]))
+
+    def match(self, latents: Latents) -> Matched:
+        """The random latents that some latents are compared with, and how large their edits are."""
+        draws, dose = self.pool.draws(latents, self.n_draws), self.dose(latents)
+        return Matched(
+            draws,
+            self.sizes(latents, None),
+            np.stack([self.sizes(self.pool.sets[r], dose) for r in draws]),
+            self.has_dose,
+        )
+
+    @torch.no_grad()
+    def sizes(self, latents: Latents, dose: float | None) -> Float[np.ndarray, " f"]:
+        """Logarithms of ``SIZES`` of the tested edit: on a few discovery images where it has a dose,
+        else of the codes themselves on all of them."""
+        key = (latents, dose)
+        if key not in self._sizes:
+            if self.has_dose:
+                steering = self.steering(latents, self.file.scale, mode="add", dose=dose)
+                delta, changed = steering.delta(self.sample)
+                length = delta[changed].norm(dim=-1).cpu().numpy()
+                found = (changed.float().mean().item(), *(
+                    (length.mean(), length.max()) if len(length) else (0.0, 0.0)
+                ))  # fmt: skip
+                self._sizes[key] = np.log(np.maximum(found, 1e-9))
+            else:
+                stats = self.discovery.units["sae"].stats
+                self._sizes[key] = log_features(stats, np.array(latents)).mean(0)
+        return self._sizes[key]
 
     # --- keys: one per different edit -------------------------------------------------------
 
     def steering(
         self, latents: Latents, scale: float, which: str = "sae", where: Where | None = None,
-        mode: str | None = None, amount: float = 1.0,
+        mode: str | None = None, amount: float = 1.0, dose: float | None = None,
     ) -> TapEdit:  # fmt: skip
-        """The file's edit on these latents; at another scale, place and mode where asked, and its
-        change of codes times ``amount``."""
+        """The file's edit on these latents; at another scale, place and mode where asked, its change
+        of codes times ``amount``, with ``dose`` in place of each latent's largest code."""
         edit = parse_edit(self.file.at(scale), latents)
         if where is not None:
             edit = replace(edit, where=where)
         mode = self.file.mode if mode is None else mode
-        return TapEdit(self.saes[which], [edit], self.largest[which], self.tokens, mode, amount)
+        largest = self.largest[which]
+        if dose is not None:
+            largest = torch.full_like(largest, dose)
+        return TapEdit(self.saes[which], [edit], largest, self.tokens, mode, amount)
 
     def _unchanged(self, p: Proposal, mode: str) -> TapEdit:
         """Every code as it is: nothing is added, or the reconstruction takes the stream's place."""
@@ -138,13 +208,16 @@ class ArmPlan:
 
     def latents_key(
         self, latents: Latents, scale: float, owner: str | None, which: str = "sae",
-        amount: float = 1.0,
+        amount: float = 1.0, dose: float | None = None,
     ) -> Hashable:  # fmt: skip
         """The job of editing some latents."""
-        key = (which, tuple(sorted(latents)), scale, owner, amount)
+        key = (which, tuple(sorted(latents)), scale, amount, dose)
         if key not in self.jobs:
-            steering = self.steering(latents, scale, which, amount=amount)
-            self.jobs[key] = Job(lambda batch: steering.steer(batch.encoded[which]), owner)
+            steering = self.steering(latents, scale, which, amount=amount, dose=dose)
+            self.jobs[key] = Job(lambda batch: steering.steer(batch.encoded[which]), _only(owner))
+        elif (owners := self.jobs[key].owners) is not None:
+            wider = None if owner is None else owners | {owner}
+            self.jobs[key] = replace(self.jobs[key], owners=wider)
         return key
 
     def repeat_key(self, p: Proposal, repeat: Selections) -> Hashable:
@@ -163,7 +236,7 @@ class ArmPlan:
             # directions take the length of the selected edit as a difference
             reference = self.steering(latents, scale, mode="add", amount=amount)
             matched = MatchedDirection(self._sign(scale) * towards.to(device), reference)
-            self.jobs[key] = Job(lambda batch: matched.steer(batch.encoded["sae"]), owner)
+            self.jobs[key] = Job(lambda batch: matched.steer(batch.encoded["sae"]), _only(owner))
         return key
 
     def towards(self, latents: Latents, which: str = "sae") -> Tensor:
@@ -184,9 +257,8 @@ class ArmPlan:
         for number, latents in enumerate(p.tried):
             key = self.latents_key(latents, scale, self.owner(p))
             self.use(p, "selected", number, n, scale, key, True)
-        self.matched[p.concept] = self.pool.match(p.tried[0])
-        for draw, r in enumerate(self.matched[p.concept].draws):
-            key = self.latents_key(self.pool.sets[r], scale, None)
+        self.matched[p.concept] = self.match(p.tried[0])
+        for draw, key in enumerate(self.random_keys(p.tried[0], self.owner(p))):
             self.use(p, "random_latents", draw, n, scale, key, True)
         self._same_length(p, n, scale, 1.0, file.n_directions, file.untrained, True)
         self._controls(p, n, scale, file.n_directions, file.shuffles, True)
@@ -202,8 +274,8 @@ class ArmPlan:
             p, "selected", 0, n, scale, self.latents_key(p.latents[n], scale, self.owner(p)), False
         )
         pool = self.pool if n == self.n else self.table_pools[n]
-        for draw, r in enumerate(pool.match(p.latents[n], self.file.table.draws).draws):
-            key = self.latents_key(pool.sets[r], scale, None)
+        keys = self.random_keys(p.latents[n], self.owner(p), scale, pool, self.file.table.draws)
+        for draw, key in enumerate(keys):
             self.use(p, "random_latents", draw, n, scale, key, False)
         self._controls(p, n, scale, self.file.table.draws, self.file.table.draws, False)
 
@@ -273,7 +345,7 @@ class ArmPlan:
         key = ("identity", p.concept)
         steering = self._unchanged(p, "add")
         self.jobs[key] = Job(
-            lambda batch: steering.steer(batch.encoded["sae"]), p.concept, alone=True
+            lambda batch: steering.steer(batch.encoded["sae"]), _only(p.concept), alone=True
         )
         self.use(p, "identity", 0, self.n, self.file.scale, key, True)
 
@@ -295,13 +367,13 @@ class ArmPlan:
                 )
                 return steering.steer(encoded, mask)
 
-            self.jobs[key] = Job(steer, p.concept)
+            self.jobs[key] = Job(steer, _only(p.concept))
         return key
 
     def _reconstruction_key(self, p: Proposal) -> Hashable:
         key = ("reconstruction", p.concept)
         steering = self._unchanged(p, "replace")
-        self.jobs[key] = Job(lambda batch: steering.steer(batch.encoded["sae"]), p.concept)
+        self.jobs[key] = Job(lambda batch: steering.steer(batch.encoded["sae"]), _only(p.concept))
         return key
 
     def _baseline(self, p: Proposal, name: str) -> None:
@@ -323,5 +395,9 @@ class ArmPlan:
         value = float(self.discovery.rest_mean[p.column][unit] + self.file.scale * towards[unit])
         key = ("raw_unit", p.column, self.file.scale)
         edit = RawUnit(unit, value, self.tokens)
-        self.jobs[key] = Job(lambda batch: edit.steer(batch.encoded["sae"]), p.concept)
+        self.jobs[key] = Job(lambda batch: edit.steer(batch.encoded["sae"]), _only(p.concept))
         return key
+
+
+def _only(owner: str | None) -> frozenset[str] | None:
+    return None if owner is None else frozenset([owner])

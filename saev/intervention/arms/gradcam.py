@@ -66,7 +66,7 @@ def add_gradcam(plan: ArmPlan, setting: Setting, test: TestSet) -> None:
             masked = mask_pixels(pictures.to(acts.device), chosen, backbone.grid)
             return setting.tap(masked)
 
-        return Job(steer, p.concept)
+        return Job(steer, frozenset([p.concept]))
 
     for p in plan.proposals:
         key = ("gradcam", p.concept)

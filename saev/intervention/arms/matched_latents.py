@@ -1,11 +1,14 @@
-"""Matched latents: random ones that fire as often and as strongly as the selected ones.
+"""Random latents to compare the selected ones with, edited by as much.
 
-One pool of drawn sets serves every hypothesis, so that a set runs through the model once; each
-hypothesis takes the sets of the pool that match it best.
-Suffixes: s latents, a alive ones, f features, r draws, h hypotheses.
+Where an edit sets codes to a multiple of the largest, its dose is given: any latents will do, and
+random ones take the dose of the selected. Where it changes codes as they are (ablates, scales), the
+dose is how often and how strongly a latent fires, and random latents are drawn that fire alike. One
+pool of sets serves every hypothesis, so that equal edits run through the model once.
+Suffixes: s latents, a alive ones, f features, r draws.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +17,20 @@ from jaxtyping import Float
 
 from saev.errors import UserError
 from saev.intervention.choose.code_table import LatentStats
-from saev.intervention.hypothesis import FEATURES, Hypothesis
+from saev.intervention.hypothesis import Hypothesis
 from saev.stats.correction import draws_needed
+
+SPARE = 4
+"""Sets of several latents in a matched pool, over the draws needed: more match closer."""
+STEP = 1.1
+"""Between doses that random latents are given: hypotheses of nearly one dose share their draws."""
+
+
+def rounded_dose(largest: Float[np.ndarray, " m"]) -> float:
+    """The dose that random latents take in place of their own largest codes: the root mean square of
+    the selected ones', rounded up to a power of ``STEP``, so that no random latent gets less."""
+    dose = float(np.sqrt(np.square(largest).mean()))
+    return STEP ** math.ceil(math.log(dose) / math.log(STEP) - 1e-9)
 
 
 @dataclass(frozen=True)
@@ -23,58 +38,95 @@ class Matched:
     """The draws of the pool that are one hypothesis's null."""
 
     draws: list[int]
-    """Numbers into the pool, best match first."""
-    features: Float[np.ndarray, " f"]
-    """Logarithms of the ``FEATURES`` of the selected latents, means over the set."""
-    draw_features: Float[np.ndarray, "r f"]
-    """The same of each draw."""
+    """Numbers into the pool."""
+    sizes: Float[np.ndarray, " f"]
+    """Logarithms of ``SIZES`` of the selected latents' edit."""
+    draw_sizes: Float[np.ndarray, "r f"]
+    """The same of each draw's edit."""
+    given_dose: bool
+    """Whether the draws were given the selected latents' dose; else they only fire alike."""
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Median ratio of draw to selected, per feature; 1 is a perfect match."""
-        if not len(self.draws):
-            return dict.fromkeys(FEATURES, math.nan)
-        median_f = np.exp(np.median(self.draw_features - self.features, axis=0))
-        return dict(zip(FEATURES, map(float, median_f), strict=True))
+        """Median ratio of draw to selected, per size; 1 is a perfect match."""
+        median_f = np.exp(np.median(self.draw_sizes - self.sizes, axis=0))
+        return dict(zip(SIZES, map(float, median_f), strict=True))
 
 
-class MatchedPool:
-    """Draws sets of latents matched on the logarithms of some of ``FEATURES``.
+SIZES = ("rate", "mean", "dose")
+"""Of an edit: share of the tokens that it changes, mean length of the change where it does, and the
+largest length."""
+
+
+class RandomPool(ABC):
+    """Sets of alive latents."""
+
+    def __init__(self, alive: np.ndarray) -> None:
+        self.alive = alive
+        self.sets: list[tuple[int, ...]] = []
+
+    @abstractmethod
+    def draws(self, latents: Sequence[int], n_draws: int) -> list[int]:
+        """Numbers of up to ``n_draws`` sets that share no latent with ``latents``."""
+
+
+class UniformPool(RandomPool):
+    """Sets drawn from all alive latents alike, the same ones for every hypothesis.
 
     Args:
         stats: of every latent on the discovery images.
-        selected: per hypothesis its latents; sets of one pool have one size.
-        n_draws: draws that each hypothesis needs.
-        spare: size of a pool of sets over ``n_draws``; more gives closer matches and costs passes.
-            Of single latents the pool holds the nearest ``n_draws`` of each hypothesis.
-        also: latents that are matched from the same pool, with what is left of it.
-        features: those of ``FEATURES`` to match on, each in units of its standard deviation.
+        selected: latents that a null is needed for, those of one hypothesis each.
+        n_draws: sets that each of them needs.
     """
 
     def __init__(
-        self,
-        stats: LatentStats,
-        selected: Sequence[Sequence[int]],
-        n_draws: int,
-        spare: float,
+        self, stats: LatentStats, selected: Sequence[Sequence[int]], n_draws: int,
         rng: np.random.Generator,
-        also: Sequence[Sequence[int]] = (),
-        features: Sequence[str] = FEATURES,
-    ) -> None:
-        self.stats, self.selected, self.n_draws = stats, selected, n_draws
-        self.features_sf = np.full((len(stats.rate), len(features)), np.nan)
-        alive = stats.alive
-        raw = np.log(np.stack([getattr(stats, name)[alive] for name in features], 1))
-        self.features_sf[alive] = raw / np.maximum(raw.std(0), 1e-9)
-        self.values_sf = np.stack([getattr(stats, name) for name in FEATURES], 1)
-        self.alive = alive
-        growing = _Sets(selected, int(np.ceil(n_draws * spare)), n_draws)
-        if selected and len(selected[0]) == 1:
-            for latents in (*selected, *also):
+    ) -> None:  # fmt: skip
+        super().__init__(stats.alive)
+        n = len(selected[0])
+        own = [set(latents) for latents in selected]
+        usable, found = [0] * len(own), {}
+        for _ in range(50 * n_draws + 50 * len(self.alive)):
+            if min(usable) >= n_draws or n > len(self.alive):
+                break
+            drawn = tuple(sorted(rng.choice(self.alive, n, replace=False).tolist()))
+            if drawn in found:
+                continue
+            found[drawn] = None
+            usable = [k + one.isdisjoint(drawn) for k, one in zip(usable, own, strict=True)]
+        self.sets = list(found)
+
+    def draws(self, latents: Sequence[int], n_draws: int) -> list[int]:
+        own = set(latents)
+        return [r for r, drawn in enumerate(self.sets) if own.isdisjoint(drawn)][:n_draws]
+
+
+class AlikePool(RandomPool):
+    """Sets matched on the logarithms of firing rate, mean and largest code.
+
+    Args:
+        stats: of every latent on the discovery images.
+        selected: per hypothesis its latents; sets of one pool have one size. Of single latents the
+            pool holds the nearest ``n_draws`` of each.
+        n_draws: draws that each hypothesis needs.
+    """
+
+    def __init__(
+        self, stats: LatentStats, selected: Sequence[Sequence[int]], n_draws: int,
+        rng: np.random.Generator,
+    ) -> None:  # fmt: skip
+        super().__init__(stats.alive)
+        raw = log_features(stats, stats.alive)
+        self.features_sf = np.full((len(stats.rate), raw.shape[1]), np.nan)
+        self.features_sf[self.alive] = raw / np.maximum(raw.std(0), 1e-9)
+        growing = _Sets(selected, SPARE * n_draws, n_draws)
+        if len(selected[0]) == 1:
+            for latents in selected:
                 for neighbour in self.near(latents[0], n_draws):
                     growing.add([neighbour])
         else:
-            _add_drawn(self, growing, [*selected, *also], rng)
+            _add_drawn(self, growing, [*selected], rng)
         self.sets = list(growing.sets)
         self.sets_rm = np.array(self.sets, dtype=np.int64)
 
@@ -84,19 +136,19 @@ class MatchedPool:
         order = self.alive[np.argsort(distance, kind="stable")]
         return [int(k) for k in order[: n + 1] if k != latent][:n]
 
-    def match(self, latents: Sequence[int], n_draws: int | None = None) -> Matched:
-        """The best-matching sets that share no latent with ``latents``."""
-        n_draws = self.n_draws if n_draws is None else n_draws
-        own_f = np.log(self.values_sf[list(latents)].mean(0))
-        if not len(self.sets):
-            return Matched([], own_f, np.empty((0, len(FEATURES))))
+    def draws(self, latents: Sequence[int], n_draws: int) -> list[int]:
+        if not self.sets:
+            return []
         here = self.features_sf[list(latents)].mean(0)
         distance_r = np.linalg.norm(self.features_sf[self.sets_rm].mean(1) - here, axis=1)
         distance_r[np.isin(self.sets_rm, list(latents)).any(1)] = np.inf
         order = np.argsort(distance_r, kind="stable")[:n_draws]
-        draws = order[np.isfinite(distance_r[order])]
-        draw_features = np.log(self.values_sf[self.sets_rm[draws]].mean(1))
-        return Matched(draws.tolist(), own_f, draw_features)
+        return order[np.isfinite(distance_r[order])].tolist()
+
+
+def log_features(stats: LatentStats, latents: np.ndarray) -> Float[np.ndarray, "m f"]:
+    """Logarithms of firing rate, mean code where it fires, and largest code."""
+    return np.log(np.stack([stats.rate[latents], stats.mean[latents], stats.largest[latents]], -1))
 
 
 class _Sets:
@@ -129,7 +181,7 @@ class _Sets:
 
 
 def _add_drawn(
-    pool: MatchedPool, sets: _Sets, selected: Sequence[Sequence[int]], rng: np.random.Generator
+    pool: AlikePool, sets: _Sets, selected: Sequence[Sequence[int]], rng: np.random.Generator
 ) -> None:
     """Sets made for each hypothesis in turn, each latent from the neighbours of a selected one."""
     if not selected:

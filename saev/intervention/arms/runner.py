@@ -45,8 +45,8 @@ class Job:
     """One edit to run; jobs with equal keys run once, whatever arms they serve."""
 
     steer: Callable[[EncodedBatch], Float[Tensor, "b t d"]]
-    owner: str | None = None
-    """Hypothesis whose test images it runs on; None: those of any hypothesis."""
+    owners: frozenset[str] | None = None
+    """Hypotheses whose test images it runs on; None: those of any hypothesis."""
     alone: bool = False
     """In batches of exactly the clean pass's shape, so that no change is no change to the bit."""
 
@@ -134,15 +134,17 @@ class Runner:
         n_columns = len(self.readout.concepts)
         anyone_n = np.any(list(images_of.values()), axis=0)
         tallies = {key: Tally.empty(self.test.n_images, n_columns) for key in jobs}
-        order = sorted(jobs.items(), key=lambda item: str(item[1].owner))
+        order = sorted(jobs.items(), key=lambda item: sorted(item[1].owners or ()))
         total = self.test.n_images * len(jobs)
         with progress_bar("interventions", total, unit="edited images") as advance:
             for first in range(0, self.test.n_images, self.test.batch_size):
                 last = min(first + self.test.batch_size, self.test.n_images)
                 images = np.arange(first, last)
                 stack = _Stack(self, self.batch(images), tallies)
-                for owner, group in groupby(order, key=lambda item: item[1].owner):
-                    wanted_n = anyone_n if owner is None else images_of[owner]
+                for owners, group in groupby(order, key=lambda item: item[1].owners):
+                    wanted_n = anyone_n
+                    if owners is not None:
+                        wanted_n = np.any([images_of[owner] for owner in owners], axis=0)
                     chosen = images[wanted_n[images]]
                     self._run_group(stack, group, images, chosen)
                 stack.flush()

@@ -20,6 +20,8 @@ from saev.intervention.readout import Readout
 from saev.intervention.setting import Setting
 from saev.sae import SparseAutoencoder
 
+N_SAMPLE = 8
+"""Images whose stream is kept."""
 MAX_CODES = 2**25
 """Dense codes held at once: 128 MB."""
 
@@ -53,6 +55,8 @@ class Discovery:
     """99th percentile of their norms."""
     rows: Float[Tensor, "n d"]
     """Activation of each unit, for baselines that need them."""
+    sample: Float[Tensor, "b t d"]
+    """The stream of a few images, for the sizes of edits."""
     attribution: Scores | None = None
     _scores: dict[tuple[str, str, int], Scores] = field(default_factory=dict)
     _tables: dict[tuple[str, int], CodeTable] = field(default_factory=dict)
@@ -151,8 +155,10 @@ def discover(setting: Setting, items: list[ImageItem]) -> Discovery:
     collector = _Collector(saes, setting.readout, setting.file.support.purity)
     step = max(1, MAX_CODES // (len(tokens.positions) * setting.sae.cfg.d_sae))
     done = 0
+    sample = []
     for batch in setting.batches(items, "discovery images"):
         acts = setting.tap(batch.images).float()
+        sample += list(acts[: N_SAMPLE - len(sample)].cpu())
         for first in range(0, len(acts), step):
             part = acts[first : first + step]
             collector.update(
@@ -161,10 +167,12 @@ def discover(setting: Setting, items: list[ImageItem]) -> Discovery:
                 done + first,
             )
         done += len(acts)
-    return _finish(collector, items, setting.readout)
+    return _finish(collector, items, setting.readout, torch.stack(sample))
 
 
-def _finish(c: _Collector, items: list[ImageItem], readout: Readout) -> Discovery:
+def _finish(
+    c: _Collector, items: list[ImageItem], readout: Readout, sample: Float[Tensor, "b t d"]
+) -> Discovery:
     from scipy.sparse import vstack
 
     labels, image = np.concatenate(c.labels), np.concatenate(c.images)
@@ -185,6 +193,7 @@ def _finish(c: _Collector, items: list[ImageItem], readout: Readout) -> Discover
         covariance=covariance.float(),
         norm_99=float(np.quantile(np.concatenate(c.norms), 0.99)),
         rows=rows,
+        sample=sample,
     )
 
 

@@ -40,21 +40,19 @@ def calibrate(
     Each control of the same length would need a length of its own:
     :mod:`saev.intervention.judge.placebo` tests those.
     """
-    every = [
-        tallies[plan.latents_key(latents, plan.file.scale, None)] for latents in plan.pool.sets
-    ]
     rng = np.random.default_rng([plan.file.seed, 4])
     rows, sets, n = [], [], len(plan.proposals)
     for p in plan.proposals:
         images = np.flatnonzero(images_of[p.concept])
         for selections in plan.repeats:
             latents, _ = selections[p.column]
-            matched = plan.pool.match(latents)
+            matched = plan.match(latents)
             if criteria.apart(matched.ratios):
                 continue
+            keys = plan.random_keys(latents, plan.owner(p))
             one = replace(
                 evidence[p.concept], selected=tallies[plan.repeat_key(p, selections)].take(images),
-                random=Tally.stack([every[r] for r in matched.draws], images), matched=matched,
+                random=Tally.stack([tallies[key] for key in keys], images), matched=matched,
                 same_length={}, untrained=None, curves=None, best_of=1, p_selection=None,
             )  # fmt: skip
             rows.append(measure(p.concept, one, list(latents), criteria, n, rng))

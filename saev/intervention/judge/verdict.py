@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from saev.intervention.arms.matched_latents import Matched
-from saev.intervention.hypothesis import FEATURES
 from saev.intervention.judge.rungs import (
     EFFECT,
     LEARNED,
@@ -46,13 +45,12 @@ class Criteria:
 
     alpha: float
     smallest_effect: float
-    match: tuple[str, ...] = ()
-    """Features in which random latents must be like the selected ones."""
     max_ratio: float = 1.5
+    """Of the random latents' edits to the selected ones', in any of ``SIZES``."""
 
     def apart(self, match: Mapping[str, float]) -> dict[str, float]:
-        """The features in which random latents are too unlike the selected ones, by what factor."""
-        factors = {name: max(match[name], 1 / match[name]) for name in self.match}
+        """The sizes in which random edits are too unlike the selected one, by what factor."""
+        factors = {name: max(ratio, 1 / ratio) for name, ratio in match.items()}
         return {name: x for name, x in factors.items() if not x <= self.max_ratio}
 
 
@@ -90,7 +88,7 @@ class Verdict:
     interval: tuple[float, float]
     """95 %, bootstrap over images."""
     p: float
-    """Rank of the effect among matched random latents, what rate, mean and dose explain left out."""
+    """Rank of the effect among random latents of the same dose."""
     p_images: float
     """Paired over images: the effect above that of the strongest α of the random latents (sign flips)."""
     p_selection: float | None
@@ -100,7 +98,8 @@ class Verdict:
     q: float
     """The largest of the first three after Benjamini–Hochberg over the hypotheses of the file."""
     match: dict[str, float]
-    """Median ratio of the random latents to the selected ones in firing rate, mean code and dose."""
+    """Median ratio of the random latents' edits to this one: rate (share of tokens changed), mean and
+    largest length (dose)."""
     effect_size: float
     """(effect − mean of the null) / standard deviation of the null."""
     cliffs_delta: float
@@ -183,7 +182,7 @@ def decide(rows: Sequence[Verdict], criteria: Criteria) -> list[Verdict]:
 def _tests(row: Verdict) -> list[tuple[float, str]]:
     """Every p that the rung "effect" needs, and what it says when it is large."""
     tests = [
-        (row.p, "random latents that fire alike do as much"),
+        (row.p, "random latents of the same dose do as much"),
         (row.p_images, "not on image after image more than the strongest random latents"),
     ]
     if row.p_selection is not None:
@@ -225,7 +224,7 @@ def measure(
         rungs=_upper_rungs(evidence, weights_rn, max(N_FLIPS, needed)),
         effect=effect,
         interval=(low, high),
-        p=_matched_p(effect, effects_r, evidence, criteria, rng),
+        p=_matched_p(effect, effects_r, evidence, rng),
         p_images=sign_flip_p(
             per_image[shown] - random_rn[strongest][:, shown].mean(0), n_flips=max(N_FLIPS, needed)
         ),
@@ -256,15 +255,13 @@ def measure(
 
 
 def _matched_p(
-    effect: float, effects_r: np.ndarray, evidence: Evidence, criteria: Criteria,
-    rng: np.random.Generator,
-) -> float:  # fmt: skip
-    """Rank among the random latents, of effects that the features matched on are regressed out of."""
-    used = [FEATURES.index(name) for name in criteria.match]
+    effect: float, effects_r: np.ndarray, evidence: Evidence, rng: np.random.Generator
+) -> float:
+    """Rank among the random latents; where these only fire alike, of what their features leave."""
     matched = evidence.matched
-    adjusted = regression_adjusted(
-        effect, matched.features[used], effects_r, matched.draw_features[:, used]
-    )
+    if matched.given_dose:
+        return float(rank_p(effect, max_null(effects_r, evidence.best_of, rng)))
+    adjusted = regression_adjusted(effect, matched.sizes, effects_r, matched.draw_sizes)
     return float(rank_p(adjusted.observed, max_null(adjusted.null, evidence.best_of, rng)))
 
 
@@ -300,11 +297,11 @@ def _decide(row: Verdict, criteria: Criteria) -> Verdict:
         if not p <= alpha
     ]
     apart = [
-        f"in {FEATURE_WORDS[name]} by a median factor of {_number(factor)}"
+        f"in {SIZE_WORDS[name]} by a median factor of {_number(factor)}"
         for name, factor in criteria.apart(row.match).items()
     ]
     if apart:
-        verdict, reasons = NO_MATCH, [f"they differ from its latents {' and '.join(apart)}"]
+        verdict, reasons = NO_MATCH, [f"their edits differ from this one {' and '.join(apart)}"]
     elif not reasons:
         verdict = SUPPORTED
     elif row.p > alpha and max(criteria.smallest_effect, row.effect) < row.smallest_detectable:
@@ -322,7 +319,11 @@ CONTROLS = {
     "random_direction": "random direction",
     "covariance_direction": "direction in which the data varies",
 }
-FEATURE_WORDS = {"rate": "firing rate", "mean": "mean code", "largest": "dose"}
+SIZE_WORDS = {
+    "rate": "the share of tokens changed",
+    "mean": "mean length",
+    "dose": "largest length",
+}
 
 
 def _sentence(row: Verdict, verdict: str, reasons: list[str]) -> str:

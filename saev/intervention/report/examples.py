@@ -57,10 +57,7 @@ def examples_figure(outcome: ExperimentResult, v: Verdict) -> "Figure | None":
         "random latents" if len(v.latents) > 1 else "a random latent": _predict(
             outcome,
             batch,
-            outcome.plan.steering(
-                outcome.plan.pool.sets[outcome.plan.matched[v.concept].draws[0]],
-                outcome.setting.file.scale,
-            ),
+            outcome.plan.random_steering(v.concept),
         ),
     }
     pictures = [_picture(outcome, int(i)) for i in images]

@@ -103,8 +103,8 @@ def _verdict(
             "null_width": max(2.0, round(scale.place(v.null_95) - null_low, 1)),
         },
         "matching": (
-            f"the random latents have, in the median, {v.match['rate']:.2f} times their firing rate, "
-            f"{v.match['mean']:.2f} times their mean code and {v.match['largest']:.2f} times their dose."
+            f"the random latents' edits change {v.match['rate']:.2f} times as many tokens, by "
+            f"{v.match['mean']:.2f} times the mean length and {v.match['dose']:.2f} times the largest."
         ),
     }
     metric = outcome.setting.file.metric.replace("_", " ")
