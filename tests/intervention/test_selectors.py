@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
+from sklearn import metrics
 
 from saev.errors import UserError
 from saev.intervention.choose.code_table import CodeTable, StatsBuilder
@@ -92,6 +93,24 @@ def test_equal_codes_are_one_threshold(fast, slow):
         for latent, label in itertools.product(range(S), range(C)):
             expected = slow(codes[:, latent], labels == label)
             assert scores[latent, label] == pytest.approx(expected)
+
+
+def test_rounded_codes_score_as_in_scikit_learn():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, C, N)
+    codes = np.round(rng.exponential(size=(N, S)) * (rng.random((N, S)) < 0.5), 1)
+    codes = codes.astype(np.float32)
+    table = CodeTable(csr_matrix(codes), labels)
+    f1, auroc, ap = (
+        score(table, C) for score in (f1_scores, auroc_scores, average_precision_scores)
+    )
+    for latent, label in itertools.product(range(S), range(C)):
+        code, is_class = codes[:, latent], labels == label
+        precision, recall, threshold = metrics.precision_recall_curve(is_class, code)
+        f1_t = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        assert f1[latent, label] == pytest.approx(f1_t[:-1][threshold > 0].max())
+        assert auroc[latent, label] == pytest.approx(metrics.roc_auc_score(is_class, code))
+        assert ap[latent, label] == pytest.approx(metrics.average_precision_score(is_class, code))
 
 
 @pytest.mark.parametrize("method", ["f1", "auroc", "average_precision", "logistic", "greedy"])

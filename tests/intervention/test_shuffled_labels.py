@@ -1,5 +1,7 @@
 """Shuffled labels of patches: what they keep, and that codes which know nothing do not beat them."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
@@ -8,8 +10,8 @@ from saev.intervention.choose.code_table import CodeTable
 from saev.intervention.choose.selectors import score_latents
 from saev.intervention.judge.tally import Groups
 from saev.intervention.readout import STRATUM, shuffled
-from saev.stats.tests import rank_p, uniformity_p
-from tests.fakes.street import MEAN_SIZE, N_CLASSES, blind_codes, street_labels
+from saev.stats.tests import rank_p, tie_broken_p, uniformity_p
+from tests.fakes.street import N_CLASSES, blind_codes, street_labels
 
 STREET = Groups(((0, N_CLASSES),))
 SELECTORS = ("f1", "auroc", "average_precision")
@@ -25,26 +27,32 @@ def reshuffled(labels: np.ndarray, image: np.ndarray, rng: np.random.Generator) 
     return shuffled(labels[:, None], image, STREET, "patch", rng)[:, 0]
 
 
-def best_fits(table: CodeTable) -> np.ndarray:
+def best_fits(table: CodeTable, selectors: tuple[str, ...]) -> np.ndarray:
     """Selectors × classes."""
-    return np.stack([score_latents(by, table, N_CLASSES).max(0) for by in SELECTORS])
+    return np.stack([score_latents(by, table, N_CLASSES).max(0) for by in selectors])
 
 
-def p_of_choice(
-    codes: csr_matrix, labels: np.ndarray, image: np.ndarray, n_draws: int, rng
-) -> np.ndarray:
-    """Selectors × classes."""
+def fits_of(
+    codes: csr_matrix,
+    labels: np.ndarray,
+    image: np.ndarray,
+    n_draws: int,
+    rng: np.random.Generator,
+    selectors: tuple[str, ...] = SELECTORS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Best fits to the labels (selectors × classes), and to shuffled ones (draws last)."""
     table = CodeTable(codes, labels)
-    null = np.stack(
-        [best_fits(table.relabelled(reshuffled(labels, image, rng))) for _ in range(n_draws)], -1
-    )
-    observed = best_fits(table)
-    return np.array(
-        [
-            [rank_p(o, n) for o, n in zip(*row, strict=True)]
-            for row in zip(observed, null, strict=True)
-        ]
-    )
+    null = [
+        best_fits(table.relabelled(reshuffled(labels, image, rng)), selectors)
+        for _ in range(n_draws)
+    ]
+    return best_fits(table, selectors), np.stack(null, -1)
+
+
+def each_p(rank: Callable[[float, np.ndarray], float], observed, null) -> np.ndarray:
+    """Selectors × classes."""
+    flat = zip(observed.ravel(), null.reshape(observed.size, -1), strict=True)
+    return np.array([rank(float(fit), draws) for fit, draws in flat]).reshape(observed.shape)
 
 
 def test_regions_stay_regions_and_exchange_names_with_their_like():
@@ -54,23 +62,23 @@ def test_regions_stay_regions_and_exchange_names_with_their_like():
     region, size = np.unique(image * N_CLASSES + labels, return_inverse=True, return_counts=True)[
         1:
     ]
-    first = np.unique(region, return_index=True)[1]
-    before, after = labels[first], new[first]
-    np.testing.assert_array_equal(after[region], new)
+    n_named = np.zeros((len(size), N_CLASSES), int)
+    np.add.at(n_named, (region, new), 1)
+    assert n_named.max(1).sum() >= 0.98 * len(labels)
+    assert np.mean((n_named > 0).sum(1) == 1) >= 0.95
+    before, after = labels[np.unique(region, return_index=True)[1]], n_named.argmax(1)
     by_size = size.argsort(kind="stable")
-    for start in range(0, len(by_size), STRATUM):
-        rows = by_size[start : start + STRATUM]
-        assert sorted(before[rows]) == sorted(after[rows])
+    exchanged = [
+        sorted(before[rows]) == sorted(after[rows])
+        for rows in np.array_split(by_size, np.arange(STRATUM, len(size), STRATUM))
+    ]
+    assert np.mean(exchanged) > 0.8  # the others hold a small region that changed hands afterwards
 
 
-def test_every_class_keeps_about_as_many_patches():
-    labels, image, rng = street(1)
-    n_before = np.bincount(labels, minlength=N_CLASSES)
-    n_after = np.mean(
-        [np.bincount(reshuffled(labels, image, rng), minlength=N_CLASSES) for _ in range(50)], 0
-    )
-    np.testing.assert_allclose(n_after[MEAN_SIZE >= 4], n_before[MEAN_SIZE >= 4], rtol=0.02)
-    np.testing.assert_allclose(n_after, n_before, rtol=0.1)
+@pytest.mark.parametrize("seed", range(5))
+def test_every_class_keeps_its_number_of_patches(seed: int):
+    labels, image, rng = street(seed)
+    np.testing.assert_array_equal(np.bincount(reshuffled(labels, image, rng)), np.bincount(labels))
 
 
 def test_each_group_is_shuffled_and_backgrounds_and_unlabelled_units_are_not():
@@ -102,12 +110,11 @@ def test_whole_images_are_permuted():
 
 
 def test_common_classes_are_not_found_in_codes_that_know_nothing():
-    """Permuting names over all classes gives p = 1/40 to the three common ones, 1 to the rare."""
-    labels, image, rng = street(2, n_images=12)
-    codes = blind_codes(labels, image, 120, "patch", rng)
-    f1, auroc, _ = p_of_choice(codes, labels, image, 39, rng)
-    for p in (f1, auroc):
-        assert (p[:3] > 1 / 40).all() and p[:3].mean() > 0.1 and p[3:].mean() < 0.9
+    """Names permuted over all classes give 1/40 to the two commonest and 0.9 to three rare ones."""
+    labels, image, rng = street(3, n_images=12)
+    codes = blind_codes(labels, image, 100, "patch", rng)
+    p = each_p(rank_p, *fits_of(codes, labels, image, 39, rng, ("f1",)))[0]
+    assert p[:2].mean() > 0.1 and p[3:6].mean() < 0.8
 
 
 def test_a_latent_that_knows_its_class_is_found_down_to_classes_of_forty_patches():
@@ -115,22 +122,24 @@ def test_a_latent_that_knows_its_class_is_found_down_to_classes_of_forty_patches
     codes = blind_codes(labels, image, 60, "patch", rng).toarray()
     for c in range(N_CLASSES):
         codes[:, c] = rng.random(len(labels)) < np.where(labels == c, 0.7, 0.02)
-    p = p_of_choice(csr_matrix(codes), labels, image, 19, rng)
+    p = each_p(rank_p, *fits_of(csr_matrix(codes), labels, image, 19, rng))
     assert (p[:, np.bincount(labels) >= 40] == 1 / 20).all()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["patch", "region"])
 def test_p_of_codes_that_know_nothing_is_uniform_for_every_size_of_class(by: str):
-    worlds = []
-    for seed in range(12):
+    """With ties broken at random: fits to a class of twenty patches take few values."""
+    broken, p = [], []
+    for seed in range(30):
         labels, image, rng = street(100 + seed)
-        codes = blind_codes(labels, image, 300, by, rng)
-        worlds.append(p_of_choice(codes, labels, image, 39, rng))
-    p = np.stack(worlds)
+        fits = fits_of(blind_codes(labels, image, 300, by, rng), labels, image, 39, rng)
+        broken.append(each_p(lambda o, n, rng=rng: tie_broken_p(o, n, rng), *fits))
+        p.append(each_p(rank_p, *fits))
+    broken, p = np.stack(broken), np.stack(p)
     for s, selector in enumerate(SELECTORS):
         for c in range(N_CLASSES):
-            mine = p[:, s, c]
+            mine = broken[:, s, c]
             assert uniformity_p(mine) >= 0.01, (selector, c, np.sort(mine))
             assert 0.2 <= mine.mean() <= 0.8 and mine.min() < 0.5 < mine.max(), (selector, c)
-        assert np.mean(p[:, s] <= 0.05) <= 0.08
+        assert np.mean(p[:, s] <= 0.05) <= 0.08, selector
