@@ -109,14 +109,39 @@ def fold_norms_(sae: SparseAutoencoder) -> None:
         sae.b_mag.mul_(norms)
 
 
+PROJECTED_WEIGHTS = 2**18
+"""Weights projected at once: 1 MB, which stays in the cache."""
+
+
+@torch.no_grad()
+def project_to_simplex_(rows: Float[Tensor, "s n"]) -> None:
+    """Move every row to the nearest one that is non-negative and sums to 1, in place.
+
+    w ← max(w − τ, 0). What moves all weights alike, as the first steps of Adam do, changes nothing;
+    a clamp and a division by the sum would make a row of one point one of half of the points, at
+    2,048 of them and a learning rate of 1e-3 in a single step. τ, at which the row sums to 1, is
+    found from below in a few steps of Newton's (Michelot 1986; Condat 2016).
+    """
+    for block in rows.split(max(1, PROJECTED_WEIGHTS // rows.shape[1])):
+        tau, n_inside = block.amax(1) - 1, torch.zeros_like(block[:, 0], dtype=torch.long)
+        while True:
+            above = F.relu(block - tau[:, None])
+            n_before, n_inside = n_inside, torch.count_nonzero(above, 1)
+            if torch.equal(n_inside, n_before):
+                break
+            # Never down: rounding could go back and forth between two counts for ever.
+            tau = tau + ((above.sum(1) - 1) / n_inside).clamp_min(0)
+        block.copy_(above)
+
+
 class ArchetypalAtoms(UnitAtoms):
     """Atoms are unit vectors of relaxed convex combinations of data points: A·C + Λ.
 
     C are ``n_points`` activations, centred; the rows of A are non-negative and sum to 1; the rows of
     Λ, the relaxation, are at most ``relaxation`` times as long as the points are on average. Keeps
-    atoms near the data and so alike between runs. Source: Fel et al. 2025 (arXiv 2502.12892), whose
-    code keeps A admissible by the same projection after each step; here the length of an atom is
-    left to the code.
+    atoms near the data and so alike between runs. Source: Fel et al. 2025 (arXiv 2502.12892), who
+    clamp A at 0 and divide it by its sums after each step; here it is projected to the nearest
+    admissible rows, and the length of an atom is left to the code.
 
     Args:
         n_points: data points that atoms are combined of.
@@ -181,9 +206,7 @@ class ArchetypalAtoms(UnitAtoms):
 
     @torch.no_grad()
     def after_step(self, sae: SparseAutoencoder) -> None:
-        self.mixture.clamp_(min=0)
-        sums = self.mixture.sum(1, keepdim=True)
-        self.mixture.div_(sums.clamp_min(1e-8))
+        project_to_simplex_(self.mixture)
         limit = self.relaxation * torch.linalg.vector_norm(self.points, dim=1).mean()
         lengths = torch.linalg.vector_norm(self.offset, dim=1, keepdim=True)
         self.offset.mul_((limit / lengths.clamp_min(1e-12)).clamp_max(1.0))
