@@ -99,7 +99,7 @@ def make_comparison(
         encode_member(name, *pair, images, codes_dir, settings, device)
         for name, pair in dictionaries.items()
     ]
-    matches = match_table(members, settings, device)
+    matches = match_table(members, images, settings, device)
     names = [member.name for member in members]
     readings = [read_concepts(member, images, settings) for member in members]
     concepts = presence_table(names, readings, settings)

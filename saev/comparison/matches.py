@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from saev.codes.exemplars import top_images
+from saev.codes.images import ImageList
 from saev.codes.store import CodeStore
 from saev.comparison.matching import Matches, jaccard, match, match_exemplars
 from saev.comparison.members import CompareSettings, Member
+from saev.comparison.strata import like_images
 from saev.concepts.ranked_codes import CodeEntries
 
 if TYPE_CHECKING:
@@ -22,10 +24,13 @@ N_EXEMPLARS = 16
 
 
 def match_table(
-    members: list[Member], settings: CompareSettings, device: str | torch.device = "cpu"
+    members: list[Member],
+    images: ImageList,
+    settings: CompareSettings,
+    device: str | torch.device = "cpu",
 ) -> "pd.DataFrame":
     """Best partners for every ordered pair of dictionaries: by correlation of codes and by common
-    exemplars, each with its mis-paired control.
+    exemplars, each with its control, mis-paired among images of one source and like activity.
 
     With ``rows="patch"`` the dictionaries must see the same patches.
     """
@@ -35,12 +40,14 @@ def match_table(
     tops = {member.name: exemplars(member.store) for member in members}
     block_rows = members[0].store.n_tokens if settings.rows == "patch" else 1
     n_images = len(members[0].store.image_ids)
+    source_b = np.unique([name for name, _ in images.entries], return_inverse=True)[1]
     frames = []
     for one, two in combinations([member.name for member in members], 2):
-        by_code = match(codes[one], codes[two], n_draws=settings.n_draws, block_rows=block_rows,
-                        seed=settings.seed, device=device)  # fmt: skip
-        by_exemplar = match_exemplars(tops[one], tops[two], n_images, n_draws=settings.n_draws,
-                                      seed=settings.seed)  # fmt: skip
+        strata = like_images(codes[one], codes[two], source_b, block_rows)
+        by_code = match(codes[one], codes[two], strata=strata, n_draws=settings.n_draws,
+                        block_rows=block_rows, seed=settings.seed, device=device)  # fmt: skip
+        by_exemplar = match_exemplars(tops[one], tops[two], n_images, strata=strata,
+                                      n_draws=settings.n_draws, seed=settings.seed)  # fmt: skip
         for a, c, ways in ((one, two, 0), (two, one, 1)):
             frames.append(_frame(a, c, by_code[ways], by_exemplar[ways], tops[a], tops[c]))
     return pd.concat(frames, ignore_index=True)

@@ -1,6 +1,6 @@
 """Matching: latents of two dictionaries that fire alike on the same images.
 
-Suffixes: a latents of the first, c latents of the second, r rows (images or tokens).
+Suffixes: a latents of the first, c latents of the second, b images, r rows (images or tokens).
 """
 
 # scipy types the shape of a sparse array as optional:
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
+from saev.comparison.strata import mispaired
 from saev.concepts.ranked_codes import CodeEntries
 from saev.stats.correction import benjamini_hochberg
 from saev.stats.tests import rank_p
@@ -36,7 +37,8 @@ class Matches(NamedTuple):
     similarity: Float[np.ndarray, " a"]
     """Pearson correlation of the codes, or Jaccard index of the exemplars."""
     null: Float[np.ndarray, " a"]
-    """95 % level of the best similarity when the second dictionary sees other images."""
+    """95 % level of the best similarity when the second dictionary sees other images of the same
+    strata."""
     p: Float[np.ndarray, " a"]
     q: Float[np.ndarray, " a"]
     mutual: Bool[np.ndarray, " a"]
@@ -47,6 +49,7 @@ def match(
     first: CodeEntries,
     second: CodeEntries,
     *,
+    strata: Int[np.ndarray, " b"] | None = None,
     n_draws: int = 20,
     block_rows: int = 1,
     seed: int = 0,
@@ -57,6 +60,14 @@ def match(
     In the control the rows of the second dictionary are permuted, ``block_rows`` at a time (tokens
     of one image stay together), so that image i of one meets image j of the other. The null of a
     latent is pooled over the draws of the latents whose firing rates are in the same tenth.
+
+    Args:
+        first: codes of the first dictionary.
+        second: of the second, on the same rows.
+        strata: of every image, within which they are permuted (``strata.like_images``); None: all
+            images are alike.
+        n_draws: permutations.
+        block_rows: rows of an image.
 
     Null value of the correlation: that control, not 0: it is the best of all latents.
 
@@ -75,7 +86,7 @@ def match(
         return _best_of(_correlations(one, other, device))
 
     return _two_ways(
-        best, first.n_rows // block_rows, block_rows, n_draws, seed,
+        best, _strata(strata, first.n_rows // block_rows), block_rows, n_draws, seed,
         (_count(first), one.spread > 0), (_count(second), two.spread > 0),
     )  # fmt: skip
 
@@ -85,6 +96,7 @@ def match_exemplars(
     second: list[list[int]],
     n_images: int,
     *,
+    strata: Int[np.ndarray, " b"] | None = None,
     n_draws: int = 20,
     seed: int = 0,
 ) -> tuple[Matches, Matches]:
@@ -94,6 +106,7 @@ def match_exemplars(
         first: strongest images of every latent of the first dictionary, by position.
         second: of the second.
         n_images: how many there are.
+        strata: as in ``match``.
     """
     one, two = _indicator(first, n_images), _indicator(second, n_images)
 
@@ -101,7 +114,7 @@ def match_exemplars(
         return _best_of(_overlaps(one, two if order is None else two[:, order]))
 
     sizes = (np.diff(one.indptr), np.diff(two.indptr))
-    return _two_ways(best, n_images, 1, n_draws, seed,
+    return _two_ways(best, _strata(strata, n_images), 1, n_draws, seed,
                      (sizes[0], sizes[0] > 0), (sizes[1], sizes[1] > 0))  # fmt: skip
 
 
@@ -120,8 +133,12 @@ class _Best(NamedTuple):
     partner_c: Int[np.ndarray, " c"]
 
 
+def _strata(strata: Int[np.ndarray, " b"] | None, n_images: int) -> Int[np.ndarray, " b"]:
+    return np.zeros(n_images, np.int64) if strata is None else strata
+
+
 def _two_ways(
-    best, n_blocks: int, block_rows: int, n_draws: int, seed: int, of_a, of_c
+    best, strata: Int[np.ndarray, " b"], block_rows: int, n_draws: int, seed: int, of_a, of_c
 ) -> tuple[Matches, Matches]:
     """Observed best matches and their mis-paired null, from either side."""
     found: _Best = best(None)
@@ -129,7 +146,7 @@ def _two_ways(
     null_a = np.empty((n_draws, len(found.similarity_a)))
     null_c = np.empty((n_draws, len(found.similarity_c)))
     for draw in range(n_draws):
-        order = rng.permutation(n_blocks)
+        order = mispaired(strata, rng)
         drawn: _Best = best((order[:, None] * block_rows + np.arange(block_rows)).ravel())
         null_a[draw], null_c[draw] = drawn.similarity_a, drawn.similarity_c
     ways = (

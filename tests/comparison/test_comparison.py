@@ -200,7 +200,7 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Member, Member
 def test_drives_are_found_where_they_were_planted(two_layers) -> None:
     early, late, images, order = two_layers
     few = settings(n_draws=5, n_drives=6, drive_images=2, drive_strength=4.0)
-    matches = match_table([late, early], few)
+    matches = match_table([late, early], images, few)
     forward = matches[matches["sae_a"] == "early"]
     assert [order[k] for k in forward["latent_b"]] == list(range(S))
     assert match_metrics(matches, 0.05)["compare/early-late/agree"] == 1
