@@ -1,6 +1,6 @@
 """Dictionaries of several seeds on the same images: what holds over seeds and over images.
 
-Suffixes: r bootstrap draws, s seeds (a dictionary each), n images.
+Suffixes: s seeds (a dictionary each), n images.
 """
 
 import math
@@ -10,23 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize, special
 
-from saev.stats.bootstrap import image_weights
-
 SMALLEST_TAIL = 1e-200
 """Beyond what any data can say."""
-
-
-def hierarchical_weights(
-    n_seeds: int, n_images: int, n_draws: int, rng: np.random.Generator
-) -> Float[np.ndarray, "r s n"]:
-    """How often each image of each seed is in a draw that resamples both, crossed: all seeds of a
-    draw see the same images (the pigeonhole bootstrap of Owen 2007, conservative for many seeds).
-
-    With few seeds percentiles are too narrow, as no draw holds a seed that is not there: at 3 seeds
-    that differ as much as images do, a 95 % interval covers 76 %. For means use ``mean_over_seeds``.
-    """
-    seeds_rs = image_weights(n_seeds, n_draws, rng)
-    return seeds_rs[:, :, None] * image_weights(n_images, n_draws, rng)[:, None, :]
 
 
 class SeedsMean(NamedTuple):
@@ -50,6 +35,9 @@ def mean_over_seeds(difference_sn: Float[np.ndarray, "s n"]) -> SeedsMean:
 
     In 4,000 simulations each, at 3 to 8 seeds and 30 or 100 images, 95–99 % of intervals cover and
     p ≤ 0.05 comes in 2–5 %; two seeds that differ as much as images do cover 94 %.
+
+    A bootstrap of seeds and images is too narrow instead: no draw holds a seed that is not there, and
+    at three seeds that differ as much as images do its 95 % interval covers 76 %.
 
     Images with nan (the class is not shown) for any seed are left out; fewer than two leave nan.
     Source: Cochran & Cox 1957, Experimental Designs; Searle, Casella & McCulloch 1992.

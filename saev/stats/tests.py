@@ -30,14 +30,6 @@ def rank_p(
     return np.where(known, (1 + n_at_least) / (1 + len(null)), np.nan)
 
 
-def tie_broken_p(observed: float, null: Float[np.ndarray, " r"], rng: np.random.Generator) -> float:
-    """The same with ties broken at random, (#{null > observed} + U·(1 + #{null = observed})) / (R + 1):
-    exactly uniform under exchangeability, where ``rank_p`` is too large wherever there are ties. For
-    checks of uniformity, not for tests: the same data would give two answers."""
-    above, level = int((null > observed).sum()), int((null == observed).sum())
-    return (above + float(rng.random()) * (1 + level)) / (len(null) + 1)
-
-
 def max_null(
     null: Float[np.ndarray, " r"], n_best_of: int, rng: np.random.Generator
 ) -> Float[np.ndarray, " r"]:
@@ -105,8 +97,3 @@ def dose_response(doses: Sequence[float], effects: Sequence[float]) -> float:
     if len(sizes) < 3 or np.ptp(sizes) == 0 or np.ptp(values) == 0:
         return math.nan
     return float(stats.spearmanr(sizes, values)[0])  # pyright: ignore[reportArgumentType]
-
-
-def uniformity_p(p_values: Float[np.ndarray, " h"]) -> float:
-    """Kolmogorov–Smirnov test that p-values are uniform."""
-    return float(stats.kstest(p_values, "uniform").pvalue)

@@ -12,8 +12,8 @@ from saev.concepts.max_null import (
 from saev.concepts.pair_scores import score_pairs
 from saev.concepts.ranked_codes import CodeEntries
 from saev.stats.correction import benjamini_hochberg, family_q
-from saev.stats.tests import tie_broken_p
 from tests.fakes.codes import random_codes, sparse_codes
+from tests.fakes.uniform_p import tie_broken_p
 
 
 def noise(n_rows: int, n_latents: int, seed: int) -> CodeEntries:

@@ -10,8 +10,9 @@ from saev.intervention.choose.code_table import CodeTable
 from saev.intervention.choose.selectors import score_latents
 from saev.intervention.judge.tally import Groups
 from saev.intervention.readout import STRATUM, shuffled
-from saev.stats.tests import rank_p, tie_broken_p, uniformity_p
+from saev.stats.tests import rank_p
 from tests.fakes.street import N_CLASSES, blind_codes, street_labels
+from tests.fakes.uniform_p import tie_broken_p, uniformity_p
 
 STREET = Groups(((0, N_CLASSES),))
 SELECTORS = ("f1", "auroc", "average_precision")

@@ -13,8 +13,9 @@ from saev.intervention.choose.code_table import CodeTable
 from saev.intervention.choose.selectors import score_latents
 from saev.intervention.judge.tally import Groups
 from saev.intervention.readout import shuffled
-from saev.stats.tests import rank_p, uniformity_p
+from saev.stats.tests import rank_p
 from tests.fakes.street import blind_codes
+from tests.fakes.uniform_p import uniformity_p
 
 DATA = Path(os.environ.get("SAEV_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SIDE, GRID, PURITY = 224, (14, 14), 0.9

@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from saev.stats.hierarchy import hierarchical_weights, mean_over_seeds
-
-
-def test_weights_resample_seeds_and_images_crossed():
-    weights = hierarchical_weights(3, 5, 300, np.random.default_rng(0))
-    assert weights.shape == (300, 3, 5) and (weights.sum((1, 2)) == 15).all()
-    seeds, images = weights.sum(2) / 5, weights.sum(1) / 3
-    np.testing.assert_allclose(weights, seeds[:, :, None] * images[:, None, :])
-    assert seeds.std() > 0.5 and images.std() > 0.5
+from saev.stats.hierarchy import mean_over_seeds
 
 
 def test_one_seed_is_a_t_test_over_images():
@@ -72,14 +64,3 @@ def test_intervals_cover_at_few_seeds(n_seeds: int, n_images: int, seed_sd: floa
         rejected.append(found.p <= 0.05)
     assert np.mean(covered) >= 0.93
     assert np.mean(rejected) <= 0.07
-
-
-def test_percentiles_of_the_bootstrap_do_not_cover_at_three_seeds():
-    rng = np.random.default_rng(0)
-    weights = hierarchical_weights(3, 50, 300, rng)
-    covered = []
-    for _ in range(100):
-        values = rng.normal(size=(3, 1)) + rng.normal(size=(3, 50))
-        low, high = np.quantile(np.einsum("rsn,sn->r", weights, values) / 150, [0.025, 0.975])
-        covered.append(low <= 0 <= high)
-    assert np.mean(covered) < 0.85

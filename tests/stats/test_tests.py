@@ -17,9 +17,8 @@ from saev.stats.tests import (
     rank_p,
     sign_flip_p,
     smallest_detectable,
-    tie_broken_p,
-    uniformity_p,
 )
+from tests.fakes.uniform_p import tie_broken_p, uniformity_p
 
 
 def test_rank_p_by_hand():
