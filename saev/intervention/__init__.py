@@ -10,5 +10,7 @@ run_experiment: a controlled experiment, from Python
 experiment: the experiment from setting to verdicts
 result: what an experiment found
 judge/: from predictions to verdicts
+placebo_hypotheses: the same with latents that nobody chose
+injected_effects: effects of known size for them
 report/: files, figures, the page
 """

@@ -269,6 +269,32 @@ def test_planted_latents_hold_every_rung_that_can_be_held(outcome):
         assert v.rung in ("learned", "selective")
 
 
+@pytest.fixture(scope="module")
+def placebo(folder):
+    return run(setting(folder, placebo=210, tradeoff={"doses": [0.1, 0.25, 0.5, 2]}, directions=39))
+
+
+@pytest.mark.slow
+def test_no_test_errs_too_often_among_latents_that_nobody_chose(placebo):
+    found = placebo.placebo
+    assert found.n_hypotheses >= 200 and found.n_sets == 40
+    assert found.exceeded == [] and all(not v.error_rates_exceeded for v in placebo.verdicts)
+    assert len(found.rates) == 10 and all(rate.share <= 0.08 for rate in found.rates)
+    chosen = {latent for p in placebo.proposals for latent in p.tried[0]}
+    assert not chosen & {latent for latents in found.latents for latent in latents}
+
+
+@pytest.mark.slow
+def test_injected_effects_are_found_the_sooner_the_stronger_they_are(placebo):
+    effects = [one.effect for one in placebo.placebo.power]
+    assert (
+        effects == sorted(effects) and effects[0] < 0.2 and effects[2] > 0.4 and effects[-1] > 0.9
+    )
+    weak, _, _, strong, _ = placebo.placebo.power
+    assert weak.n == 40 and weak.n_latents == 20
+    assert weak.share < 0.1 and strong.interval[0] > 0.5
+
+
 @pytest.mark.slow
 def test_the_identity_arm_changes_nothing_at_all(outcome):
     for use in outcome.plan.uses:

@@ -162,7 +162,7 @@ class ArmPlan:
             device = self.saes["sae"].W_dec.device
             # directions take the length of the selected edit as a difference
             reference = self.steering(latents, scale, mode="add", amount=amount)
-            matched = MatchedDirection(self._sign(scale) * towards.to(device), reference)
+            matched = MatchedDirection(self.sign(scale) * towards.to(device), reference)
             self.jobs[key] = Job(lambda batch: matched.steer(batch.encoded["sae"]), owner)
         return key
 
@@ -263,7 +263,7 @@ class ArmPlan:
         key = self.latents_key(p.untrained[0][n], scale, self.owner(p), first)
         self.use(p, "untrained_sae", 0, n, scale, key, tested)
 
-    def _sign(self, scale: float) -> float:
+    def sign(self, scale: float) -> float:
         """Directions point away from the class where the edit lowers its latents."""
         kind = self.file.edit.get("kind", "set")
         lowers = scale < 1 if kind == "scale" else scale <= 0
