@@ -52,6 +52,7 @@ def test_scale():
         ({"match": []}, "match"),
         ({"images": {"discovery": ["a", "b"], "test": ["b"]}}, "'b'"),
         ({"directions": 0}, "directions"),
+        ({"placebo": -1}, "placebo is -1"),
     ],
 )
 def test_refused_with_one_sentence_that_names_the_file(changes, words):

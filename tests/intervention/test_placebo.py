@@ -29,7 +29,10 @@ def row(p: float, latents: list[int], **changes) -> Verdict:
     """A measured hypothesis whose tests all say ``p``, but for what is changed."""
     verdict = Verdict(
         hypothesis="heart", concept="heart", verdict="not_supported",
-        rungs={"learned": Rung(False, 0.3, (0.1, 0.5), p), "selective": Rung(False, -0.1, (-0.2, -0.05), p)},
+        rungs={
+            "learned": Rung(False, 0.3, (0.1, 0.5), p),
+            "selective": Rung(False, -0.1, (-0.2, -0.05), p),
+        },
         effect=0.5, interval=(0.3, 0.7), p=p, p_images=p, p_selection=None,
         p_same_length={"random_direction": p}, q=0.5, match=MATCH, effect_size=1.0, cliffs_delta=0.1,
         null_mean=0.0, null_95=0.2, target_change=0.5, other_change=0.1, selectivity=0.8,
@@ -50,8 +53,8 @@ def judged(rows: list[Verdict]) -> Placebo:
 
 
 def test_honest_tests_leave_the_verdicts_as_they_are():
-    found = judged(uniform(240))
-    assert found.exceeded == [] and found.n_sets == 120 and found.n_hypotheses == 240
+    found = judged(uniform(160))
+    assert found.exceeded == [] and found.n_sets == 80 and found.n_hypotheses == 160
     assert {rate.test for rate in found.rates} == {
         "random_latents", "images", "random_direction", "learned", "selective", "rung_effect",
         "rung_learned", "rung_selective",
@@ -60,7 +63,7 @@ def test_honest_tests_leave_the_verdicts_as_they_are():
 
 
 def test_a_test_whose_p_is_too_small_marks_every_verdict():
-    rows = [replace(one, p_images=one.p_images**2) for one in uniform(240)]
+    rows = [replace(one, p_images=one.p_images**2) for one in uniform(160)]
     found = judged(rows)
     assert found.exceeded == ["images"]
     for before, after in zip(rows[:3], marked(rows[:3], found), strict=True):
@@ -70,7 +73,7 @@ def test_a_test_whose_p_is_too_small_marks_every_verdict():
 
 
 def test_a_rung_that_errs_is_named():
-    found = judged(uniform(240, power=3))
+    found = judged(uniform(160, power=3))
     assert "rung_effect" in found.exceeded and "rung_learned" in found.exceeded
 
 
