@@ -11,5 +11,7 @@ experiment: the experiment from setting to verdicts
 result: what an experiment found
 replication: the same hypotheses with several dictionaries
 judge/: from predictions to verdicts
+placebo_hypotheses: the same with latents that nobody chose
+injected_effects: effects of known size for them
 report/: files, figures, the page
 """

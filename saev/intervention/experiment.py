@@ -10,10 +10,12 @@ from saev.intervention.arms.matched_latents import check_draws
 from saev.intervention.arms.runner import Runner, read_test_images
 from saev.intervention.choose.attribution import attribute
 from saev.intervention.choose.discovery import Discovery, discover
-from saev.intervention.choose.proposals import Proposal, Proposer, tested_columns
+from saev.intervention.choose.proposals import Latents, Proposal, Proposer, tested_columns
 from saev.intervention.hypothesis import MIN_DRAWS, digest
 from saev.intervention.judge.calibration import calibrate
+from saev.intervention.judge.placebo import marked
 from saev.intervention.judge.verdict import Criteria, judge
+from saev.intervention.placebo_hypotheses import draw_candidates, run_placebo
 from saev.intervention.result import ExperimentResult
 from saev.intervention.setting import Setting
 from saev.intervention.splits import choose_images, hypothesis_images, with_support
@@ -46,15 +48,19 @@ def run_setting(setting: Setting, register: Register | None = None) -> Experimen
         "hypotheses": [p.to_dict() for p in proposals],
         "test_images": [item.image_id for item in test_items],
     }
+    placebo: list[Latents] = []
+    if setting.file.placebo:
+        placebo = draw_candidates(setting.file, discovery, proposals)
+        registered["placebo"] = [list(latents) for latents in placebo]
     sha256 = digest(registered)
     if register is not None:
         register(registered, sha256)
-    return _test(setting, discovery, proposer, proposals, test_items, sha256)
+    return _test(setting, discovery, proposer, proposals, placebo, test_items, sha256)
 
 
 def _test(
     setting: Setting, discovery: Discovery, proposer: Proposer, proposals: list[Proposal],
-    test_items: list[ImageItem], sha256: str,
+    placebo: list[Latents], test_items: list[ImageItem], sha256: str,
 ) -> ExperimentResult:  # fmt: skip
     """The test images: every edit of every arm, then the verdicts."""
     file = setting.file
@@ -63,7 +69,7 @@ def _test(
     columns = [p.column for p in proposals]
     repeats = [proposer.recalibrate(columns) for _ in range(file.calibration)]
     n_draws = file.draws or max(draws_needed(file.alpha, len(proposals)), MIN_DRAWS)
-    plan = ArmPlan(setting, discovery, proposals, n_draws, repeats)
+    plan = ArmPlan(setting, discovery, proposals, n_draws, repeats, placebo)
     plan.build()
     if "gradcam_pixels" in file.baselines:
         add_gradcam(plan, setting, test)
@@ -80,4 +86,7 @@ def _test(
     result.verdicts = judge(evidence, latents, criteria, file.seed)
     if repeats:
         result.calibration = calibrate(evidence, criteria, plan, tallies, images_of)
+    if placebo:
+        result.placebo = run_placebo(result, placebo, criteria)
+        result.verdicts = marked(result.verdicts, result.placebo)
     return result

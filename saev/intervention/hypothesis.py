@@ -155,6 +155,12 @@ class Hypothesis:
     tradeoff: TradeoffSettings = field(default_factory=TradeoffSettings)
     calibration: int = 0
     """Times that all hypotheses are tested again with latents chosen on shuffled labels."""
+    placebo: int = 0
+    """Hypotheses with latents that nobody chose, tested like the others: how often each test and each
+    rung errs on this model."""
+    power: int = 40
+    """Of the placebo hypotheses those into which effects of known size are injected, two for each set
+    of latents; nothing without ``placebo``."""
     support: SupportSettings = field(default_factory=SupportSettings)
     seed: int = 0
 
@@ -171,7 +177,8 @@ class Hypothesis:
         _check("directions", self.n_directions >= needed, self.directions, fewest)
         for name in ("shuffles", "untrained"):
             _check(name, getattr(self, name) >= 1, getattr(self, name), "1 or more")
-        _check("calibration", self.calibration >= 0, self.calibration, "0 or more")
+        for name in ("calibration", "placebo", "power"):
+            _check(name, getattr(self, name) >= 0, getattr(self, name), "0 or more")
         if self.metric == "accuracy" and self.direction == "increase":
             raise UserError(
                 "metric=accuracy measures a fall: use direction=decrease or another metric"
@@ -299,13 +306,16 @@ def _kinds() -> str:
     return f"one of {', '.join(kind for kind in KINDS if kind != 'swap')} (swap is for Python)"
 
 
-def read_hypothesis(where: str | Path | None, concepts: Any = None) -> tuple[Hypothesis, str]:
+def read_hypothesis(
+    where: str | Path | None, concepts: Any = None, placebo: int | None = None
+) -> tuple[Hypothesis, str]:
     """A hypothesis file and its text.
 
     Args:
         where: a path, or a name in ``conf/hypotheses``; None is a file that says nothing, so that
             everything is at its default.
         concepts: replaces what the file says of them.
+        placebo: replaces what the file says of it.
 
     Raises:
         UserError: no such file, no YAML, or values that are not allowed.
@@ -328,6 +338,8 @@ def read_hypothesis(where: str | Path | None, concepts: Any = None) -> tuple[Hyp
         content = {**content, "concept": concepts}
     elif where is None:
         raise UserError("nothing is asked: set hypothesis=FILE, or concepts=all")
+    if placebo is not None:
+        content = {**content, "placebo": placebo}
     if not isinstance(content, dict):
         raise UserError(f"hypothesis={where} holds no key: value pairs")
     found = Hypothesis.from_dict(content, f"hypothesis={where}")

@@ -13,6 +13,7 @@ from saev.intervention.arms.runner import Runner, TestSet
 from saev.intervention.choose.discovery import Discovery
 from saev.intervention.choose.proposals import Proposal
 from saev.intervention.judge.calibration import Calibration
+from saev.intervention.judge.placebo import Placebo
 from saev.intervention.judge.tally import Question, Tally
 from saev.intervention.judge.tradeoff import Curves
 from saev.intervention.judge.verdict import CONTROLS, Evidence, Verdict
@@ -50,6 +51,7 @@ class ExperimentResult:
     tallies: dict[Hashable, Tally]
     verdicts: list[Verdict] = field(default_factory=list)
     calibration: Calibration | None = None
+    placebo: Placebo | None = None
 
     def __repr__(self) -> str:
         counts = Counter(verdict.verdict for verdict in self.verdicts)

@@ -1,6 +1,7 @@
 """Controlled experiment on hypotheses: the Python call behind ``python -m saev.intervene``."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def run_experiment(
     batch_size: int = INTERVENTION["batch_size"],
     max_rows: int = INTERVENTION["max_rows"],
     num_workers: int = INTERVENTION["num_workers"],
+    placebo: int | None = None,
     out_dir: str | Path | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
@@ -55,6 +57,9 @@ def run_experiment(
         batch_size: images tapped and encoded together.
         max_rows: images in one forward pass from the tap on; a GPU takes hundreds.
         num_workers: processes that read images.
+        placebo: hypotheses with latents that nobody chose, for the error rates of every test on this
+            model, and for its power; None: as many as ``hypothesis`` says. 200 take several times as
+            long as the experiment itself.
         out_dir: folder for ``registered.json``, written before a test image is read, the tables and
             the page ``index.html``; None: nothing is written.
         device: None: a GPU where there is one.
@@ -68,6 +73,8 @@ def run_experiment(
         hypothesis = read_hypothesis(hypothesis)[0]
     elif not isinstance(hypothesis, Hypothesis):
         hypothesis = Hypothesis.from_dict(hypothesis, "the hypothesis")
+    if placebo is not None:
+        hypothesis = replace(hypothesis, placebo=placebo)
     name = "the dictionary" if isinstance(sae, SparseAutoencoder) else str(sae)
     opened = sae if isinstance(sae, SparseAutoencoder) else SparseAutoencoder.from_pretrained(sae)
     own = str(head) in OWN_HEADS or not Path(head).is_dir()

@@ -60,6 +60,28 @@ def test_leaves_what_scripts_rely_on(run: Run, sae_dir: Path, tmp_path: Path) ->
     assert metrics["intervene/n_hypotheses"] == 2 and "intervene/power" in metrics
 
 
+@pytest.mark.slow
+def test_placebo_latents_on_request(run: Run, sae_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    file = written(tmp_path, directions=4, untrained=1)
+    status = run(
+        "intervene", f"hypothesis={file}", f"sae={sae_dir}", f"hydra.run.dir={out}", "placebo=4",
+        *QUICK,
+    )  # fmt: skip
+    assert status is None
+    report = out / "report"
+    assert yaml.safe_load((report / "hypothesis.yaml").read_text())["placebo"] == 4
+    registered = json.loads((report / "registered.json").read_text())
+    assert registered["file"]["placebo"] == 4
+    placebo = json.loads((report / "placebo.json").read_text())
+    assert all(latents in registered["placebo"] for latents in placebo["latents"])
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (
+        metrics["intervene/placebo/rung_effect"] == placebo["rates"][-2]["share"]
+        or not placebo["latents"]
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "overrides", "words"),
     [

@@ -23,8 +23,9 @@ from saev.backbones.base import BackboneOutput, Trunk
 from saev.backbones.transform import ImageTransform
 from saev.errors import UserError
 from saev.heads import Reading, TrainedHead, backbone_identity
+from saev.intervention.arms.matched_latents import MatchedPool
 from saev.intervention.experiment import run_setting
-from saev.intervention.hypothesis import ARMS, HYPOTHESES_DIR, Hypothesis, read_hypothesis
+from saev.intervention.hypothesis import ARMS, FEATURES, HYPOTHESES_DIR, Hypothesis, read_hypothesis
 from saev.intervention.judge.tradeoff import LEVELS
 from saev.intervention.judge.verdict import Criteria, judge
 from saev.intervention.readout import make_readout
@@ -268,6 +269,76 @@ def test_planted_latents_hold_every_rung_that_can_be_held(outcome):
             (arm, level) for arm in TRADEOFF_ARMS for level in LEVELS
         }
         assert v.rung in ("learned", "selective")
+
+
+@pytest.fixture(scope="module")
+def placebo(folder):
+    return run(setting(folder, placebo=210, tradeoff={"doses": [0.1, 0.25, 0.5, 2]}))
+
+
+@pytest.mark.slow
+def test_no_test_errs_too_often_among_latents_that_nobody_chose(placebo):
+    found = placebo.placebo
+    assert found.n_hypotheses >= 200 and found.n_sets == 40
+    assert found.exceeded == [] and all(not v.error_rates_exceeded for v in placebo.verdicts)
+    assert len(found.rates) == 10 and all(rate.share <= 0.08 for rate in found.rates)
+    chosen = {latent for p in placebo.proposals for latent in p.tried[0]}
+    assert not chosen & {latent for latents in found.latents for latent in latents}
+
+
+@pytest.mark.slow
+def test_a_run_whose_matching_is_bad_says_so(folder, monkeypatch, tmp_path):
+    """Draws of the least dose that pass for draws of the same."""
+    match = MatchedPool.match
+
+    def badly(self, latents, n_draws=None):
+        found = match(self, latents, len(self.sets))
+        dose = found.draw_features[:, FEATURES.index("largest")]
+        weak = np.argsort(dose)[: self.n_draws if n_draws is None else n_draws]
+        draws = [found.draws[k] for k in weak]
+        alike = np.random.default_rng(0).normal(found.features, 0.01, (len(draws), len(FEATURES)))
+        return replace(found, draws=draws, draw_features=alike)
+
+    monkeypatch.setattr(MatchedPool, "match", badly)
+    found = run(setting(folder, placebo=40, power=0, untrained=1, spare=2.0))
+    assert "random_latents" in found.placebo.exceeded and not found.placebo.power
+    assert all(v.error_rates_exceeded == found.placebo.exceeded for v in found.verdicts)
+    write_page(replace(found, verdicts=found.verdicts[:1]), write_files(found, tmp_path), tmp_path)
+    text = (tmp_path / "index.html").read_text()
+    assert text.index("must not be relied on") < text.index("hypotheses supported")
+    assert (tmp_path / "figures" / "placebo.png").is_file()
+    assert json.loads((tmp_path / "placebo.json").read_text())["exceeded"] == found.placebo.exceeded
+
+
+@pytest.mark.slow
+def test_latents_without_a_match_are_passed_over(folder):
+    found = run(setting(folder, placebo=8, power=2, max_ratio=1.01, concept=["star", "ring"]))
+    assert found.placebo.n_unmatched > found.placebo.n_sets
+
+
+@pytest.mark.slow
+def test_placebo_latents_of_heads_that_answer_per_image(folder):
+    content = {"images": {"discovery": "train", "test": "test", "n_other": 5}, "alpha": 0.4,
+               "concept": ["star", "ring"], "selector": {"by": "f1", "n": 2}, "directions": 4}  # fmt: skip
+    one = setting(folder, "image", **content, placebo=8, power=4)
+    seen = []
+    found = run_setting(one, lambda registered, _: seen.append(registered["placebo"]))
+    assert found.placebo.n_hypotheses == 8 and [p.n for p in found.placebo.power] == [4] * 5
+    assert all(latents in seen[0] for latents in found.placebo.latents)
+    alone = run_setting(setting(folder, "image", **content))
+    assert [v.effect for v in alone.verdicts] == [v.effect for v in found.verdicts]
+    assert alone.placebo is None
+
+
+@pytest.mark.slow
+def test_injected_effects_are_found_the_sooner_the_stronger_they_are(placebo):
+    effects = [one.effect for one in placebo.placebo.power]
+    assert (
+        effects == sorted(effects) and effects[0] < 0.2 and effects[2] > 0.4 and effects[-1] > 0.9
+    )
+    weak, _, _, strong, _ = placebo.placebo.power
+    assert weak.n == 40 and weak.n_latents == 20
+    assert weak.share < 0.1 and strong.interval[0] > 0.5
 
 
 @pytest.mark.slow

@@ -54,6 +54,7 @@ def test_scale():
         ({"draws": 5}, "draws is 5"),
         ({"images": {"discovery": ["a", "b"], "test": ["b"]}}, "'b'"),
         ({"directions": 0}, "directions"),
+        ({"placebo": -1}, "placebo is -1"),
     ],
 )
 def test_refused_with_one_sentence_that_names_the_file(changes, words):

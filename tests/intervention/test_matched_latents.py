@@ -37,11 +37,11 @@ def test_matches_are_closer_than_chance(stats, n):
     for latents in (rare, common):
         draws = drawn.draws(latents, 40)
         assert len(draws) == 40
-        here = log_features(stats, np.array(latents)).mean(0)[0]
+        here = log_features(stats, np.array(latents)).mean(0)
 
         def apart(sets, here=here) -> float:
-            rates = [log_features(stats, np.array(one)).mean(0)[0] for one in sets]
-            return float(np.median(np.abs(np.array(rates) - here)))
+            features = [log_features(stats, np.array(one)).mean(0) for one in sets]
+            return float(np.median(np.linalg.norm(np.array(features) - here, axis=1)))
 
         assert apart([drawn.sets[r] for r in draws]) < apart(anyone) / 2
 

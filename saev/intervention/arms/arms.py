@@ -55,6 +55,7 @@ class ArmPlan:
     Args:
         n_draws: matched random sets per hypothesis.
         repeats: latents chosen on shuffled labels, for calibration.
+        also: further latents that will be compared with random ones.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class ArmPlan:
         proposals: Sequence[Proposal],
         n_draws: int,
         repeats: Sequence[Selections] = (),
+        also: Sequence[Latents] = (),
     ) -> None:
         file, saes = setting.file, setting.saes
         self.file, self.readout, self.saes = file, setting.readout, saes
@@ -83,7 +85,7 @@ class ArmPlan:
         self.directions = control_directions(file, discovery, setting.readout, columns)
         rng = np.random.default_rng([file.seed, 2])
         selected = [latents for p in self.proposals for latents in p.tried]
-        also = [latents for repeat in repeats for latents, _ in repeat.values()]
+        also = [*also, *(latents for repeat in repeats for latents, _ in repeat.values())]
         stats = discovery.units["sae"].stats
         edit = parse_edit(file.edit, selected[0])
         self.has_dose = edit.has_unit
@@ -235,7 +237,7 @@ class ArmPlan:
             device = self.saes["sae"].W_dec.device
             # directions take the length of the selected edit as a difference
             reference = self.steering(latents, scale, mode="add", amount=amount)
-            matched = MatchedDirection(self._sign(scale) * towards.to(device), reference)
+            matched = MatchedDirection(self.sign(scale) * towards.to(device), reference)
             self.jobs[key] = Job(lambda batch: matched.steer(batch.encoded["sae"]), _only(owner))
         return key
 
@@ -335,7 +337,7 @@ class ArmPlan:
         key = self.latents_key(p.untrained[0][n], scale, self.owner(p), first)
         self.use(p, "untrained_sae", 0, n, scale, key, tested)
 
-    def _sign(self, scale: float) -> float:
+    def sign(self, scale: float) -> float:
         """Directions point away from the class where the edit lowers its latents."""
         kind = self.file.edit.get("kind", "set")
         lowers = scale < 1 if kind == "scale" else scale <= 0

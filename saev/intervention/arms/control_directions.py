@@ -38,12 +38,8 @@ def control_directions(
     file: Hypothesis, discovery: Discovery, readout: Readout, columns: Sequence[int]
 ) -> ControlDirections:
     """All directions that the arms of some columns need, from discovery images alone."""
-    covariance, n = discovery.covariance, file.n_directions
-    generator = torch.Generator().manual_seed(file.seed)
-    random = {
-        "random_direction": isotropic_directions(n, len(covariance), generator),
-        "covariance_direction": covariance_directions(n, covariance, generator),
-    }
+    covariance = discovery.covariance
+    random = random_directions(covariance, file.n_directions, file.seed)
     diffmean = {
         c: diffmean_direction(discovery.class_mean[c], discovery.rest_mean[c]) for c in columns
     }
@@ -51,6 +47,17 @@ def control_directions(
     if "pca_direction" in file.baselines:
         pca = {c: pca_direction(covariance, towards) for c, towards in diffmean.items()}
     return ControlDirections(random, diffmean, pca, _probe_rows(discovery, readout))
+
+
+def random_directions(
+    covariance: Float[Tensor, "d d"], n: int, seed: int
+) -> dict[str, Float[Tensor, "r d"]]:
+    """So many of each kind, by the name of their arm."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "random_direction": isotropic_directions(n, len(covariance), generator),
+        "covariance_direction": covariance_directions(n, covariance, generator),
+    }
 
 
 def _probe_rows(discovery: Discovery, readout: Readout) -> Float[Tensor, "c d"]:

@@ -4,7 +4,7 @@ Suffixes: b images of a batch, n test images, t tokens, p chosen tokens, d width
 c columns.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from datamodules.images import ImageItem
 from datamodules.progress import progress_bar
 from saev.editing.tokens import Encoded, encode
+from saev.intervention.arms.injection import Injection
 from saev.intervention.judge.tally import Clean, Predictions, Scorer, Tally, predict
 from saev.intervention.setting import Setting
 
@@ -125,22 +126,32 @@ class Runner:
 
     @torch.no_grad()
     def run(
-        self, jobs: Mapping[Hashable, Job], images_of: Mapping[str, Bool[np.ndarray, " n"]]
+        self,
+        jobs: Mapping[Hashable, Job],
+        images_of: Mapping[str, Bool[np.ndarray, " n"]],
+        injections: Mapping[tuple[str, float], Injection] | None = None,
+        description: str = "interventions",
     ) -> dict[Hashable, Tally]:
         """The tally of every job; images that a job did not run on stay NaN.
 
-        ``images_of`` says which test images belong to each owner.
+        ``images_of`` says which test images belong to each owner. Every job is also read with each of
+        ``injections`` (by name and strength) in the model; that tally has the key (job, injection), and
+        of the images those of the injection alone.
         """
+        injections = injections or {}
         n_columns = len(self.readout.concepts)
         anyone_n = np.any(list(images_of.values()), axis=0)
         tallies = {key: Tally.empty(self.test.n_images, n_columns) for key in jobs}
+        for name, one in injections.items():
+            n_images = int(one.images.sum())
+            tallies |= {(key, name): Tally.empty(n_images, n_columns) for key in jobs}
         order = sorted(jobs.items(), key=lambda item: sorted(item[1].owners or ()))
         total = self.test.n_images * len(jobs)
-        with progress_bar("interventions", total, unit="edited images") as advance:
+        with progress_bar(description, total, unit="edited images") as advance:
             for first in range(0, self.test.n_images, self.test.batch_size):
                 last = min(first + self.test.batch_size, self.test.n_images)
                 images = np.arange(first, last)
-                stack = _Stack(self, self.batch(images), tallies)
+                stack = _Stack(self, self.batch(images), tallies, injections)
                 for owners, group in groupby(order, key=lambda item: item[1].owners):
                     wanted_n = anyone_n
                     if owners is not None:
@@ -173,22 +184,31 @@ class Runner:
 class _Stack:
     """Edited streams waiting for one forward pass."""
 
-    def __init__(self, runner: Runner, batch: EncodedBatch, tallies: dict[Hashable, Tally]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        batch: EncodedBatch,
+        tallies: dict[Hashable, Tally],
+        injections: Mapping[tuple[str, float], Injection],
+    ) -> None:
         self.runner, self.batch, self.tallies = runner, batch, tallies
+        self.injections = injections
         self.waiting: list[tuple[Hashable, Tensor, Tensor]] = []
         self.n_rows = 0
-        acts = batch.encoded["sae"].acts
+        self.clean = batch.encoded["sae"].acts
         test, images = runner.test, batch.images
         self.scorer = Scorer(
-            self._predict(acts),
-            test.base[images].to(acts.device),
-            test.labels[images].to(acts.device),
+            self._predict(self._logits(self.clean)),
+            test.base[images].to(self.clean.device),
+            test.labels[images].to(self.clean.device),
             runner.readout.groups,
         )
 
-    def _predict(self, acts: Float[Tensor, "b t d"]) -> Predictions:
-        run = self.runner
-        return predict(run.readout.of_acts(run.backbone, acts, run.layer), run.readout.groups)
+    def _logits(self, acts: Float[Tensor, "b t d"]) -> Float[Tensor, "b u c"]:
+        return self.runner.readout.of_acts(self.runner.backbone, acts, self.runner.layer)
+
+    def _predict(self, logits: Float[Tensor, "b u c"]) -> Predictions:
+        return predict(logits, self.runner.readout.groups)
 
     def add(self, key: Hashable, acts: Float[Tensor, "k t d"], rows: Int[Tensor, " k"]) -> None:
         self.waiting.append((key, acts, rows))
@@ -197,21 +217,41 @@ class _Stack:
             self.flush()
 
     def alone(self, key: Hashable, acts: Float[Tensor, "b t d"], rows: Int[Tensor, " k"]) -> None:
-        found = self._predict(acts)
-        self._keep(key, Predictions(*(part[rows.to(acts.device)] for part in found)), rows)
+        found = self._predict(self._logits(acts))
+        chosen = rows.to(acts.device)
+        part = Predictions(found.classes[chosen], found.probabilities[chosen])
+        self._keep([key], part, [rows])
 
     def flush(self) -> None:
         if not self.waiting:
             return
-        found = self._predict(torch.cat([acts for _, acts, _ in self.waiting]))
-        first = 0
-        for key, _, rows in self.waiting:
-            span = slice(first, first + len(rows))
-            self._keep(key, Predictions(found.classes[span], found.probabilities[span]), rows)
-            first += len(rows)
+        keys, acts, rows = zip(*self.waiting, strict=True)
+        acts = torch.cat(acts)
+        logits = self._logits(acts)
+        self._keep(keys, self._predict(logits), rows)
+        if self.injections:
+            change = acts - self.clean[torch.cat(rows).to(acts.device)]
+            for name, one in self.injections.items():
+                found = self._predict(one.logits(logits, change))
+                self._keep([(key, name) for key in keys], found, rows, one.place)
         self.waiting, self.n_rows = [], 0
 
-    def _keep(self, key: Hashable, found: Predictions, rows: Int[Tensor, " k"]) -> None:
-        images = self.batch.images[rows.numpy()]
-        for target, values in zip(self.tallies[key], self.scorer.score(found, rows), strict=True):
-            target[images] = values
+    def _keep(
+        self,
+        keys: Sequence[Hashable],
+        found: Predictions,
+        rows: Sequence[Int[Tensor, " k"]],
+        place: Int[np.ndarray, " n"] | None = None,
+    ) -> None:
+        """Counts of several jobs; ``place``: where each test image is in a tally, −1 if nowhere."""
+        counts = self.scorer.score(found, torch.cat(list(rows)))
+        first = 0
+        for key, own in zip(keys, rows, strict=True):
+            images = self.batch.images[own.numpy()]
+            span = np.arange(first, first + len(own))
+            first += len(own)
+            if place is not None:
+                there = place[images] >= 0
+                images, span = place[images[there]], span[there]
+            for target, values in zip(self.tallies[key], counts, strict=True):
+                target[images] = values[span]

@@ -5,4 +5,5 @@ code_table: their codes, one row per unit
 attribution: gradient × activation of each latent
 selectors: the latents that predict a class
 proposals: hypothesis file + discovery images → hypotheses that name latents
+placebo_sets: latents that nobody chose, to test the tests
 """

@@ -6,4 +6,5 @@ rungs: learned, and selective
 verdict: effects of the arms → verdict
 error_rates: how often each test rejects where there is nothing to find
 calibration: latents chosen on shuffled labels
+placebo: latents that nobody chose, and effects that were put there
 """

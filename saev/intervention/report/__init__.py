@@ -5,5 +5,6 @@ files: verdicts, every effect, a summary, for scripts
 page: the page
 page_text: its sentences
 examples: pictures before and after an edit
+placebo_section: error rates and power by placebo latents
 figures: arms, dose–response curve, masks, bars
 """

@@ -10,6 +10,7 @@ from saev.intervention.arms.arms import Use
 from saev.intervention.hypothesis import ARMS
 from saev.intervention.judge.tally import other_change
 from saev.intervention.result import ExperimentResult
+from saev.pages.site import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ def write_registered(content: dict[str, Any], folder: Path) -> Path:
 
 def write_files(outcome: ExperimentResult, folder: Path) -> "pd.DataFrame":
     """Writes ``verdict.json``, ``effects.parquet``, ``summary.csv`` and, where it was asked for,
-    ``calibration.json``; returns the summary."""
+    ``calibration.json`` and ``placebo.json``; returns the summary."""
     folder.mkdir(parents=True, exist_ok=True)
     verdicts = [verdict.to_dict() for verdict in outcome.verdicts]
     (folder / "verdict.json").write_text(json.dumps(verdicts, indent=2, ensure_ascii=False) + "\n")
@@ -40,6 +41,9 @@ def write_files(outcome: ExperimentResult, folder: Path) -> "pd.DataFrame":
     if outcome.calibration is not None:
         text = json.dumps(outcome.calibration.to_dict(), indent=2)
         (folder / "calibration.json").write_text(text + "\n")
+    if outcome.placebo is not None:
+        text = json.dumps(plain(outcome.placebo.to_dict()), indent=2)
+        (folder / "placebo.json").write_text(text + "\n")
     return summary
 
 

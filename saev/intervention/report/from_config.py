@@ -16,6 +16,7 @@ from saev.intervention.judge.verdict import SUPPORTED
 from saev.intervention.readout import OWN_HEADS, make_readout
 from saev.intervention.report.files import write_registered
 from saev.intervention.report.page import power_of, write_report
+from saev.intervention.report.placebo_section import TABLE_COLUMNS, table_rows
 from saev.intervention.result import ExperimentResult
 from saev.intervention.setting import Setting
 from saev.loading import backbone_of
@@ -38,7 +39,7 @@ def intervene_and_report(
     concepts = cfg.concepts
     if OmegaConf.is_config(concepts):
         concepts = OmegaConf.to_container(concepts)
-    file, text = read_hypothesis(cfg.hypothesis, concepts)
+    file, text = read_hypothesis(cfg.hypothesis, concepts, cfg.placebo)
     report = out_dir / "report"
     report.mkdir(parents=True, exist_ok=True)
     (report / "hypothesis.yaml").write_text(text)
@@ -88,6 +89,11 @@ def metrics_of(outcome: ExperimentResult) -> dict[str, float]:
     if outcome.calibration is not None:
         for rate in outcome.calibration.rates:
             metrics[f"intervene/shuffled/{rate.test}"] = rate.share
+    if outcome.placebo is not None:
+        for rate in outcome.placebo.rates:
+            metrics[f"intervene/placebo/{rate.test}"] = rate.share
+        for one in outcome.placebo.power:
+            metrics[f"intervene/placebo_power/{one.strength:g}"] = one.share
     return metrics
 
 
@@ -116,3 +122,10 @@ def show_verdicts(outcome: ExperimentResult) -> None:
             for rate in outcome.calibration.rates
         )
         print_table(f"On shuffled labels p ≤ {outcome.setting.file.alpha:g} by {shares}", [], [])
+    if outcome.placebo is not None:
+        print_table(
+            f"{outcome.placebo.n_hypotheses} placebo hypotheses: how often each test passes latents "
+            "that nobody chose",
+            TABLE_COLUMNS,
+            table_rows(outcome.placebo),
+        )

@@ -14,6 +14,7 @@ from saev.intervention.report.examples import examples_figure, inside_data
 from saev.intervention.report.figures import Curve, arms_figure, dose_figure
 from saev.intervention.report.files import write_files
 from saev.intervention.report.page_text import ARM_TEXTS, EXAMPLES_TEXTS, explain, metric_text
+from saev.intervention.report.placebo_section import placebo_section
 from saev.intervention.result import ExperimentResult
 from saev.pages.render import fill_template
 from saev.stats.tests import dose_response
@@ -56,6 +57,7 @@ def write_page(outcome: ExperimentResult, summary: "pd.DataFrame", folder: Path)
         "arms": _arms(summary, outcome),
         "settings": _settings(summary, outcome),
         "calibration": _calibration(outcome),
+        "placebo": placebo_section(outcome.placebo, figures),
         "power": power_of(outcome),
         "examples_text": EXAMPLES_TEXTS[readout.per],
         "registered": outcome.registered_sha256,
