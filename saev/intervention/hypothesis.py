@@ -138,8 +138,8 @@ class Hypothesis:
     draws: int | None = None
     """Random sets of latents; null: as many as α needs after correction, and 19 at least."""
     max_ratio: float = 1.5
-    """Of what random latents' edits are to the selected ones' (share of tokens changed, mean and
-    largest length; medians over draws): beyond it the outcome is ``no_match``."""
+    """Of random latents' edits to the selected ones' (share of tokens changed, mean length, dose;
+    medians over draws): beyond it the outcome is ``no_match``."""
     directions: int | None = None
     """Draws of each control that takes the length of the tested edit; null: as many as α needs, twice
     over: 39 at 0.05, of which one may do as much as the edit."""

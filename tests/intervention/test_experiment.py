@@ -23,9 +23,10 @@ from saev.backbones.base import BackboneOutput, Trunk
 from saev.backbones.transform import ImageTransform
 from saev.errors import UserError
 from saev.heads import Reading, TrainedHead, backbone_identity
-from saev.intervention.arms.matched_latents import MatchedPool
+from saev.intervention.arms import arms
+from saev.intervention.arms.arms import ArmPlan
 from saev.intervention.experiment import run_setting
-from saev.intervention.hypothesis import ARMS, FEATURES, HYPOTHESES_DIR, Hypothesis, read_hypothesis
+from saev.intervention.hypothesis import ARMS, HYPOTHESES_DIR, Hypothesis, read_hypothesis
 from saev.intervention.judge.tradeoff import LEVELS
 from saev.intervention.judge.verdict import Criteria, judge
 from saev.intervention.readout import make_readout
@@ -288,19 +289,16 @@ def test_no_test_errs_too_often_among_latents_that_nobody_chose(placebo):
 
 @pytest.mark.slow
 def test_a_run_whose_matching_is_bad_says_so(folder, monkeypatch, tmp_path):
-    """Draws of the least dose that pass for draws of the same."""
-    match = MatchedPool.match
+    """Random latents that are given hardly any dose and pass for ones of the same."""
+    match = ArmPlan.match
 
-    def badly(self, latents, n_draws=None):
-        found = match(self, latents, len(self.sets))
-        dose = found.draw_features[:, FEATURES.index("largest")]
-        weak = np.argsort(dose)[: self.n_draws if n_draws is None else n_draws]
-        draws = [found.draws[k] for k in weak]
-        alike = np.random.default_rng(0).normal(found.features, 0.01, (len(draws), len(FEATURES)))
-        return replace(found, draws=draws, draw_features=alike)
+    def badly(self, latents):
+        found = match(self, latents)
+        return replace(found, draw_sizes=np.tile(found.sizes, (len(found.draws), 1)))
 
-    monkeypatch.setattr(MatchedPool, "match", badly)
-    found = run(setting(folder, placebo=40, power=0, untrained=1, spare=2.0))
+    monkeypatch.setattr(ArmPlan, "match", badly)
+    monkeypatch.setattr(arms, "rounded_dose", lambda largest: 0.01)
+    found = run(setting(folder, placebo=40, power=0, untrained=1))
     assert "random_latents" in found.placebo.exceeded and not found.placebo.power
     assert all(v.error_rates_exceeded == found.placebo.exceeded for v in found.verdicts)
     write_page(replace(found, verdicts=found.verdicts[:1]), write_files(found, tmp_path), tmp_path)
@@ -312,7 +310,8 @@ def test_a_run_whose_matching_is_bad_says_so(folder, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_latents_without_a_match_are_passed_over(folder):
-    found = run(setting(folder, placebo=8, power=2, max_ratio=1.01, concept=["star", "ring"]))
+    content = {"edit": {"kind": "ablate"}, "concept": ["star", "ring"], "max_ratio": 1.02}
+    found = run(setting(folder, placebo=8, power=2, **content))
     assert found.placebo.n_unmatched > found.placebo.n_sets
 
 

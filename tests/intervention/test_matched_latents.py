@@ -32,11 +32,11 @@ def pool(kind, stats: LatentStats, selected, n_draws=40, seed=0):
 def test_matches_are_closer_than_chance(stats, n):
     order = np.argsort(stats.rate)
     rare, common = tuple(order[20 : 20 + n].tolist()), tuple(order[-n:].tolist())
-    drawn = pool(AlikePool, stats, [rare, common])
+    drawn = pool(AlikePool, stats, [rare, common], n_draws=15)
     anyone = np.random.default_rng(1).choice(stats.alive, (500, n))
     for latents in (rare, common):
-        draws = drawn.draws(latents, 40)
-        assert len(draws) == 40
+        draws = drawn.draws(latents, 15)
+        assert len(draws) == 15
         here = log_features(stats, np.array(latents)).mean(0)
 
         def apart(sets, here=here) -> float:

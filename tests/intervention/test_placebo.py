@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from saev.intervention.arms.injection import Injection, median_margin
-from saev.intervention.arms.matched_latents import MatchedPool
+from saev.intervention.arms.matched_latents import SIZES, AlikePool
 from saev.intervention.choose.code_table import LatentStats
 from saev.intervention.choose.placebo_sets import placebo_sets, sets_needed, turns
-from saev.intervention.hypothesis import FEATURES
 from saev.intervention.judge.placebo import (
     Placebo,
     marked,
@@ -21,8 +20,8 @@ from saev.intervention.judge.placebo import (
 from saev.intervention.judge.rungs import Rung
 from saev.intervention.judge.verdict import Criteria, Verdict
 
-CRITERIA = Criteria(0.05, 0.25, FEATURES)
-MATCH = {name: 1.0 for name in FEATURES}
+CRITERIA = Criteria(0.05, 0.25)
+MATCH = dict.fromkeys(SIZES, 1.0)
 
 
 def row(p: float, latents: list[int], **changes) -> Verdict:
@@ -83,7 +82,7 @@ def test_a_rung_that_errs_is_named():
         {"interval": (-0.1, 0.7)},
         {"p_same_length": {"random_direction": 0.1}},
         {"p_images": 0.3},
-        {"match": {**MATCH, "largest": 1.8}},
+        {"match": {**MATCH, "dose": 1.8}},
     ],
 )
 def test_the_rung_of_a_lone_hypothesis_needs_all_that_a_verdict_needs(changes):
@@ -100,11 +99,11 @@ def test_power_by_strength():
     assert high.interval[0] > 0.8 and high.n_latents == 20
 
 
-def pool(n_latents: int = 200) -> MatchedPool:
+def pool(n_latents: int = 200) -> AlikePool:
     rng = np.random.default_rng(0)
     rate, mean, largest = np.exp(rng.normal(0, 1, (3, n_latents)))
     rate[-1] = 0.0  # dead
-    return MatchedPool(LatentStats(rate, mean, largest), [], 0, 1.0, rng)
+    return AlikePool(LatentStats(rate, mean, largest), [(0,)], 0, rng)
 
 
 def test_placebo_sets_are_other_latents_from_around_the_selected_ones():

@@ -171,10 +171,9 @@ class ArmPlan:
             if self.has_dose:
                 steering = self.steering(latents, self.file.scale, mode="add", dose=dose)
                 delta, changed = steering.delta(self.sample)
-                length = delta[changed].norm(dim=-1).cpu().numpy()
-                found = (changed.float().mean().item(), *(
-                    (length.mean(), length.max()) if len(length) else (0.0, 0.0)
-                ))  # fmt: skip
+                length = float(delta[changed].norm(dim=-1).mean()) if changed.any() else 0.0
+                own = float(self.largest["sae"][list(latents)].square().mean().sqrt())
+                found = (float(changed.float().mean()), length, own if dose is None else dose)
                 self._sizes[key] = np.log(np.maximum(found, 1e-9))
             else:
                 stats = self.discovery.units["sae"].stats

@@ -54,8 +54,8 @@ class Matched:
 
 
 SIZES = ("rate", "mean", "dose")
-"""Of an edit: share of the tokens that it changes, mean length of the change where it does, and the
-largest length."""
+"""Of an edit: share of the tokens that it changes, mean length of the change where it does, and dose:
+the amount in codes; where codes change as they are, rate, mean and largest code of the latents."""
 
 
 class RandomPool(ABC):

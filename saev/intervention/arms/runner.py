@@ -240,7 +240,7 @@ class _Stack:
         self,
         keys: Sequence[Hashable],
         found: Predictions,
-        rows: Sequence[Int[Tensor, " k"]],
+        rows: Sequence[Int[Tensor, " _"]],
         place: Int[np.ndarray, " n"] | None = None,
     ) -> None:
         """Counts of several jobs; ``place``: where each test image is in a tally, −1 if nowhere."""

@@ -19,8 +19,11 @@ class Calibration:
 
     n_hypotheses: int
     """Hypotheses with latents chosen on shuffled labels."""
-    n_matched: int
-    """Those of them that random latents match; the rates are of these."""
+    n_own: int
+    """Those that came upon one of the concept's own latents all the same: there the effect is true, and
+    that the choice is no discovery shows in its fit alone. They are left out."""
+    n_unmatched: int
+    """Those without random latents to compare with, left out too."""
     rates: list[ErrorRate]
     p_values: dict[str, list[float]]
 
@@ -42,12 +45,17 @@ def calibrate(
     """
     rng = np.random.default_rng([plan.file.seed, 4])
     rows, sets, n = [], [], len(plan.proposals)
+    n_own = n_unmatched = 0
     for p in plan.proposals:
         images = np.flatnonzero(images_of[p.concept])
         for selections in plan.repeats:
             latents, _ = selections[p.column]
             matched = plan.match(latents)
+            if set(latents) & {k for tried in p.tried for k in tried}:
+                n_own += 1
+                continue
             if criteria.apart(matched.ratios):
+                n_unmatched += 1
                 continue
             keys = plan.random_keys(latents, plan.owner(p))
             one = replace(
@@ -60,7 +68,8 @@ def calibrate(
     tests = p_values(rows)
     return Calibration(
         len(plan.repeats) * n,
-        len(rows),
+        n_own,
+        n_unmatched,
         error_rates(tests, np.array(sets), criteria.alpha, n),
         {test: values.tolist() for test, values in tests.items()},
     )

@@ -98,8 +98,8 @@ class Verdict:
     q: float
     """The largest of the first three after Benjamini–Hochberg over the hypotheses of the file."""
     match: dict[str, float]
-    """Median ratio of the random latents' edits to this one: rate (share of tokens changed), mean and
-    largest length (dose)."""
+    """Median ratio of the random latents' edits to this one: rate (share of tokens changed), mean
+    (length) and dose (amount in codes)."""
     effect_size: float
     """(effect − mean of the null) / standard deviation of the null."""
     cliffs_delta: float
@@ -322,7 +322,7 @@ CONTROLS = {
 SIZE_WORDS = {
     "rate": "the share of tokens changed",
     "mean": "mean length",
-    "dose": "largest length",
+    "dose": "dose",
 }
 
 
