@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,10 @@ import pandas as pd
 from scipy import stats
 
 from saev.intervention.hypothesis import ARMS, BASELINES
-from saev.intervention.judge.verdict import NO_POWER, NOT_SUPPORTED, SUPPORTED
+from saev.intervention.judge.rungs import LEVEL, RUNGS
+from saev.intervention.judge.verdict import NO_MATCH, NO_POWER, NOT_SUPPORTED
 
+FEATURES = {"rate": "tokens changed", "mean": "length", "dose": "dose"}
 COLUMNS = ("target_change", "other_change", "accuracy_drop", "probability_drop")
 
 
@@ -35,6 +37,8 @@ class Report:
     summary: pd.DataFrame
     verdicts: list[dict]
     calibration: dict | None
+    tradeoff: pd.DataFrame | None
+    """Means over concepts at half of the target; None where no doses were compared."""
     tested: tuple[int, float]
     """Number of latents and dose that were tested; all other settings are described."""
 
@@ -44,13 +48,16 @@ class Report:
         folder = Path(run) / "report"
         if not (folder / "verdict.json").is_file():
             raise SystemExit(f"{folder} holds no verdict.json: give folders of saev.intervene runs")
-        calibration = folder / "calibration.json"
+        calibration, tradeoff = folder / "calibration.json", folder / "mean_tradeoff.csv"
         summary = pd.read_csv(folder / "summary.csv")
+        summary = summary[summary.amount == 1]
+        means = pd.read_csv(tradeoff) if tradeoff.is_file() else None
         identity = summary[summary.arm == "identity"].iloc[0]
         return cls(
             summary,
             json.loads((folder / "verdict.json").read_text()),
             json.loads(calibration.read_text()) if calibration.is_file() else None,
+            None if means is None else means[means.level == 100 * LEVEL],
             (int(identity.n_latents), float(identity.scale)),
         )
 
@@ -65,10 +72,12 @@ class Report:
 
 
 def over_runs(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half of a 95 % t-interval; NaN for the half of a single run."""
+    """Mean and half of a 95 % t-interval; NaN for the half of a single run. Runs without the value
+    (NaN) are left out."""
     found = np.asarray(values, float)
+    found = found[~np.isnan(found)]
     if len(found) < 2:
-        return float(found.mean()), math.nan
+        return float(found[0]) if len(found) else math.nan, math.nan
     half = stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found))
     return float(found.mean()), float(half)
 
@@ -116,12 +125,11 @@ def _cell(reports: Sequence[Report], arm: str, n: int, scale: float, concept: st
 
 
 def verdict_table(reports: Sequence[Report]) -> Iterator[str]:
-    """A row per concept: its verdict in every run, and what its effect was."""
-    yield "| concept | verdict of each run | effect | matched random, mean | target change | other change | p (random) | p (images) | p (choice) |"
+    """A row per concept: the rungs that it holds in every run, and what its effect was."""
+    yield "| concept | verdict and rungs held in each run | effect | matched random, mean | target change | other change | p (random) | p (images) | p (choice) |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for concept in dict.fromkeys(v["concept"] for r in reports for v in r.verdicts):
         rows = [v for r in reports for v in r.verdicts if v["concept"] == concept]
-        words = ", ".join(_words(v["verdict"]) for v in rows)
         numbers = [
             *(_mean_half([v[key] for v in rows], 2) for key in ("effect", "null_mean")),
             *(
@@ -130,23 +138,82 @@ def verdict_table(reports: Sequence[Report]) -> Iterator[str]:
             ),
             *(_largest([v[key] for v in rows]) for key in ("p", "p_images", "p_selection")),
         ]
-        yield f"| {concept} | {words} | {' | '.join(numbers)} |"
+        yield f"| {concept} | {', '.join(map(_held, rows))} | {' | '.join(numbers)} |"
+
+
+def _held(verdict: dict) -> str:
+    """The rungs that hold, or the verdict where none does."""
+    held = [name for name in RUNGS if verdict["rungs"].get(name, {}).get("holds")]
+    return " + ".join(held) if held else _words(verdict["verdict"])
 
 
 def counts(reports: Sequence[Report]) -> Iterator[str]:
-    """Verdicts and what shuffled labels gave, run by run."""
-    yield "| run | supported | not supported | no power | on shuffled labels, supported | false-discovery rate | random latents: uniformity p |"
-    yield "|---|---|---|---|---|---|---|"
+    """Hypotheses of which each rung holds, and the verdicts on the others, run by run."""
+    columns: dict[str, list[float]] = {"hypotheses": [len(r.verdicts) for r in reports]}
+    for name in RUNGS:
+        tested = [[v["rungs"][name]["holds"] for v in r.verdicts if name in v["rungs"]] for r in reports]  # fmt: skip
+        columns[name] = [float(sum(held)) if held else math.nan for held in tested]
+    for name in (NOT_SUPPORTED, NO_POWER, NO_MATCH):
+        columns[_words(name)] = [sum(v["verdict"] == name for v in r.verdicts) for r in reports]
+    return run_table(columns, 0)
+
+
+def match_table(reports: Sequence[Report]) -> Iterator[str]:
+    """How like the selected latents the random ones are: ratios, median over concepts, run by run."""
+    columns = {
+        words: [float(np.median([v["match"][name] for v in r.verdicts])) for r in reports]
+        for name, words in FEATURES.items()
+    }
+    return run_table(columns, 2)
+
+
+def shuffled_table(reports: Sequence[Report]) -> Iterator[str]:
+    """How often each test rejects latents chosen on shuffled labels, per cent, run by run."""
+    columns: dict[str, list[float]] = {}
     for number, report in enumerate(reports):
-        found = [v["verdict"] for v in report.verdicts]
-        cells = [str(found.count(name)) for name in (SUPPORTED, NOT_SUPPORTED, NO_POWER)]
-        c = report.calibration
-        cells += ["–"] * 3 if c is None else [
-            f"{c['n_supported']} of {c['n_hypotheses']} ({100 * c['share_supported']:.1f} %)",
-            f"{100 * c['false_discovery_rate']:.1f} %",
-            f"{c['uniformity_p']:.2f}",
-        ]  # fmt: skip
+        for rate in (report.calibration or {"rates": []})["rates"]:
+            for key, level in (("share", "p ≤ α"), ("share_corrected", "p ≤ α / h")):
+                name = f"{_words(rate['test'])}, {level}"
+                found = columns.setdefault(name, [math.nan] * len(reports))
+                found[number] = math.nan if rate[key] is None else 100 * rate[key]
+    return run_table(columns, 1)
+
+
+def run_table(columns: Mapping[str, Sequence[float]], digits: int) -> Iterator[str]:
+    """A row per run, the mean of the runs last; nothing where there is no column."""
+    if not columns:
+        return
+    yield "| run | " + " | ".join(columns) + " |"
+    yield "|---|" + "---|" * len(columns)
+    for number, row in enumerate(zip(*columns.values(), strict=True)):
+        cells = ("–" if math.isnan(value) else f"{value:.{digits}f}" for value in row)
         yield f"| {number} | {' | '.join(cells)} |"
+    means = (_mean_half(values, max(1, digits)) for values in columns.values())
+    yield f"| mean | {' | '.join(means)} |"
+
+
+def tradeoff_table(reports: Sequence[Report]) -> Iterator[str]:
+    """Other change where half of the target has changed, per arm: over runs, and run by run with the
+    interval over images."""
+    found = [r.tradeoff.set_index("arm") for r in reports if r.tradeoff is not None]
+    if not found:
+        return
+    yield "| arm | other change | selected − this | selected − this, each run | concepts it is over, each run |"
+    yield "|---|---|---|---|---|"
+    for arm in found[0].index:
+        rows = [table.loc[arm] for table in found]
+        each = [
+            f"{row.difference:.1f} [{row.difference_low:.1f}, {row.difference_high:.1f}]"
+            for row in rows
+            if not math.isnan(row.difference)
+        ]
+        cells = [
+            _mean_half([row.other_change for row in rows]),
+            _mean_half([row.difference for row in rows]),
+            ", ".join(each) or "–",
+            ", ".join(f"{row.n_concepts:.0f} of {row.n_concepts + row.n_missing:.0f}" for row in rows),
+        ]  # fmt: skip
+        yield f"| {_words(arm)} | {' | '.join(cells)} |"
 
 
 def section(name: str, reports: Sequence[Report]) -> Iterator[str]:
@@ -154,7 +221,14 @@ def section(name: str, reports: Sequence[Report]) -> Iterator[str]:
     n, scale = reports[0].tested
     yield f"## {name}\n"
     yield f"{len(reports)} run{'s' if len(reports) > 1 else ''}; tested: {n} latent{'s' if n > 1 else ''} set to {scale:g} × the largest code.\n"
-    yield from _block("Verdicts", counts(reports))
+    yield from _block("Rungs and verdicts", counts(reports))
+    yield from _block(
+        "Trade-off: other change where half of the target has changed", tradeoff_table(reports)
+    )
+    yield from _block(
+        "Random latents ÷ selected ones, median over draws and concepts", match_table(reports)
+    )
+    yield from _block("Latents chosen on shuffled labels, share rejected", shuffled_table(reports))
     yield from _block("Selected and random latents", headline(reports))
     yield from _block(
         "Every arm: target / other change, mean over concepts", settings_table(reports)
@@ -172,9 +246,10 @@ def section(name: str, reports: Sequence[Report]) -> Iterator[str]:
 
 
 def _block(title: str, lines: Iterator[str]) -> Iterator[str]:
-    yield f"### {title}\n"
-    yield from lines
-    yield ""
+    """With its title; nothing where there is no line."""
+    found = list(lines)
+    if found:
+        yield from (f"### {title}\n", *found, "")
 
 
 def _settings(reports: Sequence[Report]) -> list[tuple[int, float]]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,11 @@ from saev.intervention.arms.runner import Runner, TestSet
 from saev.intervention.choose.discovery import Discovery
 from saev.intervention.choose.proposals import Proposal
 from saev.intervention.judge.calibration import Calibration
+from saev.intervention.judge.mean_tradeoff import (
+    HypothesisCurves,
+    MeanTradeoff,
+    mean_tradeoff,
+)
 from saev.intervention.judge.placebo import Placebo
 from saev.intervention.judge.tally import Question, Tally
 from saev.intervention.judge.tradeoff import Curves
@@ -104,10 +110,13 @@ class ExperimentResult:
         )  # fmt: skip
 
     def curves(self, p: Proposal) -> Curves | None:
-        """Every arm of the trade-off at every dose, on the hypothesis's images."""
+        """Every arm of the trade-off at every dose; None where the file names no doses."""
+        return self.hypothesis_curves(p).curves if self.setting.file.tradeoff.doses else None
+
+    def hypothesis_curves(self, p: Proposal) -> HypothesisCurves:
+        """The same with what is asked, on the hypothesis's images; without doses the tested edit is
+        the only point."""
         file, images = self.setting.file, np.flatnonzero(self.images_of[p.concept])
-        if not file.tradeoff.doses:
-            return None
         found: dict[str, dict[float, list[Tally]]] = {}
         for use in self.plan.uses:
             here = use.concept == p.concept and use.arm in TRADEOFF_ARMS
@@ -115,13 +124,20 @@ class ExperimentResult:
                 by_dose = found.setdefault(use.arm, {})
                 by_dose.setdefault(use.amount, []).append(self.tallies[use.key])
         doses = tuple(sorted(found["selected"]))
-        return Curves(
-            doses,
-            {
-                arm: Tally.stack([Tally.mean(by_dose[dose]) for dose in doses], images)
-                for arm, by_dose in found.items()
-            },
-        )
+        arms = {
+            arm: Tally.stack([Tally.mean(by_dose[dose]) for dose in doses], images)
+            for arm, by_dose in found.items()
+        }
+        clean = self.test.clean.take(images)
+        return HypothesisCurves(self.question(p.concept), clean, Curves(doses, arms), images)
+
+    @cached_property
+    def mean_tradeoff(self) -> list[MeanTradeoff]:
+        """Every arm at every level, over hypotheses; empty where the file names no doses."""
+        if not self.setting.file.tradeoff.doses:
+            return []
+        found = [self.hypothesis_curves(p) for p in self.proposals]
+        return mean_tradeoff(found, self.test.n_images, seed=self.setting.file.seed)
 
     def check_identity(self) -> None:
         """An identity edit that changes anything means that nothing else can be trusted.

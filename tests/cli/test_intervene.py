@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from saev.intervention.hypothesis import ARMS
+from saev.intervention.judge.verdict import VERDICTS
 from tests.fakes.commands import Run, assert_sentence
 
 FILE: dict[str, Any] = {
@@ -46,7 +47,7 @@ def test_leaves_what_scripts_rely_on(run: Run, sae_dir: Path, tmp_path: Path) ->
     report = out / "report"
     verdicts = json.loads((report / "verdict.json").read_text())
     assert [v["concept"] for v in verdicts] == FILE["concept"]
-    assert {v["verdict"] for v in verdicts} <= {"supported", "not_supported", "no_power"}
+    assert {v["verdict"] for v in verdicts} <= set(VERDICTS)
     assert set(ARMS) <= set(pd.read_csv(report / "summary.csv").arm)
     assert {"hypothesis", "arm", "draw", "image"} <= set(
         pd.read_parquet(report / "effects.parquet").columns
@@ -58,6 +59,7 @@ def test_leaves_what_scripts_rely_on(run: Run, sae_dir: Path, tmp_path: Path) ->
     assert "every concept was planted" in page
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["intervene/n_hypotheses"] == 2 and "intervene/power" in metrics
+    assert metrics["intervene/n_effect"] == metrics["intervene/n_supported"]
 
 
 @pytest.mark.slow

@@ -5,8 +5,9 @@ every class has a direction; the dictionary has one latent per class and many ra
 """
 
 import json
-import re
+import math
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ from saev.intervention.judge.tradeoff import LEVELS
 from saev.intervention.judge.verdict import Criteria, judge
 from saev.intervention.readout import make_readout
 from saev.intervention.report.files import SUMMARY_COLUMNS, write_files
-from saev.intervention.report.page import write_page
+from saev.intervention.report.from_config import metrics_of
+from saev.intervention.report.page import write_page, write_report
 from saev.intervention.result import TRADEOFF_ARMS
 from saev.intervention.setting import Setting
 from saev.sae import SparseAutoencoder
@@ -221,10 +223,11 @@ def test_a_result_introduces_itself_in_a_line(outcome):
 @pytest.mark.slow
 def test_what_shuffled_labels_choose_is_judged_test_by_test(outcome):
     found = outcome.calibration
-    assert found.n_hypotheses == 48 and 0 < found.n_matched <= 48
+    n = found.n_hypotheses - found.n_own - found.n_unmatched
+    assert found.n_hypotheses == 48 and 0 < n < 48
     assert {rate.test for rate in found.rates} == {"random_latents", "images"} == {*found.p_values}
     for rate in found.rates:
-        assert rate.n == found.n_matched and rate.interval[0] <= rate.share <= rate.interval[1]
+        assert rate.n == n and rate.interval[0] <= rate.share <= rate.interval[1]
 
 
 @pytest.mark.slow
@@ -416,6 +419,8 @@ def test_files(outcome, report):
         ["hypothesis", "arm", "draw", "image", "n_latents", "scale", "amount"]
     ).any()
     assert len(effects) == len(outcome.plan.uses) * outcome.test.n_images
+    formats = (Path(__file__).parents[2] / "docs/formats.md").read_text()
+    assert all(f"`{name}`" in formats for name in effects.columns)
     row = effects[(effects.hypothesis == "star") & (effects.arm == "selected") & effects.tested]
     assert (row.target_changed == row.target_left).all() and (row.target_repaired == 0).all()
     share = row.target_changed.sum() / row.target_units.sum()
@@ -426,13 +431,88 @@ def test_files(outcome, report):
 
 
 @pytest.mark.slow
+def test_tradeoff_files(outcome, report):
+    """Each table says what verdicts and the result say, in per cent."""
+    table = pd.read_csv(report / "tradeoff.csv")
+    assert len(table) == N_CLASSES * len(TRADEOFF_ARMS) * len(LEVELS)
+    for v in outcome.verdicts[:2]:
+        rows = table[table.concept == v.concept]
+        for row, told in zip(v.tradeoff, rows.itertuples(), strict=True):
+            assert (told.arm, told.level) == (row.arm, 100 * row.level)
+            assert told.other_change == pytest.approx(100 * row.other_change, abs=1e-3)
+    means = pd.read_csv(report / "mean_tradeoff.csv")
+    assert means.arm.tolist() == [row.arm for row in outcome.mean_tradeoff]
+    assert (means.n_concepts + means.n_missing == N_CLASSES).all()
+    metrics = metrics_of(outcome)
+    half = means[means.level == 50].set_index("arm")
+    for arm in ("selected", "diffmean"):
+        told = metrics[f"intervene/other_at_50/{arm}"]
+        assert told == pytest.approx(half.other_change[arm] / 100, abs=1e-5)
+    for name in ("effect", "learned", "selective"):
+        held = sum(v.rungs[name].holds for v in outcome.verdicts)
+        assert metrics[f"intervene/n_{name}"] == held
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+class Page(HTMLParser):
+    """What of a page matters here: its tags and pictures, and the text of first cells and titles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.pictures: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag == "img":
+            self.pictures.append(dict(attrs)["src"])
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
+
+
+@pytest.mark.slow
 def test_the_page_opens_from_disk(report):
     text = (report / "index.html").read_text()
-    assert "http" not in text and "<script" not in text
-    for name in re.findall(r'src="([^"]+)"', text):
+    page = Page(text)
+    assert "http" not in text and "script" not in page.tags
+    for name in page.pictures:
         assert (report / name).is_file()
-    for concept in CLASSES[:2]:
-        assert f'id="{concept}"' in text
+    for number in range(2):
+        assert f'id="hypothesis-{number}"' in text and f"figures/{number:03d}-arms.png" in text
+
+
+@pytest.mark.slow
+def test_pictures_come_before_words(report):
+    """The trade-off first, a picture before and after second, then the verdicts, then the rest."""
+    text = (report / "index.html").read_text()
+    assert Page(text).pictures[:2] == ["figures/tradeoff.png", "figures/000-examples.png"]
+    in_order = ("2 of 2 hypotheses", "figures/tradeoff.png", "figures/000-examples.png", "Verdicts",
+                'class="holds"', "no match", "What was tested", "Against what", "Concept by concept",
+                "figures/000-tradeoff.png", "figures/000-examples.png", "figures/000-arms.png",
+                "Registration")  # fmt: skip
+    place = 0
+    for part in in_order:
+        assert part in text[place:], f"{part} is missing or too early"
+        place = text.index(part, place) + 1
+
+
+@pytest.mark.slow
+def test_names_are_text_wherever_they_land(tmp_path, monkeypatch):
+    """In the page, in figures and in the names of their files."""
+    hostile = ["C++", "C#", '<b onclick="x">&amp;', "$x^$", "_under", "../up"]
+    monkeypatch.setitem(globals(), "CLASSES", hostile)
+    outcome = run(setting(tmp_path, concept=[hostile[i] for i in (0, 1, 2, 5)]))
+    page = Page(write_report(outcome, tmp_path / "report").read_text())
+    assert "b" not in page.tags and set(hostile) - {"$x^$", "_under"} <= set(page.texts)
+    own = [name for name in page.pictures if name.endswith("-tradeoff.png")]
+    assert len(own) == len(set(own)) == 4  # without doses too: the tested edit is the only point
+    assert len(list((tmp_path / "report" / "figures").iterdir())) == 1 + 4 * 3
+    assert not (tmp_path / "report" / "tradeoff.csv").exists()
+    assert not list(tmp_path.rglob("up*"))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 tally: changes of predictions, counted per image and class
 tradeoff: other change where so much of the target has changed
+mean_tradeoff: the same, its mean over hypotheses
 rungs: learned, and selective
 verdict: effects of the arms → verdict
 error_rates: how often each test rejects where there is nothing to find

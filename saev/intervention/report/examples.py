@@ -21,6 +21,7 @@ from saev.intervention.result import ExperimentResult
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+BEFORE, AFTER = "before", "after the edit"
 N_EXAMPLES = 3
 N_BARS = 5
 N_IMAGES_INSIDE = 16
@@ -50,8 +51,8 @@ def examples_figure(outcome: ExperimentResult, v: Verdict) -> "Figure | None":
         return None
     batch = runner.batch(images)
     predictions = {
-        "untouched": _predict(outcome, batch, None),
-        "edited": _predict(
+        BEFORE: _predict(outcome, batch, None),
+        AFTER: _predict(
             outcome, batch, outcome.plan.steering(tuple(v.latents), outcome.setting.file.scale)
         ),
         "random latents" if len(v.latents) > 1 else "a random latent": _predict(
@@ -114,7 +115,7 @@ def _bars(
     examples = []
     for row, picture in enumerate(pictures):
         values = {title: p.probabilities[row, 0].cpu().numpy() for title, p in predictions.items()}
-        peak = np.maximum(values["untouched"], values["edited"])
+        peak = np.maximum(values[BEFORE], values[AFTER])
         shown = np.argsort(-peak, kind="stable")[:N_BARS]
         examples.append(
             BarExample(picture, [names[k] for k in shown], {t: p[shown] for t, p in values.items()})

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SELECTED, CONTROL, MARK = "#b5493a", "#31688e", "#777777"
+LONGEST_NAME = 32
+
+
+def plain_text(name: str) -> str:
+    """A name as matplotlib draws it as it is: no mathematics between dollars, no label that it would
+    leave out for an underscore, one line, and no longer than ``LONGEST_NAME``."""
+    name = " ".join(name.split())
+    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 @dataclass(frozen=True)
@@ -72,10 +81,10 @@ def arms_figure(
     axis.axvline(selected, color=SELECTED, linewidth=0.8, linestyle=":")
     axis.axvline(0, color=MARK, linewidth=0.8)
     names = [f"{arm.replace('_', ' ')} ({len(values)})" for arm, values in effects.items()]
-    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_yticks(range(len(names)), names, fontsize=10)
     axis.invert_yaxis()
-    axis.set_xlabel(metric, fontsize=8)
-    axis.tick_params(axis="x", labelsize=8)
+    axis.set_xlabel(metric, fontsize=10)
+    axis.tick_params(axis="x", labelsize=10)
     axis.spines[["top", "right", "left"]].set_visible(False)
     return figure
 
@@ -83,7 +92,7 @@ def arms_figure(
 def dose_figure(curve: Curve, metric: str) -> "Figure":
     """Effect against dose; hollow where less than 95 % of the edited tokens stay inside the data."""
 
-    figure = new_figure(4.4, 2.9)
+    figure = new_figure(4.8, 3.2)
     axis = figure.subplots()
     axis.plot(curve.doses, curve.effects, color=SELECTED, linewidth=1.2, label="selected")
     for dose, effect in zip(curve.doses, curve.effects, strict=True):
@@ -94,12 +103,12 @@ def dose_figure(curve: Curve, metric: str) -> "Figure":
         doses = sorted(curve.random)
         axis.plot(doses, [curve.random[d] for d in doses], color=CONTROL, linewidth=1, marker="o",
                   markersize=3, label="random latents")  # fmt: skip
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=9, frameon=False)
     axis.axvline(curve.tested, color=MARK, linewidth=0.8, linestyle=":")
     axis.axhline(0, color=MARK, linewidth=0.8)
-    axis.set_xlabel("dose (× largest code)", fontsize=8)
-    axis.set_ylabel(metric, fontsize=8)
-    axis.tick_params(labelsize=8)
+    axis.set_xlabel("dose (× largest code)", fontsize=10)
+    axis.set_ylabel(metric, fontsize=10)
+    axis.tick_params(labelsize=10)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -110,8 +119,8 @@ def masks_figure(examples: Sequence[MaskExample], names: Sequence[str]) -> "Figu
     from matplotlib.patches import Patch
 
     titles = ["image", "truth", *examples[0].predictions]
-    size = 1.55
-    figure = new_figure(size * len(titles), size * len(examples) + 0.7)
+    size = 1.4
+    figure = new_figure(size * len(titles), size * len(examples) + 0.9)
     axes = figure.subplots(len(examples), len(titles), squeeze=False)
     used: set[int] = set()
     for row_axes, example in zip(axes, examples, strict=True):
@@ -126,11 +135,14 @@ def masks_figure(examples: Sequence[MaskExample], names: Sequence[str]) -> "Figu
             _paint(axis, classes, changed)
             used |= set(np.unique(classes).tolist())
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=8)
+        axis.set_title(title, fontsize=10)
     for axis in axes.flat:
         axis.set_axis_off()
-    handles = [Patch(color=class_colour(k), label=names[k]) for k in sorted(used) if k >= 0]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
+    handles = [
+        Patch(color=class_colour(k), label=plain_text(names[k]) if k >= 0 else "no label")
+        for k in sorted(used, key=lambda k: (k < 0, k))
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=10, frameon=False)
     return figure
 
 
@@ -161,7 +173,7 @@ def bars_figure(examples: Sequence[BarExample]) -> "Figure":
     """A row per picture: the picture, and the classes' probabilities under each edit."""
 
     n = len(examples)
-    figure = new_figure(7.2, 1.6 * n + 0.4)
+    figure = new_figure(6.6, 1.9 * n + 0.5)
     axes = figure.subplots(n, 2, squeeze=False, width_ratios=[1, 3])
     colours = [MARK, SELECTED, CONTROL, "#9fbfd1"]
     for (left, right), example in zip(axes, examples, strict=True):
@@ -177,11 +189,12 @@ def bars_figure(examples: Sequence[BarExample]) -> "Figure":
                 color=colours[number % 4],
                 label=title,
             )
-        right.set_yticks(rows + 0.4 - height / 2, [str(name) for name in example.names], fontsize=7)
+        labels = [plain_text(str(name)) for name in example.names]
+        right.set_yticks(rows + 0.4 - height / 2, labels, fontsize=10)
         right.invert_yaxis()
         right.set_xlim(0, 1)
-        right.tick_params(axis="x", labelsize=7)
+        right.tick_params(axis="x", labelsize=9)
         right.spines[["top", "right"]].set_visible(False)
-    axes[0][1].legend(fontsize=7, frameon=False, loc="lower right")
-    axes[-1][1].set_xlabel("probability", fontsize=7)
+    axes[0][1].legend(fontsize=9, frameon=False, loc="lower right")
+    axes[-1][1].set_xlabel("probability", fontsize=10)
     return figure

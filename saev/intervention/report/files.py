@@ -1,6 +1,7 @@
-"""Files of a controlled experiment for scripts: verdicts, every effect, a table."""
+"""Files of a controlled experiment for scripts: verdicts, every effect, tables."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,10 @@ import numpy as np
 
 from saev.intervention.arms.arms import Use
 from saev.intervention.hypothesis import ARMS
+from saev.intervention.judge.mean_tradeoff import MeanTradeoff
 from saev.intervention.judge.tally import other_change
+from saev.intervention.judge.tradeoff import TradeoffRow
+from saev.intervention.judge.verdict import Verdict
 from saev.intervention.result import ExperimentResult
 from saev.pages.site import plain
 
@@ -30,14 +34,21 @@ def write_registered(content: dict[str, Any], folder: Path) -> Path:
 
 
 def write_files(outcome: ExperimentResult, folder: Path) -> "pd.DataFrame":
-    """Writes ``verdict.json``, ``effects.parquet``, ``summary.csv`` and, where it was asked for,
-    ``calibration.json`` and ``placebo.json``; returns the summary."""
+    """Writes ``verdict.json``, ``effects.parquet``, ``summary.csv`` and, where they were asked for,
+    ``tradeoff.csv``, ``mean_tradeoff.csv``, ``calibration.json`` and ``placebo.json``; returns the
+    summary."""
     folder.mkdir(parents=True, exist_ok=True)
     verdicts = [verdict.to_dict() for verdict in outcome.verdicts]
     (folder / "verdict.json").write_text(json.dumps(verdicts, indent=2, ensure_ascii=False) + "\n")
     effects_table(outcome).to_parquet(folder / "effects.parquet", index=False)
     summary = summary_table(outcome)
     summary.round(4).to_csv(folder / "summary.csv", index=False)
+    if outcome.mean_tradeoff:
+        for name, table in (
+            ("tradeoff", tradeoff_table(outcome.verdicts)),
+            ("mean_tradeoff", mean_tradeoff_table(outcome.mean_tradeoff)),
+        ):
+            table.round(4).to_csv(folder / f"{name}.csv", index=False)
     if outcome.calibration is not None:
         text = json.dumps(outcome.calibration.to_dict(), indent=2)
         (folder / "calibration.json").write_text(text + "\n")
@@ -91,6 +102,40 @@ def _effects(outcome: ExperimentResult, use: Use) -> dict[str, np.ndarray]:
         "probability_drop": np.divide(fall, n, out=np.full(len(n), np.nan), where=n > 0),
         "effect": ask.per_image(tally, clean).astype(np.float32),
     }
+
+
+def tradeoff_table(verdicts: Sequence[Verdict]) -> "pd.DataFrame":
+    """One row per concept, arm and level: other change where so much of the target has changed, in per
+    cent; inf where the arm never reaches the level, and in ``difference`` −inf where the arm alone
+    does not."""
+    import pandas as pd
+
+    rows = [{"concept": v.concept, **_level_row(row)} for v in verdicts for row in v.tradeoff]
+    return pd.DataFrame(rows)
+
+
+def mean_tradeoff_table(found: Sequence[MeanTradeoff]) -> "pd.DataFrame":
+    """The same, one row per arm and level: means over the concepts of which the arm (for
+    ``difference``: it and the selected latents) reaches the level."""
+    import pandas as pd
+
+    counts = ("n_concepts", "n_missing", "n_pairs")
+    rows = [_level_row(row) | {name: getattr(row, name) for name in counts} for row in found]
+    return pd.DataFrame(rows)
+
+
+def _level_row(row: TradeoffRow | MeanTradeoff) -> dict[str, Any]:
+    """Per cent."""
+    numbers = {
+        "level": row.level,
+        "other_change": row.other_change,
+        "other_change_low": row.interval[0],
+        "other_change_high": row.interval[1],
+        "difference": row.difference,
+        "difference_low": row.difference_interval[0],
+        "difference_high": row.difference_interval[1],
+    }
+    return {"arm": row.arm, **{name: 100 * value for name, value in numbers.items()}}
 
 
 def summary_table(outcome: ExperimentResult) -> "pd.DataFrame":

@@ -1,5 +1,7 @@
 """Controlled experiment of a command, from the config to the report on the run."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,17 @@ from saev.cli.results import device_of, keep_metrics
 from saev.heads import load_head
 from saev.intervention.experiment import run_setting
 from saev.intervention.hypothesis import read_hypothesis
-from saev.intervention.judge.rungs import RUNGS
-from saev.intervention.judge.verdict import SUPPORTED
+from saev.intervention.judge.mean_tradeoff import MeanTradeoff
+from saev.intervention.judge.rungs import LEVEL
+from saev.intervention.judge.verdict import SUPPORTED, Verdict
 from saev.intervention.readout import OWN_HEADS, make_readout
 from saev.intervention.report.files import write_registered
-from saev.intervention.report.page import power_of, write_report
+from saev.intervention.report.page import (
+    clearest_first,
+    power_of,
+    rung_counts,
+    write_report,
+)
 from saev.intervention.report.placebo_section import TABLE_COLUMNS, table_rows
 from saev.intervention.result import ExperimentResult
 from saev.intervention.setting import Setting
@@ -69,7 +77,8 @@ def intervene_and_report(
 
 
 def metrics_of(outcome: ExperimentResult) -> dict[str, float]:
-    """Flat: shares of verdicts, mean changes, calibration."""
+    """Flat: counts of verdicts and rungs, mean changes, the trade-off at half of the target,
+    calibration. What is not known is left out."""
     rows = outcome.verdicts
     metrics = {
         "intervene/n_hypotheses": float(len(rows)),
@@ -82,10 +91,9 @@ def metrics_of(outcome: ExperimentResult) -> dict[str, float]:
     metrics["intervene/share_supported"] = metrics["intervene/n_supported"] / len(rows)
     if (power := power_of(outcome)) is not None:
         metrics["intervene/power"] = power
-    for name in RUNGS:
-        there = [row.rungs[name].holds for row in rows if name in row.rungs]
-        if there:
-            metrics[f"intervene/n_{name}"] = float(sum(there))
+    for name, n in rung_counts(rows).items():
+        metrics[f"intervene/n_{name}"] = float(n)
+    metrics |= _tradeoff_metrics(outcome.mean_tradeoff)
     if outcome.calibration is not None:
         for rate in outcome.calibration.rates:
             metrics[f"intervene/shuffled/{rate.test}"] = rate.share
@@ -97,23 +105,35 @@ def metrics_of(outcome: ExperimentResult) -> dict[str, float]:
     return metrics
 
 
+def _tradeoff_metrics(found: Sequence[MeanTradeoff]) -> dict[str, float]:
+    metrics = {}
+    for row in found:
+        if row.level == LEVEL:
+            metrics[f"intervene/other_at_50/{row.arm}"] = row.other_change
+            metrics[f"intervene/difference_at_50/{row.arm}"] = row.difference
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
 def show_verdicts(outcome: ExperimentResult) -> None:
-    """The verdicts as a table on screen: the supported ones first, the largest effect first."""
+    """The verdicts as a table on screen, those that hold most rungs first."""
+    counts = rung_counts(outcome.verdicts)
     rows = [
         [
             row.concept, row.verdict, f"{row.effect:.3f}",
             f"[{row.interval[0]:.2f}, {row.interval[1]:.2f}]", f"{row.null_mean:.3f}",
-            f"{row.p:.4f}", f"{row.q:.4f}", row.rung or "–", f"{100 * row.target_change:.1f}",
+            *(_rung_mark(row, name) for name in counts), f"{100 * row.target_change:.1f}",
             f"{100 * row.other_change:.1f}",
         ]
-        for row in sorted(outcome.verdicts, key=lambda row: (row.verdict != SUPPORTED, -row.effect))
+        for row in clearest_first(outcome.verdicts)
     ]  # fmt: skip
+    held = ", ".join(f"{n} {name}" for name, n in counts.items())
     print_table(
         f"{len(rows)} hypotheses on {outcome.test.n_images:,} test images "
-        f"(head: {outcome.setting.readout.name})",
-        ["concept", "verdict", "effect", "95 %", "random", "p", "q", "rung", "target %", "other %"],
+        f"(head: {outcome.setting.readout.name}): {held}",
+        ["concept", "verdict", "effect", "95 %", "random", *(f"{name}, q" for name in counts),
+         "target %", "other %"],
         rows,
-    )
+    )  # fmt: skip
     for concept, reason in outcome.left_out.items():
         print_table(f"Left out: {concept}, {reason}", [], [])
     if outcome.calibration is not None:
@@ -129,3 +149,11 @@ def show_verdicts(outcome: ExperimentResult) -> None:
             TABLE_COLUMNS,
             table_rows(outcome.placebo),
         )
+
+
+def _rung_mark(row: Verdict, name: str) -> str:
+    """Whether a rung holds, and its q; blank where it was not tested."""
+    if name not in row.rungs:
+        return ""
+    rung = row.rungs[name]
+    return f"{'✓' if rung.holds else '–'} {rung.q:.3f}"

@@ -17,11 +17,11 @@ ARM_TEXTS: dict[str, tuple[str, str]] = {
         "that the machinery alone changes nothing; must be exactly 0",
     ),
     "random_latents": (
-        "other latents that fire as often and as strongly, edited alike",
+        "other latents, edited alike: at the same dose, or, where codes change as they are, ones that fire alike",
         "that any latent of this kind would do the same",
     ),
     "random_latents_same_length": (
-        "random latents like these, as long at every token as the edit",
+        "random latents, as long at every token as the edit",
         "that latents of this kind do the same once they are turned up as far",
     ),
     "random_direction": (
@@ -75,9 +75,25 @@ SELECTOR_TEXTS = {
 }
 
 EXAMPLES_TEXTS = {
-    "patch": "Rows: test images with most of the concept, not picked by outcome. Patches that changed are framed.",
-    "image": "Rows: the first test images of the class, not picked by outcome.",
+    "patch": "A row for each of the test images that show most of the concept, not picked by outcome. Each square is a patch in the colour of the class that the model predicts there; patches that the edit changed are framed.",
+    "image": "A row for each of the first test images of the class, not picked by outcome: what the model thinks it shows before the edit, after it, and after the same edit of a random latent.",
 }
+
+
+def trade_axes(direction: str) -> tuple[str, str]:
+    """What the two axes of the trade-off show."""
+    other = "other predictions that change, %"
+    if direction == "increase":
+        return "target change: predictions that become the concept, %", other
+    return "target change: predictions of the concept that are lost, %", other
+
+
+def trade_text(direction: str, per: str) -> str:
+    """The same in a sentence."""
+    unit = "patches" if per == "patch" else "images"
+    if direction == "increase":
+        return f"To the right: the share of the {unit} of other classes that an edit sends to the concept, which is what it is for. Upwards: the share that it sends elsewhere, which is its price."
+    return f"To the right: the share of the concept’s {unit} whose prediction an edit takes away, which is what it is for. Upwards: the share of all other {unit} whose prediction changes with them, which is its price."
 
 
 def explain(outcome: ExperimentResult) -> list[str]:
