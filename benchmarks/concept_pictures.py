@@ -5,7 +5,7 @@
     python -m benchmarks.concept_pictures --sae SAE --report RUN/report
 
 Writes docs/images/concepts_*.png, two of them as the report of the intervention drew them. The
-other scenes are of set 1, which the demo's dictionary has not seen: the first half of them chooses
+other scenes are of set 5, which the demo's dictionary has not seen: the first half of them chooses
 latents, the second half is shown.
 Suffixes: b scenes, p patches, d dimensions, s latents.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-N_SCENES, SCENES_SEED = 400, 1
+N_SCENES, SCENES_SEED = 400, 5
 CONCEPTS = (("texture", "stripes"), ("shape", "star"), ("colour", "red"))
 N_ATOMS = 3
 REPORTED = {

@@ -140,6 +140,23 @@ def test_label_files_that_do_not_match(
 
 
 @pytest.mark.slow
+def test_other_seeds_stand_beside_their_nulls(run: Run, sae_dir: Path, tmp_path: Path) -> None:
+    other, out = make_sae(tmp_path / "other", seed=1), tmp_path / "atlas"
+    status = run("describe", f"sae={sae_dir}", f"hydra.run.dir={out}", *SMALL, "atlas.baseline_images=0",
+                 "naming.proposers=[vote]", f"atlas.seeds=[{other}]")  # fmt: skip
+    assert status is None
+    metrics = json.loads((out / "metrics.json").read_text())
+    rows = tables(out)["stability"].set_index("dictionary")
+    page = (out / "latents" / "index.html").read_text()
+    assert rows.loc[str(other), "mean"] == pytest.approx(metrics["latents/stability"])
+    for kind in ("isotropic", "covariance", "tokens"):
+        chance = rows.loc[kind, "mean"]
+        assert chance == pytest.approx(metrics[f"latents/stability_null/{kind}"])
+        assert f"<td>{chance:.3f}</td>" in page
+    assert metrics["latents/stability_null/isotropic"] < metrics["latents/stability_null/tokens"]
+
+
+@pytest.mark.slow
 def test_other_bad_input(run: Run, sae_dir: Path, tmp_path: Path) -> None:
     alone = (*SMALL, "atlas.num_workers=0")
     assert_sentence(run("describe"), "sae is not set")
