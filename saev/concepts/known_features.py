@@ -44,10 +44,10 @@ class Carriers(NamedTuple):
     """Of the direction and the main latent's atom."""
     best_cosine: Float[np.ndarray, " m"]
     """Of the direction and the closest atom, whichever latent that is."""
-    n_carriers: Int[np.ndarray, " m"]
+    carries: Bool[np.ndarray, "s m"]
     """Latents that write at least ``CARRIES`` of the feature: mean code where it is on minus where it
-    is off, times the atom's part along the direction, over the feature's mean length. 1 is perfect,
-    0 means that the feature is spread over many."""
+    is off, times the atom's part along the direction, over the feature's mean length. One for each
+    feature is perfect; none means that the feature is spread over many, two that it is split."""
     silent: Float[np.ndarray, " m"]
     """Of the feature's tokens, those on which the main latent is below its threshold."""
     absorbed: Float[np.ndarray, " m"]
@@ -127,7 +127,7 @@ def carriers(
     return Carriers(
         cosine_sm[main.latent, features],
         cosine_sm.max(0),
-        (share_sm >= CARRIES).sum(0),
+        share_sm >= CARRIES,
         np.array(silent),
         np.array(absorbed),
     )
@@ -136,8 +136,8 @@ def carriers(
 def detector_codes(
     x: Float[Tensor, "n d"], directions: Float[Tensor, "m d"], fitted_on: Float[Tensor, "k d"]
 ) -> sparse.csr_matrix:
-    """One code per feature from the best linear detector that knows its direction, Σ⁻¹·d: what no
-    latent of any dictionary with a linear encoder should be asked to exceed.
+    """One code per feature from the best linear detector that knows its direction, Σ⁻¹·d: a
+    yardstick for how hard the features are, which latents that compete for tokens can exceed.
 
     Args:
         fitted_on: activations without features, whose mean and covariance count.
