@@ -6,6 +6,8 @@ segmentation: images with a class per pixel
 webdataset: WebDataset image tars
 torchvision_sets: data sets that torchvision downloads
 scenes: the procedural scenes as a source
+pasted: photographs with known textures and objects pasted into them
+masked: another source's images with masks given in memory
 layout: how folders are laid out: roots, splits, files
 selection: held-out images and limits, by seeded draws per image id
 tars: image tars: where they are and what is in them

@@ -20,6 +20,7 @@ KINDS = {
     "webdataset": ("datamodules.images.webdataset", "WebDatasetImages"),
     "torchvision": ("datamodules.images.torchvision_sets", "TorchvisionImages"),
     "scenes": ("datamodules.images.scenes", "ScenesImages"),
+    "pasted": ("datamodules.images.pasted", "PastedImages"),
 }
 """Module and class of each kind; imported when it is wanted, for torchvision is heavy."""
 

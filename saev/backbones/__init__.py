@@ -9,6 +9,7 @@ timm_trunk: the parts of a timm vision transformer
 open_clip_family: vision towers of open_clip
 open_clip_config: model, activation function, preprocessing and weights file in open_clip
 taps: hooks that read and write the residual stream
+planted_features: known features added after a block, read from the picture's own pixels
 last_block: the last block for the tokens that are read, and no others
 transform: images and masks → tensors
 weights: weights on disk: which file, is it safe, its hash
