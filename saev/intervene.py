@@ -1,5 +1,7 @@
 """``python -m saev.intervene hypothesis=FILE sae=DIR head=DIR``: edit latents, measure, judge.
 
+``saes=[A,B,C]`` in place of ``sae`` tests with each dictionary and says what holds over all of them.
+
 Leaves ``report/`` in the run folder: ``verdict.json``, ``effects.parquet``, ``summary.csv`` and a
 page, ``index.html``, that opens from disk. What is tested is hashed and logged before a test image
 is read.
@@ -22,15 +24,11 @@ def intervene(cfg: DictConfig) -> dict[str, float]:
         UserError: one sentence on what cannot be done and what to set.
     """
     from saev.intervention.report.from_config import intervene_and_report
-    from saev.loading import images_for
-    from saev.sae import SparseAutoencoder
 
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="intervene") as tracking:
-        sae = SparseAutoencoder.from_pretrained(cfg.sae)
         images = instantiate(cfg.images) if cfg.images is not None else None
-        source = images_for(sae, cfg.sae, images)
-        metrics = intervene_and_report(cfg, sae, source, out_dir, tracking)
+        metrics = intervene_and_report(cfg, images, out_dir, tracking)
     print_next([f"xdg-open {out_dir / 'report' / 'index.html'}", "make ui"])
     return metrics
 

@@ -10,4 +10,5 @@ tradeoff_figure: target change against other change
 examples: pictures before and after an edit
 placebo_section: error rates and power by placebo latents
 figures: arms, dose–response curve, masks, bars
+replication_page: what holds over several dictionaries
 """
