@@ -320,8 +320,10 @@ def test_latents_without_a_match_are_passed_over(folder):
 
 @pytest.mark.slow
 def test_placebo_latents_of_heads_that_answer_per_image(folder):
-    content = {"images": {"discovery": "train", "test": "test", "n_other": 5}, "alpha": 0.4,
-               "concept": ["star", "ring"], "selector": {"by": "f1", "n": 2}, "directions": 4}  # fmt: skip
+    content = {
+        "images": {"discovery": "train", "test": "test", "n_other": 5}, "alpha": 0.4, "draws": 12,
+        "concept": ["star", "ring"], "selector": {"by": "f1", "n": 2}, "directions": 4,
+    }  # fmt: skip
     one = setting(folder, "image", **content, placebo=8, power=4)
     seen = []
     found = run_setting(one, lambda registered, _: seen.append(registered["placebo"]))

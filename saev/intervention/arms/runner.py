@@ -240,10 +240,13 @@ class _Stack:
         self,
         keys: Sequence[Hashable],
         found: Predictions,
-        rows: Sequence[Int[Tensor, " _"]],
+        rows: Sequence[Tensor],
         place: Int[np.ndarray, " n"] | None = None,
     ) -> None:
-        """Counts of several jobs; ``place``: where each test image is in a tally, −1 if nowhere."""
+        """Counts of several jobs, each on its own ``rows`` of the batch.
+
+        ``place``: where each test image is in a tally, −1 if nowhere.
+        """
         counts = self.scorer.score(found, torch.cat(list(rows)))
         first = 0
         for key, own in zip(keys, rows, strict=True):
