@@ -57,18 +57,23 @@ def setting_blocks(summary: "pd.DataFrame", outcome: ExperimentResult) -> list[d
 
 
 def mean_tradeoff_rows(outcome: ExperimentResult) -> list[dict[str, Any]]:
-    """A row per arm of the trade-off: a cell per level, each a pair of texts."""
+    """A row per arm of the trade-off, with the texts of a cell per level."""
     rows: dict[str, dict[str, Any]] = {}
     for found in outcome.mean_tradeoff:
         row = rows.setdefault(found.arm, {"arm": STYLES[found.arm][0], "cells": []})
-        never = f" (of {found.n_concepts}; {found.n_missing} never)" if found.n_missing else ""
-        value = (
-            f"{_between(found.other_change, found.interval)}{never}"
-            if found.n_concepts
-            else "never"
+        n = found.n_concepts + found.n_missing
+        row["cells"].append(
+            {
+                "level": f"{100 * found.level:.0f} %",
+                "value": _between(found.other_change, found.interval)
+                if found.n_concepts
+                else "never",
+                "over": f"over {found.n_concepts} of {n}" if found.n_missing else "",
+                "apart": _between(found.difference, found.difference_interval)
+                if found.n_pairs
+                else "",
+            }
         )
-        apart = _between(found.difference, found.difference_interval) if found.n_pairs else ""
-        row["cells"].append({"level": f"{100 * found.level:.0f} %", "value": value, "apart": apart})
     return list(rows.values())
 
 

@@ -119,7 +119,7 @@ def masks_figure(examples: Sequence[MaskExample], names: Sequence[str]) -> "Figu
     from matplotlib.patches import Patch
 
     titles = ["image", "truth", *examples[0].predictions]
-    size = 1.4
+    size = 1.2
     figure = new_figure(size * len(titles), size * len(examples) + 0.9)
     axes = figure.subplots(len(examples), len(titles), squeeze=False)
     used: set[int] = set()
@@ -142,7 +142,7 @@ def masks_figure(examples: Sequence[MaskExample], names: Sequence[str]) -> "Figu
         Patch(color=class_colour(k), label=plain_text(names[k]) if k >= 0 else "no label")
         for k in sorted(used, key=lambda k: (k < 0, k))
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=10, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     return figure
 
 

@@ -24,7 +24,7 @@ STYLES = {
     "random_latents_same_length": ("random latents", "#777777", "v"),
 }
 """Arm → its label, colour and marker."""
-LABEL_WIDTH = 0.35
+LABEL_WIDTH = 0.42
 """Of the axis, room for the label of a line that ends at its right edge."""
 LINE_HEIGHT = 0.065
 """Of the axis, between two labels."""
@@ -40,7 +40,7 @@ def tradeoff_figure(
         doses: multiples of the tested edit, in increasing order.
         target, other: what the axes show.
     """
-    figure = new_figure(6.6, 4.2)
+    figure = new_figure(5.8, 4.0)
     axis = figure.subplots()
     tested = list(doses).index(1.0)
     top = max(1.0, *(100 * float(np.max(path.other_k)) for path in paths.values()))
@@ -51,7 +51,16 @@ def tradeoff_figure(
         line_width = 2.2 if arm == "selected" else 1.3
         if len(doses) > 1:
             axis.plot(x_k, y_k, color=colour, linewidth=line_width, zorder=2)
-        axis.scatter(x_k[1:], y_k[1:], s=16, color=colour, marker=marker, linewidths=0, zorder=3)
+        axis.scatter(
+            x_k[1:],
+            y_k[1:],
+            s=16,
+            color=colour,
+            marker=marker,
+            linewidths=0,
+            zorder=3,
+            clip_on=False,
+        )
         axis.scatter(x_k[1 + tested], y_k[1 + tested], s=90, facecolors="none", edgecolors=colour,
                      linewidths=1.6, zorder=4)  # fmt: skip
         ends[arm] = (float(x_k[-1]), float(y_k[-1]))
