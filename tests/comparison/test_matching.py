@@ -5,14 +5,7 @@ import pytest
 
 from saev.comparison import matching
 from saev.comparison.matching import jaccard, match, match_exemplars
-from saev.concepts.ranked_codes import CodeEntries
-
-
-def sparse_codes(dense: np.ndarray) -> CodeEntries:
-    latent, row = dense.T.nonzero()
-    return CodeEntries(
-        latent, row, dense[row, latent].astype(np.float32), dense.shape[1], len(dense)
-    )
+from tests.fakes.codes import sparse_codes
 
 
 def random_codes(n_rows: int, n_latents: int, seed: int) -> np.ndarray:

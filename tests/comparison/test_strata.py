@@ -6,7 +6,7 @@ import pytest
 from saev.comparison.matching import match
 from saev.comparison.strata import STRATUM, activity, like_images, mispaired
 from saev.concepts.ranked_codes import CodeEntries
-from tests.comparison.test_matching import sparse_codes
+from tests.fakes.codes import sparse_codes
 
 
 def with_gain(kind: str, seed: int, n_images: int = 400, n_latents: int = 400) -> list[CodeEntries]:
