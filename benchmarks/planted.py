@@ -153,7 +153,7 @@ class Score(NamedTuple):
     l0: float
 
 
-def score(sae: SparseAutoencoder, world: World, strength: float, n_choose: int = 60_000) -> Score:
+def score(sae: SparseAutoencoder, world: World, strength: float, n_choose: int = 80_000) -> Score:
     """Latents chosen on training tokens, scored on held-out ones."""
     features = world.at(strength)
     choose = world.train.first(n_choose)
@@ -171,7 +171,7 @@ def score(sae: SparseAutoencoder, world: World, strength: float, n_choose: int =
     return Score(found, split, float(1 - error / variation), codes.nnz / len(x))
 
 
-def detector(world: World, strength: float, n_choose: int = 60_000) -> Predictors:
+def detector(world: World, strength: float, n_choose: int = 80_000) -> Predictors:
     """The best linear detector with known directions: the ceiling."""
     features, choose = world.at(strength), world.train.first(n_choose)
     clean = world.train.clean.float()

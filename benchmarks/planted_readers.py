@@ -27,7 +27,7 @@ class Sizes(NamedTuple):
     """That train the head."""
     discovery: int = 120
     """On which the experiment chooses latents."""
-    test: int = 24
+    test: int = 32
     """On which hypotheses are tested and edits are named."""
 
 
