@@ -5,4 +5,5 @@ ranked_codes: entries of sparse codes, and their ranks within each latent
 pair_scores: exact F1, AUROC and AP of every latent × concept
 best_latents: the best latent of each concept: chosen on some images, tested on others
 max_null: permutation null of the best of many
+known_features: whether a dictionary found features that are known to be there
 """

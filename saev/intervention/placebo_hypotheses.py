@@ -20,10 +20,10 @@ from saev.intervention.choose.placebo_sets import placebo_sets, sets_needed, tur
 from saev.intervention.choose.proposals import Latents, Proposal
 from saev.intervention.hypothesis import Hypothesis
 from saev.intervention.injected_effects import InjectedEffects
+from saev.intervention.judge.dose_curves import RIVALS, Curves
 from saev.intervention.judge.placebo import Placebo, placebo_of
 from saev.intervention.judge.tally import Tally
-from saev.intervention.judge.tradeoff import RIVALS, Curves
-from saev.intervention.judge.verdict import Criteria, Evidence, Verdict, measure
+from saev.intervention.judge.verdict import Criteria, Evidence, Verdict, measure_effects
 from saev.intervention.result import ExperimentResult
 
 OWNER = "placebo latents"
@@ -76,7 +76,7 @@ def run_placebo(
         )
         found = tester.evidence(one, with_effect)
         for (concept, strength), evidence in found.items():
-            row = measure(concept, evidence, list(latents), criteria, len(proposals), rng)
+            row = measure_effects(concept, evidence, list(latents), criteria, len(proposals), rng)
             rows_here = rows if strength == 0 else injected.setdefault(strength, [])
             rows_here.append(row)
     return placebo_of(rows, injected, criteria, len(proposals), n_unmatched)

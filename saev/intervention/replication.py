@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from saev.intervention.judge.dose_curves import RIVALS, differences, other_changes
 from saev.intervention.judge.rungs import EFFECT, LEARNED, LEVEL, RUNGS, SELECTIVE
 from saev.intervention.judge.tally import Tally
-from saev.intervention.judge.tradeoff import RIVALS, differences, other_changes
-from saev.intervention.judge.verdict import Evidence, plain
+from saev.intervention.judge.verdict import Evidence
 from saev.intervention.result import ExperimentResult
+from saev.pages.site import plain
 from saev.stats.correction import ROUNDING, benjamini_hochberg
 from saev.stats.hierarchy import mean_over_seeds
 

@@ -14,6 +14,7 @@ from saev.intervention.arms.runner import Runner, TestSet
 from saev.intervention.choose.discovery import Discovery
 from saev.intervention.choose.proposals import Proposal
 from saev.intervention.judge.calibration import Calibration
+from saev.intervention.judge.dose_curves import Curves
 from saev.intervention.judge.mean_tradeoff import (
     HypothesisCurves,
     MeanTradeoff,
@@ -21,7 +22,6 @@ from saev.intervention.judge.mean_tradeoff import (
 )
 from saev.intervention.judge.placebo import Placebo
 from saev.intervention.judge.tally import Question, Tally
-from saev.intervention.judge.tradeoff import Curves
 from saev.intervention.judge.verdict import CONTROLS, Evidence, Verdict
 from saev.intervention.setting import Setting
 

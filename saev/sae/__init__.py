@@ -16,6 +16,7 @@ straight_through: gradients of JumpReLU's thresholds
 threshold: BatchTopK's choice in a batch, and the threshold that replaces it
 initialize: starting values of atoms, encoder rows and decoder bias
 pretrained: the folder on disk and on the hub
+untrained: how sparse an untrained dictionary is, and how long its codes
 baselines: PCA, ICA, k-means, random … in the same form
 """
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saev.sae.config import SAEConfig
 from saev.sae.model import SparseAutoencoder
+from saev.sae.untrained import best_gain, latents_per_token
 
 KINDS = ("raw", "random", "pca", "ica", "kmeans", "semi_nmf", "untrained")
 
@@ -145,10 +146,10 @@ def fit_baseline(
         W_enc = W_dec
     if dense:
         return _dictionary(like, kind, W_enc, W_dec, center, None)
-    k = 1 if kind == "kmeans" else like.latents_per_token(normal[:LIKE_TOKENS])
+    k = 1 if kind == "kmeans" else latents_per_token(like, normal[:LIKE_TOKENS])
     k = k if k is None else min(k, len(W_dec))
     sae = _dictionary(like, kind, W_enc, W_dec, center, k)
-    sae.W_enc.mul_(sae.best_gain(normal[:LIKE_TOKENS].to(sae.W_enc.device)))
+    sae.W_enc.mul_(best_gain(sae, normal[:LIKE_TOKENS].to(sae.W_enc.device)))
     return sae
 
 

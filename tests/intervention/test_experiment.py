@@ -28,7 +28,7 @@ from saev.intervention.arms import arms
 from saev.intervention.arms.arms import ArmPlan
 from saev.intervention.experiment import run_setting
 from saev.intervention.hypothesis import ARMS, HYPOTHESES_DIR, Hypothesis, read_hypothesis
-from saev.intervention.judge.tradeoff import LEVELS
+from saev.intervention.judge.dose_curves import LEVELS
 from saev.intervention.judge.verdict import Criteria, judge
 from saev.intervention.readout import make_readout
 from saev.intervention.report.files import SUMMARY_COLUMNS, write_files

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from saev.intervention.judge.dose_curves import LEVELS, Curves, other_changes
 from saev.intervention.judge.mean_tradeoff import (
     HypothesisCurves,
     mean_paths,
@@ -12,7 +13,6 @@ from saev.intervention.judge.mean_tradeoff import (
     tradeoff_paths,
 )
 from saev.intervention.judge.tally import Clean, Groups, Question, Tally
-from saev.intervention.judge.tradeoff import LEVELS, Curves, other_changes
 from saev.stats.bootstrap import image_weights
 
 GROUPS = Groups(((0, 3),))

@@ -11,10 +11,10 @@ import pytest
 from matplotlib.text import Text
 
 from saev.intervention.hypothesis import ARMS, BASELINES
+from saev.intervention.judge.dose_curves import TradeoffRow
 from saev.intervention.judge.error_rates import ErrorRate
 from saev.intervention.judge.mean_tradeoff import MeanTradeoff, TradeoffPath
 from saev.intervention.judge.rungs import RUNGS, Rung
-from saev.intervention.judge.tradeoff import TradeoffRow
 from saev.intervention.judge.verdict import VERDICTS, Verdict
 from saev.intervention.report.figures import MaskExample, masks_figure, plain_text
 from saev.intervention.report.files import SUMMARY_COLUMNS, mean_tradeoff_table, tradeoff_table

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from saev.intervention.arms.matched_latents import SIZES, Matched
+from saev.intervention.judge.dose_curves import Curves
 from saev.intervention.judge.rungs import Rung, learned_rung
 from saev.intervention.judge.tally import Clean, Groups, Question, Tally
-from saev.intervention.judge.tradeoff import Curves
 from saev.intervention.judge.verdict import (
     NO_MATCH,
     NO_POWER,

@@ -1,7 +1,7 @@
 """Verdicts: from counted predictions to a judgement, and how often it errs.
 
 tally: changes of predictions, counted per image and class
-tradeoff: other change where so much of the target has changed
+dose_curves: other change where so much of the target has changed
 mean_tradeoff: the same, its mean over hypotheses
 rungs: learned, and selective
 verdict: effects of the arms → verdict

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from saev.intervention.arms.arms import ArmPlan
 from saev.intervention.judge.error_rates import ErrorRate, error_rates, p_values
 from saev.intervention.judge.tally import Tally
-from saev.intervention.judge.verdict import Criteria, Evidence, measure
+from saev.intervention.judge.verdict import Criteria, Evidence, measure_effects
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def calibrate(
                 random=Tally.stack([tallies[key] for key in keys], images), matched=matched,
                 same_length={}, untrained=None, curves=None, best_of=1, p_selection=None,
             )  # fmt: skip
-            rows.append(measure(p.concept, one, list(latents), criteria, n, rng))
+            rows.append(measure_effects(p.concept, one, list(latents), criteria, n, rng))
             sets.append(str(sorted(latents)))
     tests = p_values(rows)
     return Calibration(

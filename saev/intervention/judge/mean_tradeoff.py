@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from saev.intervention.judge.dose_curves import LEVELS, Curves, other_changes
 from saev.intervention.judge.tally import Clean, Question
-from saev.intervention.judge.tradeoff import LEVELS, Curves, other_changes
 from saev.stats.bootstrap import N_BOOTSTRAP, image_weights, interval
 
 

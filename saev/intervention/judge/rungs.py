@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from saev.intervention.judge.tally import Clean, Question, Tally
-from saev.intervention.judge.tradeoff import (
+from saev.intervention.judge.dose_curves import (
     RIVALS,
     Curves,
     differences,
     other_changes,
     outer_interval,
 )
+from saev.intervention.judge.tally import Clean, Question, Tally
 from saev.stats.bootstrap import interval
 from saev.stats.tests import sign_flip_p
 

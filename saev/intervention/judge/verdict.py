@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from saev.intervention.arms.matched_latents import Matched
+from saev.intervention.judge.dose_curves import Curves, TradeoffRow, tradeoff_rows
 from saev.intervention.judge.rungs import (
     EFFECT,
     LEARNED,
@@ -20,7 +21,7 @@ from saev.intervention.judge.rungs import (
     selective_rung,
 )
 from saev.intervention.judge.tally import Clean, Question, Tally, other_change
-from saev.intervention.judge.tradeoff import Curves, TradeoffRow, tradeoff_rows
+from saev.pages.site import plain
 from saev.stats.adjustment import regression_adjusted
 from saev.stats.bootstrap import N_BOOTSTRAP, bootstrap_interval, image_weights
 from saev.stats.correction import ROUNDING, benjamini_hochberg, draws_needed
@@ -155,7 +156,9 @@ def judge(
     """
     rng = np.random.default_rng(seed)
     n = len(evidence)
-    rows = [measure(name, e, latents[name], criteria, n, rng) for name, e in evidence.items()]
+    rows = [
+        measure_effects(name, e, latents[name], criteria, n, rng) for name, e in evidence.items()
+    ]
     return decide(rows, criteria)
 
 
@@ -194,7 +197,7 @@ def _weakest(row: Verdict) -> tuple[float, str]:
     return max(_tests(row), key=lambda test: test[0])
 
 
-def measure(
+def measure_effects(
     name: str, evidence: Evidence, latents: list[int], criteria: Criteria, n_hypotheses: int,
     rng: np.random.Generator,
 ) -> Verdict:  # fmt: skip
@@ -365,14 +368,3 @@ def _rung_words(row: Verdict) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.2f}"
-
-
-def plain(value: Any) -> Any:
-    """JSON-able: what is not finite becomes null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(v) for v in value]
-    return value

@@ -9,9 +9,9 @@ import numpy as np
 
 from saev.intervention.arms.arms import Use
 from saev.intervention.hypothesis import ARMS
+from saev.intervention.judge.dose_curves import TradeoffRow
 from saev.intervention.judge.mean_tradeoff import MeanTradeoff
 from saev.intervention.judge.tally import other_change
-from saev.intervention.judge.tradeoff import TradeoffRow
 from saev.intervention.judge.verdict import Verdict
 from saev.intervention.result import ExperimentResult
 from saev.pages.site import plain

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from saev.intervention.judge.dose_curves import LEVELS
 from saev.intervention.judge.mean_tradeoff import TradeoffPath
-from saev.intervention.judge.tradeoff import LEVELS
 from saev.pages.notebook_figure import new_figure
 
 if TYPE_CHECKING:
