@@ -281,6 +281,7 @@ def placebo(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a minute on an idle core
 def test_no_test_errs_too_often_among_latents_that_nobody_chose(placebo):
     found = placebo.placebo
     assert found.n_hypotheses >= 200 and found.n_sets == 40
@@ -335,6 +336,7 @@ def test_placebo_latents_of_heads_that_answer_per_image(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a minute on an idle core
 def test_injected_effects_are_found_the_sooner_the_stronger_they_are(placebo):
     effects = [one.effect for one in placebo.placebo.power]
     assert (
