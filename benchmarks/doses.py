@@ -106,7 +106,7 @@ def pilot_of(file: Hypothesis) -> Hypothesis:
     sizes = tuple(sorted({n for n, _ in SETTINGS}))
     return replace(
         file, selector=Selector(file.selector.by, sizes[-1]), draws=N_RANDOM, layer=None,
-        table=replace(file.table, n_latents=sizes), shuffles=1, directions=1, metric="accuracy",
+        table=replace(file.table, n_latents=sizes), shuffles=1, directions=19, metric="accuracy",
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.reproduction NAME=RUN,RUN,RUN … > docs/tables/reproduction.md
 
-Each RUN is the folder of a run of ``saev.intervene``; those of one NAME are one experiment repeated
+Each RUN is the folder of a run of ``saev.intervene``, or of one dictionary's report in it; those of one NAME are one experiment repeated
 with dictionaries of different seeds. Cells are per cent, means over concepts and runs; ± is half a
 95 % interval over the runs (Student's t), so that it speaks of other seeds and not of other images.
 """
@@ -45,7 +45,9 @@ class Report:
     @classmethod
     def read(cls, run: str | Path) -> Report:
         """From the run folder; raises ``SystemExit`` with one sentence where there is no report."""
-        folder = Path(run) / "report"
+        folder = Path(run)
+        if not (folder / "verdict.json").is_file():
+            folder = folder / "report"
         if not (folder / "verdict.json").is_file():
             raise SystemExit(f"{folder} holds no verdict.json: give folders of saev.intervene runs")
         calibration, tradeoff = folder / "calibration.json", folder / "mean_tradeoff.csv"

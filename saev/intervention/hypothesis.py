@@ -169,8 +169,6 @@ class Hypothesis:
         _check("direction", self.direction in DIRECTIONS, self.direction, " or ".join(DIRECTIONS))
         _check("mode", self.mode in ("add", "replace"), self.mode, "add or replace")
         _check("alpha", 0 < self.alpha < 1, self.alpha, "between 0 and 1")
-        enough = self.draws is None or self.draws >= MIN_DRAWS
-        _check("draws", enough, self.draws, f"null, or {MIN_DRAWS} or more")
         _check("max_ratio", self.max_ratio > 1, self.max_ratio, "above 1")
         needed = draws_needed(self.alpha, 1)
         fewest = f"null, or {needed} or more: fewer can never give p ≤ {self.alpha}"

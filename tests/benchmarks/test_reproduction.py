@@ -69,7 +69,7 @@ def test_tables(tmp_path, capsys):
         "| run | hypotheses | effect | learned | selective | not supported | no power | no match |",
         "| 2 | 2 | 1 | 1 | – | 0 | 0 | 1 |",
         "| mean | 2.0 ± 0.0 | 1.0 ± 0.0 | 0.3 ± 1.4 | – | 0.0 ± 0.0 | 0.0 ± 0.0 | 1.0 ± 0.0 |",
-        "| run | firing rate | mean code | dose |",
+        "| run | tokens changed | length | dose |",
         "| 0 | 0.75 | 1.10 | 0.90 |",
         "| mean | 0.75 ± 0.00 | 1.10 ± 0.00 | 1.00 ± 0.25 |",
         "| run | random latents, p ≤ α | random latents, p ≤ α / h |",

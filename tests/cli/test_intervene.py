@@ -17,7 +17,8 @@ FILE: dict[str, Any] = {
     "selector": {"by": "f1", "n": 1},
     "images": {"discovery": "train", "test": "heldout"},
     "alpha": 0.2,
-    "directions": 2,
+    "directions": 4,
+    "untrained": 1,
     "shuffles": 1,
     "calibration": 1,
     "support": {"n_discovery_units": 1, "n_test_units": 1},
@@ -93,7 +94,7 @@ def test_placebo_latents_on_request(run: Run, sae_dir: Path, tmp_path: Path) -> 
         ({"layer": 1}, (), ("block 1", "block 4")),
         ({"latents": [95000], "concept": "shape/circle"}, (), ("no latent 95000",)),
         ({"draws": 5}, (), ("draws=5", "draws=9")),
-        ({}, ("images.n_images=12",), ("too few images",)),
+        ({}, ("images.n_images=20",), ("too few images",)),
         ({}, ("head=nowhere",), ("head=nowhere",)),
         ({}, ("hypothesis=nothing_like_it",), ("nothing_like_it", "camvid")),
     ],
@@ -131,8 +132,8 @@ def test_finds_what_was_planted_and_nothing_else(run: Run, tmp_path: Path) -> No
         edit={"kind": "set", "scale": -2.0},
         images={"discovery": "train", "test": "heldout", "n_discovery": 400, "n_test": 80},
         alpha=0.05,
-        spare=4.0,
-        directions=10,
+        directions=19,
+        untrained=19,
         calibration=20,
         support={},
     )
@@ -145,5 +146,6 @@ def test_finds_what_was_planted_and_nothing_else(run: Run, tmp_path: Path) -> No
     metrics = json.loads((out / "metrics.json").read_text())
     calibration = json.loads((out / "report" / "calibration.json").read_text())
     assert metrics["intervene/power"] >= 0.8
-    assert calibration["n_hypotheses"] >= 200 and calibration["share_supported"] <= 0.05
-    assert calibration["uniformity_p"] > 0.01
+    assert calibration["n_hypotheses"] >= 200
+    for rate in calibration["rates"]:
+        assert rate["n"] >= 40 and rate["interval"][0] <= 0.05, rate

@@ -593,6 +593,7 @@ def test_one_seed_one_result(folder):
         ({"concept": "whale"}, "no class 'whale'"),
         ({"layer": 1}, "trained on block 0"),
         ({"draws": 50}, "use draws=119"),
+        ({"draws": 12, "alpha": 0.5, "edit": {"kind": "ablate"}}, "edit.kind=ablate"),
         ({"concept": "heart", "images": {"test": "test", "n_test": 4}}, "too few images"),
         ({"images": {"test": "test", "n_test": 3}}, "no concept has enough"),
         ({"alpha": 0.001, "directions": None}, "alive latents"),

@@ -51,7 +51,6 @@ def test_scale():
         ({"match": ["rate"]}, "unknown key 'match'"),
         ({"max_ratio": 1}, "max_ratio is 1"),
         ({"tradeoff": {"doses": [0]}}, "tradeoff.doses"),
-        ({"draws": 5}, "draws is 5"),
         ({"images": {"discovery": ["a", "b"], "test": ["b"]}}, "'b'"),
         ({"directions": 0}, "directions"),
         ({"placebo": -1}, "placebo is -1"),
