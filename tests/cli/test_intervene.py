@@ -94,7 +94,7 @@ def test_placebo_latents_on_request(run: Run, sae_dir: Path, tmp_path: Path) -> 
         ({"layer": 1}, (), ("block 1", "block 4")),
         ({"latents": [95000], "concept": "shape/circle"}, (), ("no latent 95000",)),
         ({"draws": 5}, (), ("draws=5", "draws=9")),
-        ({}, ("images.n_images=20",), ("too few images",)),
+        ({}, ("images.n_images=30",), ("too few images",)),
         ({}, ("head=nowhere",), ("head=nowhere",)),
         ({}, ("hypothesis=nothing_like_it",), ("nothing_like_it", "camvid")),
     ],

@@ -213,12 +213,15 @@ def check_draws(file: Hypothesis, n_latents: int, n_hypotheses: int, n_alive: in
             f"draws={file.draws} can never give p ≤ {file.alpha} / {n_hypotheses} after correction: "
             f"use draws={needed} or more, or null"
         )
-    if file.draws is not None and file.draws < MIN_DRAWS:
-        if not parse_edit(file.edit, (0,)).has_unit:
-            raise UserError(
-                f"draws={file.draws} is too few for edit.kind={file.edit.get('kind')}: what random "
-                f"latents' rates explain of their effects is estimated from them; use {MIN_DRAWS}"
-            )
+    if (
+        file.draws is not None
+        and file.draws < MIN_DRAWS
+        and not parse_edit(file.edit, (0,)).has_unit
+    ):
+        raise UserError(
+            f"draws={file.draws} is too few for edit.kind={file.edit.get('kind')}: what random "
+            f"latents' rates explain of their effects is estimated from them; use {MIN_DRAWS}"
+        )
     too_many = n_latents > n_alive  # the proposer says so
     if not too_many and math.comb(n_alive - n_latents, n_latents) < (file.draws or needed):
         raise too_few_sets(file.draws or needed, n_alive)
