@@ -6,7 +6,6 @@ Shapes: `b` tokens, `d` d_model, `s` d_sae; `*n` any leading axes. A bar marks n
 """
 
 from dataclasses import replace
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ from torch import Tensor, nn
 
 from saev.sae.config import SAEConfig
 from saev.sae.initialize import initialize_
-
-GAIN_TOKENS = 2048
-"""Activations that the gain of an untrained dictionary is fitted on: one number needs no more."""
-
-GAIN_CODES = 2**23
-"""Codes held at once meanwhile: 32 MB."""
 
 
 class SparseAutoencoder(nn.Module):
@@ -166,65 +159,26 @@ class SparseAutoencoder(nn.Module):
         self.scale.fill_(scale)
         self.cfg = replace(self.cfg, max_norm=max_norm)
 
-    def latents_per_token(self, acts: Float[Tensor, "n d"] | None = None) -> int | None:
-        """How many codes of a token are positive: k for ``topk``, else the rounded mean over ``acts``.
-
-        Without activations ⌈cfg.k⌉, which may be None.
-        """
-        k = self.cfg.k
-        if self.cfg.activation == "topk" or acts is None or len(acts) == 0:
-            return None if k is None else ceil(k)
-        n_positive = sum(int((self.encode(x) > 0).sum()) for x in self._in_parts(acts))
-        return max(1, round(n_positive / len(acts)))
-
-    @torch.no_grad()
     def untrained(
         self, seed: int = 0, acts: Float[Tensor, "n d"] | None = None
     ) -> "SparseAutoencoder":
         """A fresh dictionary of the same shape, sparsity and normalisation: the null model.
 
-        Thresholds and gates mean nothing for other atoms, so each token keeps its largest codes, as
-        many as ``latents_per_token``. Random atoms overlap, and the sum of projections on many of
-        them is too long: one factor on all codes makes the squared error on ``acts`` least.
-
-        Args:
-            acts: raw activations; those that are not normal are left out, and of many some are
-                taken. Without them codes keep their length, and where no number of latents is
-                known all positive ones stay.
+        Each token keeps its ``latents_per_token`` largest codes, since thresholds mean nothing for
+        other atoms, times the ``best_gain`` on raw ``acts``.
         """
-        acts = None if acts is None else self._some_normal(acts)
-        cfg, k = self.cfg, self.latents_per_token(acts)
-        if k is not None:
-            cfg = replace(cfg, activation="topk", k=k)
-        fresh = SparseAutoencoder(cfg, torch.Generator().manual_seed(seed))
-        fresh = fresh.to(self.W_enc.device, self.W_enc.dtype)
-        fresh.mean.copy_(self.mean)
-        fresh.scale.copy_(self.scale)
-        if cfg.activation == self.cfg.activation:
-            for name in self.extras:
-                getattr(fresh, name).data.copy_(getattr(self, name))
-        if acts is not None and len(acts) > 0:
-            fresh.W_enc.mul_(fresh.best_gain(acts))
-        return fresh.eval().requires_grad_(False)
+        from saev.sae.null_model import best_gain, latents_per_token, some_normal
 
-    def _some_normal(self, acts: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
-        normal = acts[self.is_normal(acts)].to(self.W_enc.device)
-        return normal[:: max(1, len(normal) // GAIN_TOKENS)]
-
-    def _in_parts(self, acts: Float[Tensor, "n d"]) -> tuple[Tensor, ...]:
-        return acts.split(max(1, GAIN_CODES // self.cfg.d_sae))
-
-    def best_gain(self, acts: Float[Tensor, "n d"]) -> float:
-        """The factor on all codes with the least squared error on activations.
-
-        ⟨x̄ − b_dec, z·W_dec⟩ / ‖z·W_dec‖², both summed over them; 1 where nothing fires.
-        """
-        along = power = 0.0
-        for x in self._in_parts(acts):
-            written = self.encode(x) @ self.W_dec
-            along += float((written * (self.normalize(x) - self.b_dec)).sum())
-            power += float(written.square().sum())
-        return along / power if power > 0 else 1.0
+        acts = some_normal(self, acts)
+        k = latents_per_token(self, acts)
+        cfg = self.cfg if k is None else replace(self.cfg, activation="topk", k=k)
+        fresh = SparseAutoencoder(cfg, torch.Generator().manual_seed(seed)).requires_grad_(False)
+        fresh = fresh.to(self.W_enc.device, self.W_enc.dtype).eval()
+        kept = self.extras if cfg.activation == self.cfg.activation else ()
+        for name in ("mean", "scale", *kept):
+            getattr(fresh, name).copy_(getattr(self, name))
+        fresh.W_enc.mul_(best_gain(fresh, acts))
+        return fresh
 
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write ``config.json`` and ``weights.safetensors``, each whole or not at all; the folder."""
