@@ -16,7 +16,7 @@ straight_through: gradients of JumpReLU's thresholds
 threshold: BatchTopK's choice in a batch, and the threshold that replaces it
 initialize: starting values of atoms, encoder rows and decoder bias
 pretrained: the folder on disk and on the hub
-untrained: how sparse an untrained dictionary is, and how long its codes
+null_model: sparsity and length of the codes of a dictionary of random atoms
 baselines: PCA, ICA, k-means, random … in the same form
 """
 

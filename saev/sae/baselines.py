@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saev.sae.config import SAEConfig
 from saev.sae.model import SparseAutoencoder
-from saev.sae.untrained import best_gain, latents_per_token
+from saev.sae.null_model import best_gain, latents_per_token, some_normal
 
 KINDS = ("raw", "random", "pca", "ica", "kmeans", "semi_nmf", "untrained")
 
@@ -25,9 +25,6 @@ OVERCOMPLETE = ("kmeans", "semi_nmf", "untrained")
 
 FIT_TOKENS = 8192
 """Activations that ICA and semi-NMF look at; more changes little and takes long."""
-
-LIKE_TOKENS = 2048
-"""Activations for the L0 of the other dictionary, and for the gain."""
 
 
 class Baseline:
@@ -146,10 +143,10 @@ def fit_baseline(
         W_enc = W_dec
     if dense:
         return _dictionary(like, kind, W_enc, W_dec, center, None)
-    k = 1 if kind == "kmeans" else latents_per_token(like, normal[:LIKE_TOKENS])
+    k = 1 if kind == "kmeans" else latents_per_token(like, some_normal(like, pool))
     k = k if k is None else min(k, len(W_dec))
     sae = _dictionary(like, kind, W_enc, W_dec, center, k)
-    sae.W_enc.mul_(best_gain(sae, normal[:LIKE_TOKENS].to(sae.W_enc.device)))
+    sae.W_enc.mul_(best_gain(sae, some_normal(sae, pool)))
     return sae
 
 

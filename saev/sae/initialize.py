@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-ENCODER_INITS = ("transpose", "unit_gain", "kaiming")
+ENCODER_INITS = ("transpose", "best_gain", "unit_gain", "kaiming")
 ATOM_INITS = ("random", "data")
 BIAS_INITS = ("mean", "geometric_median", "zero")
 
@@ -24,10 +24,11 @@ def initialize_(
     """Fill both matrices in place: atoms are random unit vectors.
 
     Args:
-        encoder: "transpose" copies the atoms (Gao et al. 2024, A.1: few latents die); "unit_gain"
-            copies them times 2·d/s, with which ReLU codes of a random input sum up to its own
-            length (plain copies overshoot s/(2·d) times); "kaiming" draws uniformly from ±√(6/d)
-            (He et al. 2015).
+        encoder: "transpose" copies the atoms (Gao et al. 2024, A.1: few latents die); "best_gain"
+            as well, to be scaled when there are inputs (``null_model.best_gain``);
+            "unit_gain" copies them times 2·d/s, with which ReLU codes of a random input sum up to
+            its own length (plain copies overshoot s/(2·d) times); "kaiming" draws uniformly from
+            ±√(6/d) (He et al. 2015).
         generator: source of randomness; None uses torch's global one.
 
     Raises:
@@ -74,7 +75,8 @@ def point_atoms_at_data_(
 ) -> None:
     """Give every atom the direction of an input of the pool, in place, and its encoder row as well.
 
-    Lengths stay. Inputs are taken without repeats as far as they go.
+    Lengths stay. Inputs are taken without repeats as far as they go; what is more points between
+    two, since two atoms that begin alike would learn alike.
 
     Args:
         pool: centred inputs in normalised units.
@@ -83,7 +85,14 @@ def point_atoms_at_data_(
     while sum(map(len, order)) < len(W_dec):
         order.append(torch.randperm(len(pool), generator=generator))
     chosen = torch.cat(order)[: len(W_dec)].to(pool.device)
-    directions = torch.nn.functional.normalize(pool[chosen], dim=1)
+    points = pool[chosen]
+    n_more = len(W_dec) - len(pool)
+    if n_more > 0 and len(pool) > 1:
+        apart = torch.randint(1, len(pool), (n_more,), generator=generator).to(pool.device)
+        others = pool[(chosen[len(pool) :] + apart) % len(pool)]
+        share = torch.rand(n_more, 1, generator=generator).to(pool)
+        points[len(pool) :] = torch.lerp(points[len(pool) :], others, share)
+    directions = torch.nn.functional.normalize(points, dim=1)
     for matrix in (W_dec, W_enc):
         matrix.copy_(directions * torch.linalg.vector_norm(matrix, dim=1, keepdim=True))
 

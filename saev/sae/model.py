@@ -159,25 +159,26 @@ class SparseAutoencoder(nn.Module):
         self.scale.fill_(scale)
         self.cfg = replace(self.cfg, max_norm=max_norm)
 
-    @torch.no_grad()
-    def untrained(self, seed: int = 0, acts: Tensor | None = None) -> "SparseAutoencoder":
-        """A fresh dictionary of the same shape, sparsity and normalisation: the null model. Raw
-        activations ``acts`` fit the length of its codes, see :mod:`saev.sae.untrained`."""
-        from saev.sae.untrained import best_gain, latents_per_token, some_normal
+    def untrained(
+        self, seed: int = 0, acts: Float[Tensor, "n d"] | None = None
+    ) -> "SparseAutoencoder":
+        """A fresh dictionary of the same shape, sparsity and normalisation: the null model.
 
-        acts = None if acts is None else some_normal(self, acts)
+        Each token keeps its ``latents_per_token`` largest codes, since thresholds mean nothing for
+        other atoms, times the ``best_gain`` on raw ``acts``.
+        """
+        from saev.sae.null_model import best_gain, latents_per_token, some_normal
+
+        acts = some_normal(self, acts)
         k = latents_per_token(self, acts)
         cfg = self.cfg if k is None else replace(self.cfg, activation="topk", k=k)
-        fresh = SparseAutoencoder(cfg, torch.Generator().manual_seed(seed))
-        fresh = fresh.to(self.W_enc.device, self.W_enc.dtype)
-        fresh.mean.copy_(self.mean)
-        fresh.scale.copy_(self.scale)
-        if cfg.activation == self.cfg.activation:
-            for name in self.extras:
-                getattr(fresh, name).data.copy_(getattr(self, name))
-        if acts is not None and len(acts) > 0:
-            fresh.W_enc.mul_(best_gain(fresh, acts))
-        return fresh.eval().requires_grad_(False)
+        fresh = SparseAutoencoder(cfg, torch.Generator().manual_seed(seed)).requires_grad_(False)
+        fresh = fresh.to(self.W_enc.device, self.W_enc.dtype).eval()
+        kept = self.extras if cfg.activation == self.cfg.activation else ()
+        for name in ("mean", "scale", *kept):
+            getattr(fresh, name).copy_(getattr(self, name))
+        fresh.W_enc.mul_(best_gain(fresh, acts))
+        return fresh
 
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write ``config.json`` and ``weights.safetensors``, each whole or not at all; the folder."""

@@ -1,5 +1,6 @@
 """Arguments of ``SAETraining``: its three nodes, and what is refused before any data is read."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -15,6 +16,9 @@ from saev.sae.objectives import Objective
 
 DECAY_SHAPES = ("linear", "cosine")
 
+AUTO = "auto"
+"""``optimizer.lr`` by ``saev.training.schedules.adam_rate``."""
+
 Node = TypeVar("Node")
 
 
@@ -23,7 +27,7 @@ class Initialization:
     """Where weights start; see ``saev.sae.initialize``."""
 
     encoder: str
-    """"transpose", "unit_gain" or "kaiming"."""
+    """"transpose", "best_gain", "unit_gain" or "kaiming"."""
     bias: str
     """b_dec: "mean", "geometric_median" or "zero" of the starting pool."""
     atoms: str = "random"
@@ -45,6 +49,8 @@ class LearningRate:
     """It falls to 0 over this last part of the run."""
     decay_shape: str = "linear"
     """Or "cosine"."""
+    encoder_factor: float | int = 1.0
+    """The encoder's rows learn so many times faster than the rest."""
     reference_width: int | None = None
     """The optimiser's rate is that of a dictionary with so many latents; it is multiplied by
     √(reference_width / d_sae) (Gao et al. 2024, A.3). None: it is that of this one."""
@@ -54,6 +60,10 @@ class LearningRate:
         if not 0 <= self.decay_fraction <= 1:
             raise ValueError(
                 f"model.learning_rate.decay_fraction must lie in [0, 1], got {self.decay_fraction}."
+            )
+        if not self.encoder_factor > 0:
+            raise ValueError(
+                f"model.learning_rate.encoder_factor must be positive, got {self.encoder_factor}."
             )
         _one_of("learning_rate.decay_shape", self.decay_shape, DECAY_SHAPES)
         _positive_count("learning_rate.reference_width", self.reference_width)
@@ -128,27 +138,43 @@ def check_dead_latents(
     _positive_count("k_aux", k_aux)
 
 
+def given_rate(make: Callable[..., Optimizer]) -> float | str | None:
+    """``lr`` that a partial of an optimizer was given; None where it was not."""
+    return getattr(make, "keywords", {}).get("lr")
+
+
 def check_optimizer(make: Callable[..., Optimizer]) -> None:
     """Builds it once on a dummy; raises ValueError where that fails or the rate is not positive."""
-    lr = getattr(make, "keywords", {}).get("lr")
-    if lr is not None and not lr > 0:
-        raise ValueError(f"model.optimizer.lr must be a positive number, got {lr}.")
+    lr = given_rate(make)
+    if lr == AUTO:
+        kind = getattr(make, "func", None)
+        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Adam)):
+            raise ValueError(
+                f"model.optimizer.lr={AUTO} is a law for Adam; give a number for {kind}."
+            )
+        make = functools.partial(make, lr=1.0)
+    elif lr is not None and not (isinstance(lr, float | int) and lr > 0):
+        raise ValueError(f"model.optimizer.lr must be a positive number or {AUTO}, got {lr}.")
     try:
         make([nn.Parameter(torch.zeros(1))])
     except (ValueError, TypeError) as error:
         raise ValueError(f"model.optimizer cannot be built: {error}.") from error
 
 
-def check_end(rate: LearningRate, objective: Objective, n_steps: float | int) -> None:
+def check_end(
+    rate: LearningRate, objective: Objective, n_steps: float | int, *, auto: bool = False
+) -> None:
     """Raises ValueError where a schedule needs to know the end of a run that has none.
 
     Args:
         n_steps: of the run; −1 or infinity, as Lightning answers by loader, for one without an end.
+        auto: whether the learning rate follows from the length of the run.
     """
     if 0 < n_steps < float("inf"):
         return
     for kind, needs_end in (
         ("model.learning_rate.decay_fraction", rate.decay_fraction > 0),
+        (f"model.optimizer.lr={AUTO}", auto),
         (type(objective).__name__, objective.needs_end),
     ):
         if needs_end:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POOL_TOKENS = 16_384
-"""Tokens from which the decoder bias starts: several batches, drawn from many images."""
+"""Tokens from which weights start: several batches, drawn from many images; at least one a latent."""
 
 CALIBRATION_TOKENS = 65_536
 """Tokens on which BatchTopK's threshold is measured when training ends."""
@@ -205,12 +205,13 @@ def _is_dictionary(name: str) -> bool:
 def start_at_data(module: SAETraining, data: Data, seed: int, *, resumes: bool = False) -> None:
     """Gives ``module`` the statistics of the data and, unless it goes on from a checkpoint, its start."""
     data.prepare_data()
+    module.tokens_per_step = data.batch_size
     # once more, as recording may have drawn numbers or may have been done in an earlier run
     L.seed_everything(seed, workers=True, verbose=False)
     statistics = data.statistics
     module.set_data_statistics(torch.tensor(statistics.mean), statistics.scale, statistics.max_norm)
     if not resumes:
-        module.initialize_from(training_pool(data))
+        module.initialize_from(training_pool(data, max(POOL_TOKENS, module.sae.cfg.d_sae)))
 
 
 def exported(

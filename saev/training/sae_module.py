@@ -26,9 +26,11 @@ from saev.sae.initialize import (
     point_atoms_at_data_,
     pool_center,
 )
+from saev.sae.null_model import best_gain, some_normal
 from saev.sae.objectives import Objective, Step
 from saev.sae.objectives.objective import l1
 from saev.training.arguments import (
+    AUTO,
     Initialization,
     JumpReLUTraining,
     LearningRate,
@@ -37,6 +39,7 @@ from saev.training.arguments import (
     check_optimizer,
     check_together,
     count_latents,
+    given_rate,
     make_config,
     make_objective,
     node,
@@ -49,7 +52,15 @@ from saev.training.distributed import (
     variation_of_all,
     world_size,
 )
-from saev.training.schedules import AuxPlan, candidates, is_logged, make_plan, rate_factor
+from saev.training.schedules import (
+    AuxPlan,
+    by_factor,
+    candidates,
+    is_logged,
+    make_plan,
+    peak_rate,
+    rate_factor,
+)
 
 CODES_AT_ONCE = 2**26
 """Codes held at once in validation: 256 MB."""
@@ -99,7 +110,8 @@ class SAETraining(L.LightningModule):
 
     Args:
         d_model: width of the activations.
-        optimizer: builds the optimiser from parameters, e.g. a partial of ``torch.optim.Adam``.
+        optimizer: builds the optimiser from parameters, e.g. a partial of ``torch.optim.Adam``; its
+            ``lr`` may be "auto", see ``schedules.adam_rate``, which needs ``tokens_per_step``.
         activation: one of ``saev.sae.config.ACTIVATIONS``.
         dead_after_tokens: a latent inactive for so many tokens, over all ranks, is dead.
         init: where weights start, an ``Initialization`` or its fields.
@@ -141,6 +153,8 @@ class SAETraining(L.LightningModule):
         check_dead_latents(dead_after_tokens, aux_coefficient, k_aux)
         check_optimizer(optimizer)
         self._make_optimizer = optimizer
+        self.tokens_per_step: int | None = None
+        """Of one rank; set by whoever knows the data."""
         self.init = node(Initialization, "init", init)
         self.rate = node(
             LearningRate, "learning_rate", CONSTANT if learning_rate is None else learning_rate
@@ -215,10 +229,15 @@ class SAETraining(L.LightningModule):
             from saev.sae.threshold import threshold_for
 
             threshold.fill_(threshold_for(self.sae, [normal], k))
+        if self.init.encoder == "best_gain":
+            gain = best_gain(self.sae, some_normal(self.sae, normal))
+            self.sae.W_enc.mul_(gain)
+            if threshold is not None:
+                threshold.mul_(gain)
 
     def check_length(self, n_steps: float | int) -> None:
         """Raises ValueError where a schedule needs to know the end of a run that has none."""
-        check_end(self.rate, self.objective, n_steps)
+        check_end(self.rate, self.objective, n_steps, auto=given_rate(self._make_optimizer) == AUTO)
 
     def configure_optimizers(self) -> Any:
         total = self.trainer.estimated_stepping_batches
@@ -226,14 +245,18 @@ class SAETraining(L.LightningModule):
         if total > 0:
             self._total_steps = float(total)
         rate = rate_factor(total, self.sae.cfg.d_sae, self.rate)
-        threshold = [p for name, p in self.named_parameters() if name == "sae.threshold"]
-        trained = [p for p in self.parameters() if p.requires_grad and p not in set(threshold)]
-        groups, rates = [{"params": trained}], [rate]
-        if threshold and self.jump is not None:
-            groups.append({"params": threshold})
-            faster = self.jump.threshold_lr_factor
-            rates.append(lambda step: faster * rate(step))
-        optimizer = self._make_optimizer(groups)  # pyright: ignore[reportArgumentType]
+        factors = {"sae.W_enc": self.rate.encoder_factor}
+        if self.jump is not None:
+            factors["sae.threshold"] = self.jump.threshold_lr_factor
+        groups, rates = [], []
+        for factor, params in by_factor(self.named_parameters(), factors).items():
+            groups.append({"params": params})
+            rates.append(lambda step, factor=factor: factor * rate(step))
+        batches = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        n_tokens = None if self.tokens_per_step is None else self.tokens_per_step * batches
+        lr = peak_rate(self._make_optimizer, self.sae.cfg.d_sae, n_tokens, total)
+        self.hparams.update(lr)
+        optimizer = self._make_optimizer(groups, **lr)  # pyright: ignore[reportArgumentType]
         scheduler = {"scheduler": LambdaLR(optimizer, rates), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 

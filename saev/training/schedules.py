@@ -1,19 +1,56 @@
 """Schedules by optimiser step: the learning rate, what is logged, and when AuxK is computed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import lightning as L
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from saev.sae.objectives.objective import warmup
-from saev.training.arguments import LearningRate
+from saev.training.arguments import AUTO, LearningRate, given_rate
 
 HORIZON_STEPS = 32
 """Steps a plan holds. One read from the device in 32 steps costs nothing measurable."""
+
+
+LAW = 0.17
+"""Constant of ``adam_rate``; docs/dictionaries.md has the measurements."""
+
+
+def adam_rate(d_sae: int, tokens_per_step: int, n_steps: float | int) -> float:
+    """Peak learning rate of Adam for TopK: 0.17·√(tokens_per_step / d_sae) / n_tokens^¼.
+
+    In the width it is the law of Gao et al. 2024 (arXiv 2406.04093, A.3), in the batch that of
+    Malladi et al. 2022 (arXiv 2205.10287); the power of the run's length, n_tokens =
+    tokens_per_step · n_steps, is measured here.
+    """
+    n_tokens = tokens_per_step * n_steps
+    return LAW * (tokens_per_step / d_sae) ** 0.5 / n_tokens**0.25
+
+
+def peak_rate(
+    make: Callable[..., Optimizer], d_sae: int, tokens_per_step: int | None, n_steps: float | int
+) -> dict[str, float]:
+    """``lr`` for the optimiser that ``make`` builds, as a number; empty where it was given none.
+
+    Raises:
+        ValueError: "auto" where the tokens of a step are not known.
+    """
+    lr = given_rate(make)
+    if lr is None:
+        return {}
+    if lr != AUTO:
+        return {"lr": float(lr)}
+    if tokens_per_step is None:
+        raise ValueError(
+            f"model.optimizer.lr={AUTO} needs the number of tokens in a batch; set tokens_per_step "
+            "of the module, or give a number."
+        )
+    return {"lr": adam_rate(d_sae, tokens_per_step, n_steps)}
 
 
 def decay(step: int, total_steps: float | int, fraction: float | int, shape: str) -> float:
@@ -39,6 +76,17 @@ def rate_factor(total_steps: float | int, d_sae: int, rate: LearningRate) -> Cal
         return law * rise * decay(step, total_steps, rate.decay_fraction, rate.decay_shape)
 
     return factor
+
+
+def by_factor(
+    named: Iterable[tuple[str, nn.Parameter]], factors: Mapping[str, float]
+) -> dict[float, list[nn.Parameter]]:
+    """Trained parameters by the factor on their learning rate: 1, which comes first, or another."""
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            groups.setdefault(float(factors.get(name, 1.0)), []).append(parameter)
+    return groups
 
 
 def is_logged(trainer: L.Trainer, n_steps_done: int) -> bool:

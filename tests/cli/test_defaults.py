@@ -116,7 +116,7 @@ def test_defaults_are_plain_values_of_the_right_type() -> None:
     assert defaults("trainer/gpu")["max_steps"] == 600
     assert "defaults" not in defaults("train")
     assert defaults("train", "evaluation") == defaults("evaluate", "evaluation")
-    lr = conf_node("model/topk").optimizer.lr
+    lr = conf_node("model/relu").optimizer.lr
     assert isinstance(lr, float)  # 1e-3, which PyYAML by itself reads as a string
     assert {"folder", "scenes"} <= set(names("images"))
     with pytest.raises(FileNotFoundError):

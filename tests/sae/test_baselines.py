@@ -11,7 +11,7 @@ from torch import Tensor
 from saev.metrics import ReconstructionMetrics
 from saev.sae import SAEConfig, SparseAutoencoder
 from saev.sae.baselines import KINDS, OVERCOMPLETE, Baseline, fit_baseline
-from saev.sae.untrained import best_gain
+from saev.sae.null_model import best_gain
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 WIDTH = 12
@@ -76,7 +76,8 @@ def test_what_fits_the_data_explains_more_than_what_is_drawn(
 def test_no_other_length_of_codes_explains_more(like: SparseAutoencoder, pool: Tensor) -> None:
     for kind in KINDS:
         best = fit_baseline(kind, like, pool)
-        assert best_gain(best, pool[best.is_normal(pool)]) == pytest.approx(1, abs=0.02)
+        normal = pool[best.is_normal(pool)]
+        assert best_gain(best, normal) == pytest.approx(1, abs=0.02)
 
 
 def test_dense_readings_keep_every_positive_code(like: SparseAutoencoder, pool: Tensor) -> None:

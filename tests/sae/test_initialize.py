@@ -7,6 +7,7 @@ from saev.sae.initialize import (
     geometric_median,
     initialize_,
     normalize_atoms_,
+    point_atoms_at_data_,
     pool_center,
     remove_parallel_gradient_,
 )
@@ -37,6 +38,18 @@ def test_kaiming_has_the_bound_and_spread_of_its_formula() -> None:
     bound = (6 / 32) ** 0.5
     assert W_enc.abs().max() <= bound
     assert W_enc.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+
+
+def test_atoms_at_data_differ_where_inputs_are_fewer() -> None:
+    pool = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+    W_enc, W_dec = torch.ones(50, 8), torch.ones(50, 8)
+    point_atoms_at_data_(W_enc, W_dec, pool, torch.Generator().manual_seed(1))
+    cosines = (
+        torch.nn.functional.normalize(W_dec, dim=1) @ torch.nn.functional.normalize(W_dec, dim=1).T
+    )
+    assert float(cosines.fill_diagonal_(0).max()) < 1 - 1e-5
+    nearest = torch.nn.functional.cosine_similarity(W_dec[:20, None], pool[None], dim=2).amax(1)
+    assert bool((nearest > 0.9999).all())
 
 
 def test_unknown_choice_is_refused() -> None:

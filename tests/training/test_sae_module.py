@@ -14,6 +14,7 @@ from torch import Tensor
 from saev.metrics import ReconstructionMetrics
 from saev.sae import SparseAutoencoder
 from saev.sae.auxk import auxk
+from saev.sae.null_model import best_gain
 from saev.sae.objectives import L0Penalty, L1Penalty
 from saev.training.arguments import Initialization, JumpReLUTraining, LearningRate
 from saev.training.sae_module import SAETraining
@@ -81,6 +82,8 @@ def sink_a_quarter(module: SAETraining) -> Tensor:
             "cannot be built",
         ),
         ({"optimizer": functools.partial(torch.optim.Adam, speed=1)}, "cannot be built"),
+        ({"optimizer": functools.partial(torch.optim.SGD, lr="auto")}, "auto is a law for Adam"),
+        ({"optimizer": functools.partial(torch.optim.Adam, lr="best")}, "positive number or auto"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict, part: str) -> None:
@@ -97,6 +100,38 @@ def test_bad_arguments_are_refused(arguments: dict, part: str) -> None:
     with pytest.raises(ValueError, match=part) as caught:
         SAETraining(**settings)
     assert "\n" not in str(caught.value)
+
+
+def test_the_automatic_rate_is_trained_with_and_kept() -> None:
+    module = make_module(lr="auto", learning_rate=decaying(0.25))
+    module.tokens_per_step = 64
+    fit(module, activations(64 * 4))
+    expected = 0.17 * (64 / 64) ** 0.5 / 256**0.25
+    assert module.export().cfg.recipe["lr"] == pytest.approx(expected)
+    assert module.trainer.optimizers[0].defaults["lr"] == pytest.approx(expected)
+    with pytest.raises(ValueError, match="lr=auto needs to know the end"):
+        make_module(lr="auto").check_length(-1)
+
+
+def test_the_encoder_learns_at_its_own_rate() -> None:
+    module = make_module(lr=1e-3, learning_rate=decaying(0, encoder_factor=0.5))
+    before = weights(module)
+    fit(module, activations(64))
+    moved = {name: (value - before[name]).abs().max() for name, value in weights(module).items()}
+    # the first step of Adam moves each number by its rate
+    assert float(moved["sae.W_enc"]) == pytest.approx(5e-4, rel=0.01)
+    assert float(moved["sae.b_enc"]) == pytest.approx(1e-3, rel=0.01)
+    with pytest.raises(ValueError, match="encoder_factor must be positive"):
+        make_module(learning_rate=decaying(0, encoder_factor=0))
+
+
+@pytest.mark.parametrize("activation", ["topk", "batch_topk"])
+def test_the_best_gain_is_the_start(activation: str) -> None:
+    init = {**INIT, "encoder": "best_gain", "atoms": "data"}
+    module = make_module(activation=activation, init=init)
+    x = activations(1000)
+    assert best_gain(module.sae, x) == pytest.approx(1, abs=1e-4)
+    assert best_gain(make_module(activation=activation).sae, x) < 0.9
 
 
 def test_width_is_a_multiple_or_given() -> None:

@@ -1,10 +1,20 @@
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saev.sae.objectives.objective import warmup
-from saev.training.schedules import HORIZON_STEPS, AuxPlan, candidates, decay, make_plan
+from saev.training.schedules import (
+    HORIZON_STEPS,
+    AuxPlan,
+    adam_rate,
+    candidates,
+    decay,
+    make_plan,
+    peak_rate,
+)
 
 
 def test_warmup_by_hand() -> None:
@@ -16,6 +26,28 @@ def test_decay_by_hand() -> None:
     factors = [decay(step, 8, 0.5, "linear") for step in range(9)]
     assert factors == pytest.approx([1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
     assert decay(5, float("inf"), 0.0, "linear") == 1
+
+
+def test_the_rate_falls_with_width_and_length_and_rises_with_the_batch() -> None:
+    rate = adam_rate(d_sae=3072, tokens_per_step=2048, n_steps=977)
+    assert rate == pytest.approx(3.69e-3, rel=1e-3)  # best of a grid: 3.7e-3
+    assert adam_rate(4 * 3072, 2048, 977) == pytest.approx(rate / 2)
+    assert adam_rate(3072, 2048, 16 * 977) == pytest.approx(rate / 2)
+    # at equal tokens it is the law of the square root
+    assert adam_rate(3072, 512, 4 * 977) == pytest.approx(rate / 2)
+
+
+@pytest.mark.parametrize(
+    ("lr", "expected"), [({}, {}), ({"lr": 2e-3}, {"lr": 2e-3}), ({"lr": "auto"}, {"lr": 0.0113})]
+)
+def test_a_given_rate_stays_and_auto_becomes_a_number(lr: dict, expected: dict) -> None:
+    make = functools.partial(torch.optim.Adam, **lr)
+    found = peak_rate(make, d_sae=256, tokens_per_step=64, n_steps=50)
+    assert found == pytest.approx(expected, rel=0.01)
+    if lr.get("lr") == "auto":
+        assert found["lr"] == adam_rate(256, 64, 50)
+        with pytest.raises(ValueError, match=r"lr=auto needs the number of tokens"):
+            peak_rate(make, 256, None, 50)
 
 
 @settings(max_examples=50, deadline=None)
