@@ -265,7 +265,8 @@ def test_description_and_comparison(sae, micro, scenes, tmp_path: Path) -> None:
 def test_an_experiment(sae, micro, tmp_path: Path) -> None:
     scenes = ScenesImages(n_images=120, val_fraction=0.5)
     asked = {
-        "concept": ["texture/stripes"], "draws": 19, "directions": 4, "untrained": 1, "shuffles": 1, "alpha": 0.2,
+        "concept": ["texture/stripes"], "draws": 19, "directions": 4, "untrained": 1, "shuffles": 1,
+        "alpha": 0.2,
         "support": {"n_discovery_units": 5, "n_test_units": 5},
     }  # fmt: skip
     results = [

@@ -47,7 +47,7 @@ def unit_baselines(
     import pandas as pd
 
     sample = tokens_of(backbone, sae, images, PCA_IMAGES, atlas.seed, batch_size=atlas.batch_size)
-    readings = {"sae": sae, "untrained": sae.untrained(atlas.seed)}
+    readings = {"sae": sae, "untrained": sae.untrained(atlas.seed, sample)}
     for kind in ("raw", "pca", "random"):
         readings[kind] = fit_baseline(kind, sae, sample, atlas.seed, dense=True)
     targets: dict[str, tuple[Encoder, CodeStore]] = {}

@@ -6,5 +6,4 @@ pair_scores: exact F1, AUROC and AP of every latent × concept
 best_latents: the best latent of each concept: chosen on some images, tested on others
 known_features: how well a dictionary found features that are known
 max_null: permutation null of the best of many
-known_features: whether a dictionary found features that are known to be there
 """

@@ -155,6 +155,8 @@ class SAETraining(L.LightningModule):
         self._make_optimizer = optimizer
         self.tokens_per_step: int | None = None
         """Of one rank; set by whoever knows the data."""
+        self.peak: dict[str, float] = {}
+        """``lr``, once the optimiser is made; no hyper-parameter, as it is made anew with each run."""
         self.init = node(Initialization, "init", init)
         self.rate = node(
             LearningRate, "learning_rate", CONSTANT if learning_rate is None else learning_rate
@@ -255,7 +257,7 @@ class SAETraining(L.LightningModule):
         batches = self.trainer.world_size * self.trainer.accumulate_grad_batches
         n_tokens = None if self.tokens_per_step is None else self.tokens_per_step * batches
         lr = peak_rate(self._make_optimizer, self.sae.cfg.d_sae, n_tokens, total)
-        self.hparams.update(lr)
+        self.peak = lr
         optimizer = self._make_optimizer(groups, **lr)  # pyright: ignore[reportArgumentType]
         scheduler = {"scheduler": LambdaLR(optimizer, rates), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
@@ -394,6 +396,7 @@ class SAETraining(L.LightningModule):
         """
         recipe = {
             **dict(self.hparams.items()),
+            **self.peak,
             "objective": self.objective.describe(),
             "decoder": self.decoder.describe(),
         }

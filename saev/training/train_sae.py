@@ -152,8 +152,8 @@ def _train(
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if "lr" in module.hparams:
-        tracking.set_tags({"saev.learning_rate": f"{module.hparams['lr']:.6g}"})
+    if "lr" in module.peak:
+        tracking.set_tags({"saev.learning_rate": f"{module.peak['lr']:.6g}"})
     trainer.save_checkpoint(last)  # where training ended
     sae = exported(module, data, source)
     part_ways()
