@@ -192,7 +192,7 @@ def test_values_out_of_range(run: Run, override: str, words: tuple[str, ...]) ->
         (("model=gated", "model.objective=null"), ("model.objective", "gate")),
         (("model=jump_relu", "model.activation=relu", "model.k=null"), ("TargetL0", "jump_relu")),
         (("model=archetypal", "model.decoder.n_points=null"), ("n_points", "data points")),
-        (("model=archetypal", "+model.init.atoms=data"), ("init.atoms", "ArchetypalAtoms")),
+        (("model=archetypal", "model.init.atoms=data"), ("init.atoms", "ArchetypalAtoms")),
         (("callbacks=resample", "model=frozen_decoder"), ("ResampleDeadLatents", "FrozenAtoms")),
         (("callbacks=resample",), ("every_n_tokens=500000", "1024 tokens")),
         (
