@@ -7,16 +7,14 @@ objectives/: what training minimises: squared error, L1, L0, the gate's loss, ne
 atoms: parameterisations of the atoms in training
 auxk: the loss that brings dead latents back
 dead: detecting and resampling dead latents
-sparse: the same codes and gradients as encode, fast: TopK without dense codes
+sparse: TopK without dense codes, fast; products that autocast narrows
 
 Where needed:
 
-products: encoder products under autocast, in float32
 straight_through: gradients of JumpReLU's thresholds
 threshold: BatchTopK's choice in a batch, and the threshold that replaces it
-initialize: starting values of atoms, encoder rows and decoder bias
+initialize: starting values; sparsity and length of an untrained dictionary's codes
 pretrained: the folder on disk and on the hub
-null_model: sparsity and length of the codes of a dictionary of random atoms
 baselines: PCA, ICA, k-means, random … in the same form
 """
 

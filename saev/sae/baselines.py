@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saev.sae.config import SAEConfig
+from saev.sae.initialize import best_gain, latents_per_token, some_normal
 from saev.sae.model import SparseAutoencoder
-from saev.sae.null_model import best_gain, latents_per_token, some_normal
 
 KINDS = ("raw", "random", "pca", "ica", "kmeans", "semi_nmf", "untrained")
 

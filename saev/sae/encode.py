@@ -16,7 +16,6 @@ from torch import Tensor
 
 from saev.sae.config import TOPK_FAMILY
 from saev.sae.model import SparseAutoencoder, top_k
-from saev.sae.products import wide_pre_activations
 from saev.sae.sparse import (
     SparseSupport,
     attach_encoder,
@@ -24,6 +23,7 @@ from saev.sae.sparse import (
     encode_topk,
     prefers_sparse,
     select_above,
+    wide_pre_activations,
 )
 
 SPARSE_PER_K = 4

@@ -1,17 +1,25 @@
-"""Starting values: atoms, encoder rows, decoder bias.
+"""Starting values: atoms, encoder rows, decoder bias; the sparsity and the best length of codes.
 
 Shapes: `n` pool rows, `d` d_model, `s` d_sae.
 """
 
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from saev.sae.config import SAEConfig
 
 ENCODER_INITS = ("transpose", "best_gain", "unit_gain", "kaiming")
 ATOM_INITS = ("random", "data")
 BIAS_INITS = ("mean", "geometric_median", "zero")
+FITTED_TOKENS = 2048
+"""Activations that are looked at: two numbers need no more."""
+
+FITTED_CODES = 2**23
+"""Codes held at once meanwhile: 32 MB."""
 
 
 @torch.no_grad()
@@ -25,7 +33,7 @@ def initialize_(
 
     Args:
         encoder: "transpose" copies the atoms (Gao et al. 2024, A.1: few latents die); "best_gain"
-            as well, to be scaled when there are inputs (``null_model.best_gain``);
+            as well, to be scaled when there are inputs (``best_gain``);
             "unit_gain" copies them times 2·d/s, with which ReLU codes of a random input sum up to
             its own length (plain copies overshoot s/(2·d) times); "kaiming" draws uniformly from
             ±√(6/d) (He et al. 2015).
@@ -128,3 +136,59 @@ def pool_center(pool: Float[Tensor, "n d"], how: str) -> Float[Tensor, " d"]:
     if how == "geometric_median":
         return geometric_median(pool)
     return pool.mean(0) if how == "mean" else pool.new_zeros(pool.shape[1])
+
+
+@runtime_checkable
+class Dictionary(Protocol):
+    """What is asked of a ``SparseAutoencoder``."""
+
+    cfg: SAEConfig
+
+    @property
+    def W_enc(self) -> Tensor: ...
+    @property
+    def W_dec(self) -> Tensor: ...
+    @property
+    def b_dec(self) -> Tensor: ...
+    def encode(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n s"]: ...
+    def normalize(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]: ...
+    def is_normal(self, x: Float[Tensor, "n d"]) -> Bool[Tensor, " n"]: ...
+
+
+def some_normal(sae: Dictionary, acts: Float[Tensor, "n d"] | None) -> Float[Tensor, "m d"] | None:
+    """Evenly spaced rows among the normal ones, on the dictionary's device; None where there are none."""
+    if acts is None:
+        return None
+    normal = acts[sae.is_normal(acts)].to(sae.W_enc.device)
+    return normal[:: max(1, len(normal) // FITTED_TOKENS)] if len(normal) else None
+
+
+def _in_parts(sae: Dictionary, acts: Float[Tensor, "n d"]) -> tuple[Tensor, ...]:
+    return acts.split(max(1, FITTED_CODES // sae.cfg.d_sae))
+
+
+@torch.no_grad()
+def latents_per_token(sae: Dictionary, acts: Float[Tensor, "n d"] | None) -> int | None:
+    """How many codes of a token are positive: k for ``topk``, else the rounded mean over ``acts``.
+
+    Without activations ⌈k⌉, which may be None.
+    """
+    k = sae.cfg.k
+    if sae.cfg.activation == "topk" or acts is None:
+        return None if k is None else math.ceil(k)
+    n_positive = sum(int((sae.encode(x) > 0).sum()) for x in _in_parts(sae, acts))
+    return max(1, round(n_positive / len(acts)))
+
+
+@torch.no_grad()
+def best_gain(sae: Dictionary, acts: Float[Tensor, "n d"] | None) -> float:
+    """The factor on all codes with the least squared error on activations.
+
+    ⟨x̄ − b_dec, z·W_dec⟩ / ‖z·W_dec‖², both summed over them; 1 where nothing fires.
+    """
+    along = power = 0.0
+    for x in _in_parts(sae, acts) if acts is not None else ():
+        written = sae.encode(x) @ sae.W_dec
+        along += float((written * (sae.normalize(x) - sae.b_dec)).sum())
+        power += float(written.square().sum())
+    return along / power if power > 0 else 1.0

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from saev.sae.config import SAEConfig
-from saev.sae.initialize import initialize_
+from saev.sae.initialize import best_gain, initialize_, latents_per_token, some_normal
 
 
 class SparseAutoencoder(nn.Module):
@@ -167,8 +167,6 @@ class SparseAutoencoder(nn.Module):
         Each token keeps its ``latents_per_token`` largest codes, since thresholds mean nothing for
         other atoms, times the ``best_gain`` on raw ``acts``.
         """
-        from saev.sae.null_model import best_gain, latents_per_token, some_normal
-
         acts = some_normal(self, acts)
         k = latents_per_token(self, acts)
         cfg = self.cfg if k is None else replace(self.cfg, activation="topk", k=k)

@@ -21,12 +21,13 @@ from saev.sae.auxk import auxk, default_k_aux
 from saev.sae.dead import advance_since_fired, dead_latents
 from saev.sae.encode import BatchCodes, Encoding
 from saev.sae.initialize import (
+    best_gain,
     initialize_,
     normalize_atoms_,
     point_atoms_at_data_,
     pool_center,
+    some_normal,
 )
-from saev.sae.null_model import best_gain, some_normal
 from saev.sae.objectives import Objective, Step
 from saev.sae.objectives.objective import l1
 from saev.training.arguments import (

@@ -11,7 +11,7 @@ from torch import Tensor
 from saev.metrics import ReconstructionMetrics
 from saev.sae import SAEConfig, SparseAutoencoder
 from saev.sae.baselines import KINDS, OVERCOMPLETE, Baseline, fit_baseline
-from saev.sae.null_model import best_gain
+from saev.sae.initialize import best_gain
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 WIDTH = 12

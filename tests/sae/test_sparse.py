@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from saev.sae import SAEConfig, SparseAutoencoder, sparse
 from saev.sae.encode import BatchCodes, Encoding, encode_normalized
-from saev.sae.products import wide_pre_activations
+from saev.sae.sparse import wide_pre_activations
 
 D, S, K = 6, 64, 4
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from saev.metrics import ReconstructionMetrics
 from saev.sae import SparseAutoencoder
 from saev.sae.auxk import auxk
-from saev.sae.null_model import best_gain
+from saev.sae.initialize import best_gain
 from saev.sae.objectives import L0Penalty, L1Penalty
 from saev.training.arguments import Initialization, JumpReLUTraining, LearningRate
 from saev.training.sae_module import SAETraining
