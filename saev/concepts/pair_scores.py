@@ -141,7 +141,7 @@ class Pairs:
 
     def pearson(self) -> Float[np.ndarray, "s c"]:
         """Correlation of code and label; 0 where one of them does not vary."""
-        codes, n = self.ranked.codes, self.n_rows
+        codes, n = self.ranked.codes, max(self.n_rows, 1)
         value = codes.value.astype(float)
         total = np.bincount(codes.latent, value, codes.n_latents)
         squares = np.bincount(codes.latent, value**2, codes.n_latents)
