@@ -24,7 +24,7 @@ def model_card(
     images = json.dumps(sae.get("images"), indent=2, sort_keys=True)
     return fill_template(TEMPLATE, {
         "name": name, "version": version, "reason": f"Why this one: {pick.reason}", "sae": sae,
-        "recipe": _settings(sae.get("recipe") or {}), "training": _training(member.config),
+        "recipe": _settings(sae.get("recipe") or {}), "training": _training(member.config, sae.get("recipe") or {}),
         "evaluated": _evaluated(member), "metrics": metrics, "images": images,
         "n_members": n_members, "origin": _origin(member, sweep),
     })  # fmt: skip
@@ -41,14 +41,17 @@ def _settings(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _training(config: Mapping[str, Any]) -> str:
+def _training(config: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    """In a line; a learning rate that was ``auto`` is what the recipe says it came to."""
     data, trainer = config.get("data") or {}, config.get("trainer") or {}
     steps, batch = trainer.get("max_steps"), data.get("batch_size")
     seed = f"seed {config.get('seed')}"
     optimizer = (config.get("model") or {}).get("optimizer") or {}
     if not steps or not batch or not optimizer:
         return seed
-    return f"{steps:,} steps of {batch:,} tokens, learning rate {optimizer.get('lr'):g}, {seed}"
+    rate = recipe.get("lr", optimizer.get("lr"))
+    rate = rate if isinstance(rate, str) else f"{rate:g}"
+    return f"{steps:,} steps of {batch:,} tokens, learning rate {rate}, {seed}"
 
 
 def _evaluated(member: SweepRun) -> str:
