@@ -109,7 +109,8 @@ def test_every_command_takes_a_baseline(run: Run, trained: Path, tmp_path: Path)
     hypothesis.write_text(
         "concept: [shape/star]\nselector: {by: f1, n: 1}\nedit: {kind: set, scale: -1.0, where: all}\n"
         "tokens: patch\nmetric: selective_change\ndirection: decrease\n"
-        "images: {discovery: train, test: heldout}\nalpha: 0.05\ndirections: 19\nuntrained: 1\nshuffles: 1\n"
+        "images: {discovery: train, test: heldout}\nalpha: 0.05\ndirections: 19\n"
+        "untrained: 1\nshuffles: 1\n"
         "doses: [0, -1]\nsupport: {n_discovery_units: 5, n_test_units: 2}\n"
     )
     status = run(

@@ -277,7 +277,7 @@ def test_planted_latents_hold_every_rung_that_can_be_held(outcome):
 
 @pytest.fixture(scope="module")
 def placebo(folder):
-    return run(setting(folder, placebo=210, tradeoff={"doses": [0.1, 0.25, 0.5, 2]}))
+    return run(setting(folder, placebo=210, power=20, untrained=1, tradeoff={"doses": [0.25, 2]}))
 
 
 @pytest.mark.slow
@@ -343,7 +343,7 @@ def test_injected_effects_are_found_the_sooner_the_stronger_they_are(placebo):
         effects == sorted(effects) and effects[0] < 0.2 and effects[2] > 0.4 and effects[-1] > 0.9
     )
     weak, _, _, strong, _ = placebo.placebo.power
-    assert weak.n == 40 and weak.n_latents == 20
+    assert weak.n == 20 and weak.n_latents == 10
     assert weak.share < 0.1 and strong.interval[0] > 0.5
 
 
