@@ -20,11 +20,12 @@ def model_card(
 ) -> str:
     """README.md next to ``config.json``: what it is, where from, what for, how good, what not."""
     sae = member.sae_config
+    recipe = sae.get("recipe") or {}
     metrics = {k: v for k, v in sorted(member.metrics.items()) if k.startswith(SHOWN)}
     images = json.dumps(sae.get("images"), indent=2, sort_keys=True)
     return fill_template(TEMPLATE, {
         "name": name, "version": version, "reason": f"Why this one: {pick.reason}", "sae": sae,
-        "recipe": _settings(sae.get("recipe") or {}), "training": _training(member.config, sae.get("recipe") or {}),
+        "recipe": _settings(recipe), "training": _training(member.config, recipe),
         "evaluated": _evaluated(member), "metrics": metrics, "images": images,
         "n_members": n_members, "origin": _origin(member, sweep),
     })  # fmt: skip
