@@ -333,7 +333,7 @@ def _sentence(row: Verdict, verdict: str, reasons: list[str]) -> str:
     size = (
         f"{row.metric.replace('_', ' ')} {_number(row.effect)} "
         f"[{_number(row.interval[0])}, {_number(row.interval[1])}] on {row.n_images} images, "
-        f"against {_number(row.null_mean)} for {row.n_draws} matched random edits"
+        f"against {_number(row.null_mean)} for {row.n_draws} sets of random latents"
     )
     if verdict == SUPPORTED:
         rest = f"{100 * row.other_change:.0f} % of everything else changes with it"
