@@ -31,9 +31,11 @@ from saev.intervention.hypothesis import ARMS, HYPOTHESES_DIR, Hypothesis, read_
 from saev.intervention.judge.dose_curves import LEVELS
 from saev.intervention.judge.verdict import Criteria, judge
 from saev.intervention.readout import make_readout
+from saev.intervention.replication import replicate
 from saev.intervention.report.files import SUMMARY_COLUMNS, write_files
 from saev.intervention.report.from_config import metrics_of
 from saev.intervention.report.page import write_page, write_report
+from saev.intervention.report.replication_page import write_replication
 from saev.intervention.result import TRADEOFF_ARMS
 from saev.intervention.setting import Setting
 from saev.sae import SparseAutoencoder
@@ -573,6 +575,31 @@ def test_amplifying(folder):
         setting(folder, concept="heart", edit={"kind": "set", "scale": 4.0}, direction="increase")
     )
     assert found.verdicts[0].effect > 0.5
+
+
+@pytest.mark.slow
+def test_what_two_dictionaries_say_together(folder, tmp_path):
+    """Both find the planted latents, and are twins; other hypotheses are not combined."""
+    content = {
+        "concept": ["star", "heart"],
+        "directions": 39,
+        "tradeoff": {"doses": [0.25, 0.5, 2]},
+    }
+    one = run(setting(folder, **content))
+    two = run(setting(folder, changes={"loud": False}, **content))
+    other = run(setting(folder, latents={"star": [60], "heart": [3]}, **content))
+    found = replicate([one, two])
+    assert [c.verdicts for c in found.concepts] == [["supported"] * 2] * 2
+    assert all(c.twins == [pytest.approx(1.0)] for c in found.concepts)
+    assert all(c.rungs["learned"].holds and c.rungs["learned"].n_holds == 2 for c in found.concepts)
+    write_replication(found, tmp_path, ["dictionary_1/index.html", "dictionary_2/index.html"])
+    assert len(json.loads((tmp_path / "replication.json").read_text())) == 2
+    assert "heart" in (tmp_path / "index.html").read_text()
+    assert (tmp_path / "figures" / "replication.png").is_file()
+    with pytest.raises(ValueError, match="different hypotheses"):
+        replicate([one, other])
+    with pytest.raises(ValueError, match="nothing to be replicated"):
+        replicate([one])
 
 
 @pytest.mark.slow
