@@ -9,6 +9,7 @@ from torch import nn
 from datamodules.images import ImageSource, source_from_spec
 from saev.backbones import Backbone, as_backbone, load_backbone
 from saev.backbones.family import PREPROCESSING
+from saev.backbones.from_spec import backbone_from_spec, checked_spec
 from saev.errors import UserError
 from saev.heads import TrainedHead
 from saev.sae import SparseAutoencoder
@@ -59,17 +60,22 @@ def backbone_of(
     trained = sae.cfg.backbone
     if trained is None or sae.cfg.layer is None:
         raise UserError(f"{name} does not say which backbone and layer it belongs to")
-    if head is not None and head.backbone["weights"]["sha256"] != trained["weights"]["sha256"]:
+    if head is not None and _sha256(head.backbone) != _sha256(trained):
         raise UserError(
-            f"the head was trained on {head.backbone['name']} and {name} on {trained['name']}, or on "
-            "other weights of it; give a head of the same model"
+            f"the head was trained on {head.backbone.get('name')} and {name} on "
+            f"{trained.get('name')}, or on other weights of it; give a head of the same model"
         )
-    spec = {**(trained if head is None else head.backbone)["spec"], "layer": sae.cfg.layer}
+    where, identity = (name, trained) if head is None else ("the head", head.backbone)
+    if not identity.get("spec"):
+        raise UserError(f"{where} does not say how the backbone it belongs to is built")
     if backbone is not None:
-        return rebuild_backbone(spec, backbone)
-    if weights is not None:
-        spec["weights"] = weights
-    return load_backbone(**spec)
+        return rebuild_backbone({**identity["spec"], "layer": sae.cfg.layer}, backbone)
+    changes = {"layer": sae.cfg.layer} | ({} if weights is None else {"weights": weights})
+    return backbone_from_spec(identity["spec"], where, **changes)
+
+
+def _sha256(identity: Mapping[str, Any]) -> str | None:
+    return (identity.get("weights") or {}).get("sha256")
 
 
 def rebuild_backbone(
@@ -79,6 +85,7 @@ def rebuild_backbone(
     preprocessing from ``spec``, where there is one."""
     if spec is None or isinstance(backbone, str | Backbone):
         return as_backbone(backbone)
+    spec = checked_spec(spec, "the dictionary")
     kept = {key: spec[key] for key in ("transform", *PREPROCESSING) if key in spec}
     return load_backbone(backbone, spec["name"], layer=spec["layer"], **kept)
 
@@ -134,7 +141,7 @@ def check_belongs(sae: SparseAutoencoder, backbone: Backbone) -> None:
 def check_same_weights(what: str, trained: Mapping[str, Any], backbone: Backbone) -> None:
     """Raises UserError unless a backbone has the weights of the one that ``what`` says, in words, of
     something (the SAE was trained on …)."""
-    expected, found = trained.get("weights", {}).get("sha256"), backbone.weights["sha256"]
+    expected, found = _sha256(trained), backbone.weights["sha256"]
     if expected is None or expected == found:
         return
     remedy = "set backbone.weights to the file it was trained on"

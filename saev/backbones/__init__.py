@@ -2,6 +2,7 @@
 
 base: the contract
 load: name or model object → backbone, the one way in
+from_spec: what a dictionary or head keeps of its backbone → backbone
 family: what a family receives and returns
 timm_family: ViT, DeiT, BEiT, EVA, DINOv3 of timm
 own_model: a user's own timm or open_clip model object

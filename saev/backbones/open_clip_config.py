@@ -19,14 +19,16 @@ from saev.backbones.hub import fetching
 from saev.backbones.weights import (
     WeightsFiles,
     find_weights,
-    read_json,
     read_state_dict,
 )
 from saev.errors import UserError
-from saev.files import file_sha256
+from saev.files import file_sha256, read_json
 
 HUB = "hf-hub:"
 CONFIG_NAME = "open_clip_config.json"
+TOKENIZER_OPTIONS = ("clean", "strip_sep_token", "language", "reduction_mask")
+"""Of ``text_cfg.tokenizer_kwargs``. Others would reach ``AutoTokenizer.from_pretrained``, and one of
+those runs what a repository holds."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Model:
         if "hf_tokenizer_name" not in text:
             return SimpleTokenizer(context_length=length, **options)
         what = f"The tokenizer {text['hf_tokenizer_name']} of open_clip {self.name}"
+        if refused := [key for key in options if key not in TOKENIZER_OPTIONS]:
+            raise UserError(
+                f"{what} asks for {refused[0]}, which is not passed on; use a head without text."
+            )
         if find_spec("transformers") is None:
             raise UserError(
                 f"{what} needs another package: pip install transformers sentencepiece, or use a "

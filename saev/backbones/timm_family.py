@@ -19,12 +19,11 @@ from saev.backbones.weights import (
     find_weights,
     load_exactly,
     other_architecture,
-    read_json,
     read_state_dict,
     state_dict_sha256,
 )
 from saev.errors import UserError, first_line
-from saev.files import file_sha256
+from saev.files import file_sha256, read_json
 
 MICRO = "micro"
 

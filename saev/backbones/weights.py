@@ -6,7 +6,6 @@ Nothing here ever unpickles: a weights file comes from anyone.
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import warnings
 import zipfile
@@ -139,17 +138,6 @@ def other_architecture(source: str, model: str, example: str, n_problems: int) -
         f"The weights file {source} is of another architecture than {model} ({example}{more}): "
         "set backbone.name to the model it belongs to."
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises UserError when the file is something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a JSON {type(content).__name__}, not an object.")
-    return content
 
 
 def state_dict_sha256(module: nn.Module) -> str:

@@ -195,67 +195,6 @@ class TrainedHead(nn.Module):
         return folder
 
 
-def load_head(directory: str | Path) -> TrainedHead:
-    """Reads what ``TrainedHead.save`` wrote; its logits equal the saved head's bit for bit.
-
-    Raises:
-        UserError: nothing there, a damaged file, another format, tensors that contradict the config.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    folder = Path(directory)
-    config = _read_config(folder)
-    path = folder / WEIGHTS_NAME
-    if not path.is_file():
-        raise UserError(f"{folder} holds no {WEIGHTS_NAME}; train the head again.")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); train the head again.") from error
-    try:
-        reading = Reading.from_dict(config["reading"])
-        head = TrainedHead(
-            config["kind"],
-            reading,
-            config["class_names"],
-            config["backbone"],
-            tensors["weight"],
-            tensors["bias"],
-            config["logit_scale"],
-            config["recipe"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder} holds a {CONFIG_NAME} and a {WEIGHTS_NAME} that do not make a head "
-            f"({error}); train the head again."
-        ) from error
-    return head.eval()
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_NAME
-    if not path.is_file():
-        inside = folder / "head"
-        hint = (
-            f"give {inside}"
-            if (inside / CONFIG_NAME).is_file()
-            else "give the head/ folder of a run of saev.train"
-        )
-        raise UserError(f"{folder} holds no {CONFIG_NAME} of a head; {hint}.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable JSON; train the head again.") from error
-    version = config.get("format_version") if isinstance(config, dict) else None
-    if version != FORMAT_VERSION or "reading" not in config:
-        raise UserError(
-            f"{path} is not the config of a head in format {FORMAT_VERSION} (it has {version}); "
-            "give the head/ folder of a run of saev.train."
-        )
-    return config
-
-
 def backbone_identity(backbone: Backbone) -> dict[str, Any]:
     """What a head remembers of the model it belongs to; ``spec`` rebuilds it."""
     return {

@@ -4,12 +4,44 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from saev.errors import UserError
+from saev.files import (
+    BACKBONE_IDENTITY,
+    RECORDED_TOKENS,
+    a_flag,
+    a_number,
+    a_text,
+    a_whole,
+    an_object,
+    check_fields,
+    one_of,
+    or_null,
+    plain_data,
+    plain_object,
+)
 
 FORMAT_VERSION = 1
 """Version of the folder written by ``save_pretrained``; raised when a reader must change."""
 
 ACTIVATIONS = ("relu", "topk", "batch_topk", "jump_relu", "gated")
 TOPK_FAMILY = ("topk", "batch_topk")
+
+FIELDS = an_object(
+    {"d_model": a_whole(1, 10**6), "d_sae": a_whole(1, 10**9), "format_version": a_whole(1)},
+    {
+        "activation": one_of(*ACTIVATIONS),
+        "k": or_null(a_number(0, above=True)),
+        "subtract_b_dec": a_flag(),
+        "max_norm": or_null(a_number(0, above=True)),
+        "backbone": or_null(BACKBONE_IDENTITY),
+        "layer": or_null(a_whole(0, 10_000)),
+        "tokens": or_null(RECORDED_TOKENS),
+        "manifest_id": or_null(a_text()),
+        "manifest_sha256": or_null(a_text(100)),
+        "images": or_null(plain_data),
+        "recipe": plain_object,
+    },
+)
+"""Of ``config.json``, whoever wrote it."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +124,11 @@ class SAEConfig:
         """The inverse of ``to_dict``; ``where`` names the source in error messages.
 
         Raises:
-            UserError: another format version, a missing or unknown key, a value out of range.
+            UserError: another format version, a missing or unknown key, a value of another type or
+                out of range.
         """
         version = values.get("format_version")
-        if not isinstance(version, int):
+        if not isinstance(version, int) or isinstance(version, bool):
             raise UserError(f"{where} is not the config of a saev dictionary: no format_version.")
         if version > FORMAT_VERSION:
             raise UserError(
@@ -104,6 +137,7 @@ class SAEConfig:
             )
         if unknown := sorted(set(values) - {f.name for f in fields(cls)}):
             raise UserError(f"{where} has the unknown key {unknown[0]!r}; remove or correct it.")
+        check_fields(values, FIELDS, where, "export the dictionary again")
         try:
             return cls(**values)
         except (TypeError, ValueError) as error:

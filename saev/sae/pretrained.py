@@ -2,7 +2,8 @@
 
 The tensors are what the dictionary learned; how its input is normalised is data and is kept as
 numbers in ``config.json`` under ``normalization``, exact to the bit. Nothing here can execute code
-from the file: pickles are refused. Which tensors a config asks for, ``model`` knows.
+from the file: pickles are refused. Types, ranges and shapes are compared before memory is taken for
+them. Which tensors a config asks for, ``model`` knows.
 """
 
 import json
@@ -15,12 +16,17 @@ import torch
 from torch import Tensor
 
 from saev.errors import UserError
-from saev.files import write_atomically
+from saev.files import a_list, a_number, an_object, read_json, write_atomically
 from saev.sae.config import SAEConfig
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "weights.safetensors"
 NORMALIZATION = ("mean", "scale")
+NORMALIZATION_FIELDS = an_object(
+    {"mean": a_list(a_number(-1e30, 1e30)), "scale": a_number(0, 1e30, above=True)}
+)
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Types of the weights, as safetensors calls them."""
 PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
 
 
@@ -33,7 +39,7 @@ class Export(NamedTuple):
     """By their names in a state dict; the normalisation in float64, which holds every decimal."""
 
     def check(self, expected: Mapping[str, Tensor]) -> None:
-        """Raises UserError unless names and shapes are those of ``expected``."""
+        """Raises UserError unless names and shapes are those of ``expected``, and all is finite."""
         where = self.folder / WEIGHTS_NAME
         if wrong := sorted(set(expected) ^ set(self.tensors)):
             state = "missing from" if wrong[0] in expected else "unexpected in"
@@ -49,6 +55,11 @@ class Export(NamedTuple):
                 raise UserError(
                     f"{where} has {name} of shape {shape} where {CONFIG_NAME} says "
                     f"{tuple(tensor.shape)}; the two files do not belong together."
+                )
+            if not bool(self.tensors[name].isfinite().all()):
+                raise UserError(
+                    f"{where} has values in {name} that are not finite: the training diverged; use "
+                    "another dictionary."
                 )
 
 
@@ -81,11 +92,12 @@ def read(source: str | Path) -> Export:
     """Read what ``write`` wrote, from a folder or a hub id such as ``user/name``.
 
     Raises:
-        UserError: nothing there, a pickle, a damaged file, a newer format, a hub that does not
-            answer.
+        UserError: nothing there, a pickle, a damaged file, a newer format, values of another type
+            or out of range, weights of another shape, a hub that does not answer.
     """
     folder = _local_folder(source)
     cfg, normalization = _read_config(folder / CONFIG_NAME)
+    _check_header(folder / WEIGHTS_NAME, cfg)
     learned = _read_weights(folder / WEIGHTS_NAME)
     if stray := [name for name in NORMALIZATION if name in learned]:
         raise UserError(f"{stray[0]} is unexpected in {folder / WEIGHTS_NAME}; export it again.")
@@ -151,29 +163,46 @@ def _first_line(error: Exception) -> str:
 def _read_config(path: Path) -> tuple[SAEConfig, dict[str, Tensor]]:
     if not path.is_file():
         raise UserError(f"{path.parent} holds no {CONFIG_NAME}; give a folder with a dictionary.")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable JSON; export the dictionary again.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no JSON object; export the dictionary again.")
+    values = read_json(path, "export the dictionary again")
     found = values.pop("normalization", None)
-    try:
-        # float64 holds every decimal; the copy into the buffer takes the dtype of the weights.
-        normalization = {n: torch.tensor(found[n], dtype=torch.float64) for n in NORMALIZATION}
-    except (KeyError, TypeError, ValueError) as error:
+    if wrong := NORMALIZATION_FIELDS(found, "normalization"):
         raise UserError(
-            f"{path} has no readable normalization with mean and scale; export it again."
-        ) from error
+            f"{path} has no readable normalization with mean and scale ({wrong}); export it again."
+        )
+    # float64 holds every decimal; the copy into the buffer takes the dtype of the weights.
+    normalization = {n: torch.tensor(found[n], dtype=torch.float64) for n in NORMALIZATION}
     return SAEConfig.from_dict(values, str(path)), normalization
+
+
+def _check_header(path: Path, cfg: SAEConfig) -> None:
+    """Raises UserError unless the file says that it holds floats, and an encoder of the config's size:
+    a model of that size is then no larger than the file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"{path.parent} holds no {WEIGHTS_NAME}; export the dictionary again.")
+    try:
+        with safe_open(path, "pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            found = {n: (part.get_dtype(), tuple(part.get_shape())) for n, part in parts.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged; export or download the dictionary again.") from error
+    for name, (dtype, _) in found.items():
+        if dtype not in FLOATS:
+            raise UserError(f"{path} has {name} of type {dtype}, not floats; export it again.")
+    if "W_enc" not in found:
+        raise UserError(f"W_enc is missing from {path}; export it again.")
+    if (shape := found["W_enc"][1]) != (cfg.d_sae, cfg.d_model):
+        raise UserError(
+            f"{path} has W_enc of shape {shape} where {CONFIG_NAME} says "
+            f"{(cfg.d_sae, cfg.d_model)}; the two files do not belong together."
+        )
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise UserError(f"{path.parent} holds no {WEIGHTS_NAME}; export the dictionary again.")
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from datamodules.images import ImageSource
-from saev.backbones import Backbone, BackboneOutput, load_backbone
+from saev.backbones import Backbone, BackboneOutput
+from saev.backbones.from_spec import backbone_from_spec
 from saev.editing.code_edits import CodeEdit
 from saev.editing.edits import edit_to_dict
 from saev.errors import UserError
@@ -170,7 +171,8 @@ def _backbone(
     if backbone is not None:
         found = rebuild_backbone(spec, backbone)
     else:
-        found = load_backbone(**(spec if weights is None else {**spec, "weights": weights}))
+        changes = {} if weights is None else {"weights": weights}
+        found = backbone_from_spec(spec, "the steered model", **changes)
     check_same_weights("the steered model was made from", made_from, found)
     return found
 

@@ -138,6 +138,56 @@ def test_refuses_damaged_folders(backbone: Backbone, tmp_path: Path) -> None:
         load_head(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"class_names": [0, 1, 2, 3]}, r"class_names\[0\] is 0"),
+        ({"class_names": []}, "class_names is"),
+        ({"backbone": []}, "backbone is"),
+        ({"kind": 5}, "kind is 5"),
+        ({"logit_scale": float("nan")}, "logit_scale is nan"),
+        ({"recipe": "x"}, "recipe is"),
+        ({"reading": {"features": "class"}}, "reading.n_tokens is missing"),
+        ({"reading": None}, "reading is None"),
+    ],
+)
+def test_every_field_has_its_type_and_range(
+    backbone: Backbone, tmp_path: Path, change: dict, words: str
+) -> None:
+    folder = make(backbone, "classification", "class").save(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=words):
+        load_head(folder)
+
+
+@pytest.mark.parametrize(
+    ("positions", "weight", "words"),
+    [
+        ([10**5], None, "beyond the"),
+        (None, float("nan"), "weight that are not finite"),
+        (None, torch.zeros(4), "not 2 axes of floats"),
+        (None, torch.zeros(4, 8, dtype=torch.int32), "type I32"),
+    ],
+)
+def test_refuses_numbers_that_make_no_head(
+    backbone: Backbone, tmp_path: Path, positions, weight, words: str
+) -> None:
+    folder = make(backbone, "classification", "class").save(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    if positions is not None:
+        config["reading"]["positions"] = positions
+        (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "weights.safetensors")
+    if isinstance(weight, float):
+        tensors["weight"][0, 0] = weight
+    elif weight is not None:
+        tensors["weight"] = weight
+    save_file(tensors, folder / "weights.safetensors")
+    with pytest.raises(UserError, match=words):
+        load_head(folder)
+
+
 def test_refuses_parts_that_do_not_fit(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="cannot read features"):
         make(backbone, "segmentation", "class")

@@ -138,6 +138,83 @@ def test_a_normalisation_that_is_none(folder: Path, value: object) -> None:
     refused(folder, "no readable normalization")
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e31, True, 10**400, "1"])
+@pytest.mark.parametrize("key", ["mean", "scale"])
+def test_a_normalisation_that_is_not_finite(folder: Path, key: str, bad: object) -> None:
+    found = {"mean": [0.0] * 6, "scale": 1.0} | {key: [bad] * 6 if key == "mean" else bad}
+    edit(folder, normalization=found)
+    refused(folder, f"no readable normalization with mean and scale .normalization.{key}")
+
+
+@pytest.mark.parametrize("scale", [0, -1.0])
+def test_a_scale_that_is_not_positive(folder: Path, scale: float) -> None:
+    edit(folder, normalization={"mean": [0.0] * 6, "scale": scale})
+    refused(folder, "no readable normalization")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(folder: Path, bad: float) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / WEIGHTS_NAME)
+    tensors["W_dec"][3, 2] = bad
+    save_file(tensors, folder / WEIGHTS_NAME)
+    refused(folder, "W_dec that are not finite")
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, torch.bool])
+def test_weights_that_are_no_floats(folder: Path, dtype: torch.dtype) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / WEIGHTS_NAME)
+    save_file({name: tensor.to(dtype) for name, tensor in tensors.items()}, folder / WEIGHTS_NAME)
+    refused(folder, "not floats")
+
+
+def test_no_memory_is_taken_for_a_size_that_the_weights_do_not_have(folder: Path) -> None:
+    edit(folder, d_sae=10**9)  # 24 GB for the encoder of 6 dimensions
+    refused(folder, "W_enc of shape .24, 6. where config.json says .1000000000, 6.")
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"layer": "4"}, "layer is '4' where a whole number"),
+        ({"layer": -1}, "layer is -1"),
+        ({"d_sae": 24.0}, "d_sae is 24.0"),
+        ({"d_model": True}, "d_model is True"),
+        ({"k": "3"}, "k is '3'"),
+        ({"max_norm": float("nan")}, "max_norm is nan"),
+        ({"subtract_b_dec": 1}, "subtract_b_dec is 1"),
+        ({"tokens": {}}, "tokens.which is missing"),
+        ({"tokens": {"which": "words"}}, "tokens.which is 'words' where one of patch"),
+        ({"backbone": []}, "backbone is"),
+        ({"backbone": {"weights": None}}, "backbone.weights is None"),
+        ({"backbone": {"weights": {"sha256": 5}}}, "backbone.weights.sha256 is 5"),
+        ({"recipe": []}, "recipe is"),
+        ({"recipe": {"a": float("inf")}}, "recipe.a is inf"),
+        ({"manifest_id": {}}, "manifest_id is"),
+        ({"activation": ["topk"]}, "activation is"),
+    ],
+)
+def test_every_field_has_its_type_and_range(folder: Path, change: dict, part: str) -> None:
+    edit(folder, **change)
+    refused(folder, part)
+
+
+def test_json_that_is_nested_without_end(folder: Path) -> None:
+    (folder / CONFIG_NAME).write_text("[" * 200_000)
+    refused(folder, "nested too deeply")
+    (folder / CONFIG_NAME).write_text('{"a": ' + "[" * 900 + "]" * 900 + "}")
+    refused(folder, "format_version|normalization")
+
+
+def test_a_config_larger_than_any(folder: Path) -> None:
+    with (folder / CONFIG_NAME).open("wb") as file:
+        file.truncate(1 << 34)  # takes no room on the disk
+    refused(folder, "more than 16,777,216 bytes")
+
+
 def test_a_normalisation_of_another_width(folder: Path) -> None:
     edit(folder, normalization={"mean": [0.0] * 5, "scale": 1.0})
     refused(folder, "mean of shape")
