@@ -244,8 +244,8 @@ BACKBONE_IDENTITY = an_object(
 rebuilds the model checks more."""
 
 RECORDED_TOKENS = an_object(
-    {"which": one_of("patch", "class", "registers", "all")},
+    {"which": one_of("patch", "class", "registers", "all", "pooled", "embedding", "patches")},
     {"n_per_image": or_null(a_whole(1)), "positions": or_null(a_list(a_whole()))},
     more=True,
 )
-"""Which tokens were recorded, or a dictionary is for."""
+"""Which tokens were recorded, or a dictionary is for; the last three are features of heads."""

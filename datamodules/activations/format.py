@@ -9,16 +9,43 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from saev.errors import UserError
-from saev.files import write_atomically
+from saev.files import (
+    BACKBONE_IDENTITY,
+    RECORDED_TOKENS,
+    a_list,
+    a_number,
+    a_text,
+    a_whole,
+    an_object,
+    check_fields,
+    one_of,
+    or_null,
+    parse_json,
+    plain_object,
+    shown,
+    write_atomically,
+)
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 PARTS_DIR = ".parts"
 READ_BYTES = 1 << 20  # one megabyte: large enough that no stream is read or written in crumbs
 DTYPES = ("float16", "float32")  # npy has no bfloat16
+MOST_BYTES = 1 << 25
+"""Of a manifest: a hundred thousand shards. Parsed it takes some twenty times as much memory."""
+MOST_TOKENS = 10**11
+REMEDY = "record the activations again, or get them again"
+
+
+class Rows(NamedTuple):
+    """What every sample of a recording must hold."""
+
+    width: int
+    dtype: str
+    """One of ``DTYPES``."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +80,53 @@ class Statistics:
     """So that E‖scale·(x − mean)‖² = d over normal tokens."""
     n_normal_per_shard: list[int]
     """Normal tokens of each training shard, in the manifest's order."""
+
+
+_FINITE = a_number(-1e30, 1e30)
+STATISTICS = an_object(
+    {
+        "n_tokens": a_whole(1, MOST_TOKENS),
+        "n_normal": a_whole(1, MOST_TOKENS),
+        "median_norm": a_number(0, 1e30, above=True),
+        "max_norm": or_null(a_number(0, 1e30, above=True)),
+        "max_norm_multiple": or_null(a_number(0, 1e30, above=True)),
+        "mean": a_list(_FINITE, 1),
+        "scale": a_number(0, 1e30, above=True),
+        "n_normal_per_shard": a_list(a_whole(0, MOST_TOKENS)),
+    }
+)
+FIELDS = an_object(
+    {
+        "id": a_text(1000),
+        "backbone": BACKBONE_IDENTITY,
+        "layer": a_whole(0, 10_000),
+        "width": a_whole(1, 10**6),
+        "grid": a_list(a_whole(1, 10_000), 2, 2),
+        "token_names": a_list(a_text(100), 1, 10**6),
+        "tokens": RECORDED_TOKENS,
+        "dtype": one_of(*DTYPES),
+        "images": plain_object,
+        "transform": plain_object,
+        "class_names": or_null(a_list(a_text())),
+        "skipped": a_list(plain_object),
+        "recording": plain_object,
+        "shards": a_list(
+            an_object(
+                {
+                    "name": a_text(255),
+                    "split": one_of("train", "heldout"),
+                    "n_images": a_whole(0, MOST_TOKENS),
+                    "n_tokens": a_whole(0, MOST_TOKENS),
+                    "n_bytes": a_whole(0, 1 << 50),
+                    "sha256": a_text(100),
+                }
+            )
+        ),
+        "statistics": STATISTICS,
+        "format_version": a_whole(1),
+    }
+)
+"""Of ``manifest.json``, whoever wrote it."""
 
 
 @dataclass(frozen=True)
@@ -92,30 +166,49 @@ class Manifest:
         path = join(location, MANIFEST_NAME)
         try:
             with open_read(path) as file:
-                fields = json.loads(file.read())
+                text = file.read(MOST_BYTES + 1)
         except FileNotFoundError:
             raise UserError(
                 f"There is no {MANIFEST_NAME} in {location}: "
                 "either the path is wrong or the recording is not finished; run saev.record."
             ) from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise UserError(f"{path} cannot be read ({error}).") from error
-        version = fields.get("format_version") if isinstance(fields, dict) else None
-        if version != FORMAT_VERSION:
+        if len(text) > MOST_BYTES:
+            raise UserError(f"{path} has more than {MOST_BYTES:,} bytes; {REMEDY}.")
+        fields = parse_json(text, path, REMEDY)
+        if (version := fields.get("format_version")) != FORMAT_VERSION:
             raise UserError(
-                f"{path} has format version {version}, this program reads {FORMAT_VERSION}: "
+                f"{path} has format version {shown(version)}, this program reads {FORMAT_VERSION}: "
                 "record the activations again, or use the version of saev that wrote them."
             )
-        try:
-            fields["shards"] = [ShardInfo(**shard) for shard in fields["shards"]]
-            fields["statistics"] = Statistics(**fields["statistics"])
-            manifest = cls(**fields)
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a manifest of activation tars ({error}).") from error
-        for shard in manifest.shards:
-            if Path(shard.name).name != shard.name:
-                raise UserError(f"{path} names a shard outside its folder: {shard.name!r}.")
+        check_fields(fields, FIELDS, path, REMEDY)
+        fields["shards"] = [ShardInfo(**shard) for shard in fields["shards"]]
+        fields["statistics"] = Statistics(**fields["statistics"])
+        manifest = cls(**fields)
+        manifest.check(path)
         return manifest
+
+    def check(self, where: str) -> None:
+        """Raises UserError, which ``where`` begins, where one part contradicts another."""
+        names: set[str] = set()
+        for shard in self.shards:
+            if Path(shard.name).name != shard.name or shard.name in ("..", ""):
+                raise UserError(f"{where} names a shard outside its folder: {shown(shard.name)}.")
+            if shard.name in names:
+                raise UserError(f"{where} names the shard {shown(shard.name)} twice; {REMEDY}.")
+            names.add(shard.name)
+            if shard.n_tokens * self.width * (2 if self.dtype == "float16" else 4) > shard.n_bytes:
+                raise UserError(
+                    f"{where} says that {shown(shard.name)} holds {shard.n_tokens} tokens in "
+                    f"{shard.n_bytes} bytes, which is too little room; {REMEDY}."
+                )
+        statistics_fit(self.statistics, self.of_split("train"), self.width, where)
+
+    @property
+    def rows(self) -> Rows:
+        """What every sample holds."""
+        return Rows(self.width, self.dtype)
 
     def write(self, folder: str | Path) -> None:
         """Writes ``manifest.json`` into a local folder, all of it or nothing."""
@@ -133,6 +226,24 @@ class Manifest:
     def of_split(self, split: str) -> list[ShardInfo]:
         """The shards of "train" or "heldout", in order."""
         return [shard for shard in self.shards if shard.split == split]
+
+
+def statistics_fit(statistics: Statistics, train: list[ShardInfo], width: int, where: str) -> None:
+    """Raises UserError, which ``where`` begins, unless they can be those of these training shards."""
+    per_shard = statistics.n_normal_per_shard
+    wrong = None
+    if len(statistics.mean) != width:
+        wrong = f"a mean of {len(statistics.mean)} numbers for a width of {width}"
+    elif len(per_shard) != len(train):
+        wrong = f"{len(per_shard)} counts of normal tokens for {len(train)} training shards"
+    elif any(n > shard.n_tokens for n, shard in zip(per_shard, train, strict=True)):
+        wrong = "more normal tokens than there are in a shard"
+    elif sum(per_shard) != statistics.n_normal:
+        wrong = f"n_normal {statistics.n_normal} where its shards hold {sum(per_shard)}"
+    elif sum(shard.n_tokens for shard in train) != statistics.n_tokens:
+        wrong = f"n_tokens {statistics.n_tokens}, which is not the sum over the training shards"
+    if wrong:
+        raise UserError(f"{where} has statistics with {wrong}; {REMEDY}.")
 
 
 def is_url(location: str | Path) -> bool:

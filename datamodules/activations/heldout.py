@@ -73,7 +73,7 @@ class HeldoutTokens(IterableDataset[TokenBatch]):
             if first + shard.n_tokens <= self.start or first >= self.stop:
                 first += shard.n_tokens
                 continue
-            for sample in iter_samples(self.location, shard):
+            for sample in iter_samples(self.location, shard, self.manifest.rows):
                 acts = sample.acts[max(0, self.start - first) : max(0, self.stop - first)]
                 first += len(sample.acts)
                 if len(acts):

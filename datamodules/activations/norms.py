@@ -21,15 +21,19 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from datamodules.activations.format import (
+    STATISTICS,
     Manifest,
+    Rows,
     ShardInfo,
     Statistics,
     is_url,
     join,
+    statistics_fit,
     write_json,
 )
 from datamodules.activations.tar import iter_samples
 from saev.errors import UserError
+from saev.files import check_fields, read_json
 
 BIN_WIDTH = math.log(1.0025)  # a quarter percent; the middle of a bin is off by half of that
 SMALLEST_NORM = 1e-12  # a token of zeros counts as this
@@ -79,10 +83,15 @@ def compute_statistics(
     if manifest.statistics.max_norm_multiple == max_norm:
         return manifest.statistics
     cache = Path(join(location, f"statistics-{manifest.sha256[:12]}-{max_norm}.json"))
+    train = manifest.of_split("train")
     if not is_url(location) and cache.is_file():
-        return Statistics(**json.loads(cache.read_text()))
+        found = read_json(cache, f"delete {cache}")
+        check_fields(found, STATISTICS, str(cache), "delete it")
+        statistics = Statistics(**found)
+        statistics_fit(statistics, train, manifest.width, str(cache))
+        return statistics
     statistics = measure(
-        location, manifest.of_split("train"), manifest.statistics.median_norm, max_norm
+        location, train, manifest.statistics.median_norm, max_norm, rows=manifest.rows
     )
     if not is_url(location):
         try:
@@ -98,18 +107,20 @@ def measure(
     median_norm: float,
     max_norm_multiple: float | None,
     advance: Callable[[int], object] = lambda n_images: None,
+    rows: Rows | None = None,
 ) -> Statistics:
     """One pass over tars: counts, mean and scale of the normal tokens, summed in float64.
 
-    ``advance`` is told how many images each finished tar held. Raises UserError when no token is
-    normal or all normal tokens are equal, since nothing can be learned from either.
+    ``advance`` is told how many images each finished tar held; ``rows`` is what the manifest says of
+    its samples. Raises UserError when a value is not finite, when no token is normal or all normal
+    tokens are equal, since nothing can be learned from either.
     """
     max_norm = None if max_norm_multiple is None else max_norm_multiple * median_norm
     sums = NormalSums(max_norm)
     n_normal_per_shard: list[int] = []
     for shard in shards:
         before = sums.n_normal
-        for sample in iter_samples(location, shard):
+        for sample in iter_samples(location, shard, rows):
             sums.add(sample.acts)
         n_normal_per_shard.append(sums.n_normal - before)
         advance(shard.n_images)

@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from datamodules.activations.format import Manifest, ShardInfo, Statistics
+from datamodules.activations.format import Manifest, ShardInfo, Statistics, join
 from datamodules.activations.norms import token_norms
 from datamodules.activations.reservoir import Reservoir
-from datamodules.activations.tar import iter_samples
+from datamodules.activations.tar import iter_samples, not_finite
 from saev.errors import UserError
 
 
@@ -127,15 +127,22 @@ class TokenStream(IterableDataset[TokenBatch]):
 
     def _fill(self, reservoir: Reservoir, shards: list[ShardInfo]) -> Iterator[int]:
         """Fills the reservoir and says, each time a batch is due, how many tokens to draw."""
-        samples = itertools.chain.from_iterable(
-            iter_samples(self.location, shard) for shard in shards
-        )
         max_norm = self.statistics.max_norm
-        for image, sample in enumerate(samples):
+        unlimited = max_norm is None
+        samples = (
+            (shard, sample)
+            for shard in shards
+            for sample in iter_samples(self.location, shard, self.manifest.rows, finite=unlimited)
+        )
+        for image, (shard, sample) in enumerate(samples):
             acts_td = sample.acts
             if max_norm is not None:
-                normal = token_norms(acts_td) <= max_norm
-                acts_td = acts_td if normal.all() else acts_td[normal.numpy()]
+                norms = token_norms(acts_td)
+                normal = norms <= max_norm
+                if not normal.all():
+                    if not norms.isfinite().all():
+                        raise not_finite(join(self.location, shard.name), sample.meta)
+                    acts_td = acts_td[normal.numpy()]
             while len(acts_td):
                 acts_td = acts_td[reservoir.add(acts_td, image) :]
                 if reservoir.n_free == 0:

@@ -154,7 +154,7 @@ class FeatureDataModule(L.LightningDataModule):
 
     def _labelled(self, shards: list[ShardInfo]) -> Iterator[tuple[ImageItem, Tensor, Tensor]]:
         for shard in shards:
-            for sample in iter_samples(self.dir, shard):
+            for sample in iter_samples(self.dir, shard, self.manifest.rows):
                 item = item_of(sample)
                 labels_r = self.labels(item)
                 keep = labels_r != NO_LABEL

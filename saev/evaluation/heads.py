@@ -82,7 +82,7 @@ def evaluate_recorded(
             held.clear()
 
     for shard in manifest.of_split("train" if split == "train" else "heldout"):
-        for sample in iter_samples(folder, shard):
+        for sample in iter_samples(folder, shard, manifest.rows):
             item = item_of(sample)
             if item.image_id in wanted:
                 held.append((item, torch.from_numpy(sample.acts)))

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from datamodules.activations import stream as stream_module
 from datamodules.activations.heldout import HeldoutTokens
 from datamodules.activations.loader import BatchLoader
+from datamodules.activations.norms import measure
 from datamodules.activations.reservoir import Reservoir
 from datamodules.activations.stream import TokenStream
+from datamodules.activations.tar import ShardWriter
 from saev.errors import UserError
 from tests.fakes.activations import tagged, tags, write_folder
 
@@ -175,7 +177,7 @@ def test_finished_epochs_are_skipped_without_reading_them(folder, manifest, monk
     opened = []
     real = stream_module.iter_samples
     monkeypatch.setattr(
-        stream_module, "iter_samples", lambda where, shard: opened.append(1) or real(where, shard)
+        stream_module, "iter_samples", lambda *given, **how: opened.append(1) or real(*given, **how)
     )
     next(iter(stream_of(folder, manifest, start_batch=14 * 1000)))
     assert len(opened) <= 7
@@ -268,3 +270,20 @@ def test_no_held_out_tokens_is_an_error(folder, manifest):
         HeldoutTokens(folder, without, batch_size=4)
     with pytest.raises(ValueError, match="val_batch_size=0"):
         HeldoutTokens(folder, manifest, batch_size=0)
+
+
+@pytest.mark.parametrize("limit", [None, 4.0])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_token_that_is_not_finite_is_not_passed_over(tmp_path: Path, limit, bad: float):
+    """Though its norm is not at most the limit."""
+    generator = np.random.default_rng(0)
+    images = [generator.standard_normal((6, 4)).astype(np.float32) for _ in "abcd"]
+    manifest = write_folder(tmp_path, [images], max_norm=limit)
+    images[2][1, 3] = bad
+    with ShardWriter(tmp_path / "train-000000.tar", tmp_path / "unfinished") as writer:
+        for number, acts in enumerate(images):
+            writer.write(f"{number}", acts, {"image_id": f"picture {number}"})
+    with pytest.raises(UserError, match=r"train-000000.tar holds values of the image 'picture 2'"):
+        list(itertools.islice(stream_of(tmp_path, manifest, reservoir_tokens=48), 9))
+    with pytest.raises(UserError, match=r"train-000000.tar holds values of the image 'picture 2'"):
+        measure(tmp_path, manifest.shards, 2.0, limit)
