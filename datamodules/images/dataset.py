@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.images.base import BrokenImage, ImageItem
+from saev.errors import first_line
 
 
 @runtime_checkable
@@ -70,7 +71,11 @@ class ImageDataset(Dataset[LoadedImage]):
         image = self.source.try_load(item)
         if isinstance(image, BrokenImage):
             return LoadedImage(None, position, item, image)
-        return LoadedImage(self.transform(image), position, item, None)
+        try:
+            return LoadedImage(self.transform(image), position, item, None)
+        except (ValueError, OverflowError) as error:  # a size that the transform cannot bring about
+            broken = BrokenImage(item.image_id, first_line(error))
+            return LoadedImage(None, position, item, broken)
 
     @staticmethod
     def collate(samples: Sequence[LoadedImage]) -> ImageBatch:

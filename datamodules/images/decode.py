@@ -17,14 +17,19 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """What content may be, whatever the suffix says: data sets hold PNG and GIF files named .jpg.
 Left out are formats that start other programs (EPS)."""
 
+LARGEST_ASPECT = 10_000
+"""Of one side to the other: beyond it, rows of pixels rather than a picture."""
+
 
 def decode_image(content: Path | bytes, where: str) -> Image.Image:
     """The picture in mode RGB, turned upright by its EXIF tag, alpha laid over white.
 
     16-bit grey becomes 8-bit by its upper byte. Raises `BrokenImage` with `where` for everything
-    else: no image, cut short, 32-bit pixels, more pixels than Pillow's limit against decompression
-    bombs.
+    else: no image, no regular file, cut short, 32-bit pixels, sides beyond `LARGEST_ASPECT`, more
+    pixels than Pillow's limit against decompression bombs.
     """
+    if isinstance(content, Path) and content.exists() and not content.is_file():
+        raise BrokenImage(where, "it is not a regular file")
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have switched the check off
     try:
         with warnings.catch_warnings():
@@ -32,6 +37,8 @@ def decode_image(content: Path | bytes, where: str) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             file = BytesIO(content) if isinstance(content, bytes) else content
             with Image.open(file, formats=FORMATS) as image:
+                if max(image.size) > LARGEST_ASPECT * min(image.size):
+                    raise ValueError(f"it measures {image.width:,} × {image.height:,} pixels")
                 image.load()
                 return _to_rgb(_upright(image))
     except FileNotFoundError as error:
@@ -74,8 +81,8 @@ def read_mask(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            image.load()
-            mode, mask_size, values = image.mode, image.size, np.asarray(image)
+            mode, mask_size = image.mode, image.size
+            values = np.asarray(image) if mask_size == size else np.empty((0, 0))
     except FileNotFoundError as error:
         raise UserError(
             f"the mask {path} is missing: every image needs one with its stem"

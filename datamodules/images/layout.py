@@ -1,6 +1,7 @@
 """Layout of image folders: roots, splits, segmentation folders, files."""
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,10 @@ SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "t
 """Names of sub-folders that are splits, and the split each one is."""
 GENERIC = frozenset({*SPLIT_FOLDERS, "images"})
 """Folder names that do not tell one data set from another."""
+
+
+DEEPEST = 200
+"""Folders within folders."""
 
 
 class Section(NamedTuple):
@@ -104,8 +109,11 @@ def walk_images(
 ) -> Iterator[ImageFile]:
     """All image files below a folder, links followed, names with a leading dot left out.
 
-    Unsorted. `leave_out` names entries of `folder` itself to pass over.
+    Unsorted. `leave_out` names entries of `folder` itself to pass over. What is no regular file (a
+    pipe, a dead link) has 0 bytes here and is refused by name when it is loaded.
     """
+    if len(_above) > DEEPEST:
+        raise UserError(f"{folder} lies more than {DEEPEST} folders deep: give a root further down")
     try:
         status = folder.stat()
         entries = list(os.scandir(folder))
@@ -119,14 +127,16 @@ def walk_images(
     for entry in entries:
         if entry.name.startswith(".") or entry.name in (leave_out or ()):
             continue
-        if entry.is_dir():
+        try:
+            status = entry.stat()
+        except OSError:  # a link that leads nowhere, or to itself
+            status = None
+        if status is not None and stat.S_ISDIR(status.st_mode):
             for file in walk_images(Path(entry.path), None, _above | {here}):
                 yield ImageFile(f"{entry.name}/{file.path}", file.n_bytes)
         elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-            try:
-                yield ImageFile(entry.name, entry.stat().st_size)
-            except OSError:  # a dead link; it is refused by name when it is loaded
-                yield ImageFile(entry.name, 0)
+            is_file = status is not None and stat.S_ISREG(status.st_mode)
+            yield ImageFile(entry.name, status.st_size if status and is_file else 0)
 
 
 def no_images(root: Path) -> UserError:

@@ -13,7 +13,8 @@ from datamodules.images.base import Found, ImageItem, ImageSource, short_name
 from datamodules.images.decode import decode_image, read_mask
 from datamodules.images.layout import find_sections, named_roots, no_images, walk_images
 from datamodules.patches import IGNORE
-from saev.errors import UserError
+from saev.errors import UserError, first_line
+from saev.files import MOST_BYTES, a_list, a_text
 
 
 class SegmentationImages(ImageSource):
@@ -131,12 +132,17 @@ def _read_classes(root: Path) -> list[str]:
         if not file.is_file():
             continue
         try:
+            if file.stat().st_size > MOST_BYTES:
+                raise UserError(f"{file} has more than {MOST_BYTES:,} bytes: write it again")
             names = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{file} is not JSON ({error}): write it again") from error
+        except (OSError, ValueError, RecursionError) as error:
+            if isinstance(error, UserError):
+                raise
+            reason = first_line(error)
+            raise UserError(f"{file} is not JSON ({reason}): write it again") from error
         if isinstance(names, dict):
             names = names.get("classes")
-        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        if isinstance(names, list) and a_list(a_text(1000), 1)(names, "classes") is None:
             return names
         raise UserError(
             f'{file} names no classes: it must hold a list of names, or {{"classes": [...]}}'

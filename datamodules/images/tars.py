@@ -7,6 +7,7 @@ open file and so works in any process.
 import glob
 import hashlib
 import logging
+import math
 import os
 import re
 import subprocess
@@ -16,12 +17,16 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from saev.errors import UserError
+from saev.files import a_text, shown
 
 log = logging.getLogger(__name__)
 
 REMOTE = ("http://", "https://", "s3://")
+MOST_TARS = 10**6
+"""That one pattern with braces may stand for."""
 SIDE_SUFFIXES = (".cls", ".json")
 """Members that are read while indexing; everything else but images is passed over unread."""
+MOST_SIDE_BYTES = 1 << 20
 
 
 class TarMember(NamedTuple):
@@ -48,15 +53,30 @@ def expand_urls(urls: str | Sequence[str]) -> list[str]:
 
 
 def spell_out(url: str) -> list[str]:
-    """Braces ({00..09}) spelt out; raises `UserError` for one without its partner."""
+    """Braces ({00..09}) spelt out; raises `UserError` for one without its partner, and for patterns
+    that stand for more than `MOST_TARS`."""
     from braceexpand import braceexpand
 
     if url.startswith("pipe:"):  # braces there belong to the shell
         return [url]
+    if _most_meant(url) > MOST_TARS:
+        raise UserError(
+            f"images.urls has a pattern that may stand for more than {MOST_TARS:,} tars: {shown(url)}"
+        )
     try:
         return list(braceexpand(url))
     except ValueError as error:  # its UnbalancedBracesError
-        raise UserError(f"images.urls has a brace without its partner: {url}") from error
+        raise UserError(f"images.urls has a brace without its partner: {shown(url)}") from error
+
+
+def _most_meant(pattern: str) -> float:
+    """No fewer than a pattern stands for, found without spelling it out."""
+    ranges = re.findall(r"\{(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.-?\d+)?\}", pattern)
+    spans = math.prod(float(abs(int(last) - int(first)) + 1) for first, last in ranges)
+    n_others = pattern.count("{") - len(ranges)
+    if n_others > 64 or re.search(r"\d{19}\.\.|\.\.-?\d{19}", pattern):
+        return math.inf
+    return spans * float(1 + max(pattern.count(","), 52 * pattern.count(".."))) ** n_others
 
 
 def is_fetched(url: str) -> bool:
@@ -152,7 +172,8 @@ def index_tar(path: Path, where: str) -> list[TarMember]:
     """All files of an uncompressed tar, in its order.
 
     Raises `UserError`, naming `where`, for a tar that is cut short, compressed or no tar, and for
-    members that are links or whose name is absolute or leads upwards.
+    members that are links or sparse, that reach past the tar's end, whose name is absolute or leads
+    upwards, or that should hold a label and are larger than `MOST_SIDE_BYTES`.
     """
     try:
         with path.open("rb") as file:
@@ -166,21 +187,33 @@ def _read_members(file: IO[bytes], where: str) -> list[TarMember]:
         raise UserError(
             f"the tar {where} is compressed: unpack it with gunzip to read it by offset"
         )
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
     members: list[TarMember] = []
     end = 0
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
+                if info.size < 0:
+                    raise tarfile.ReadError(f"{info.name!r} has a negative size")
                 end = info.offset_data + (-(-info.size // 512) * 512 if info.isreg() else 0)
                 if info.isdir():
                     continue
                 _check_member(info, where)
+                if info.offset_data + info.size > size:
+                    raise tarfile.ReadError(f"{info.name!r} reaches past the end")
                 text = None
                 if info.name.lower().endswith(SIDE_SUFFIXES):
+                    if info.size > MOST_SIDE_BYTES:
+                        raise UserError(
+                            f"the member {info.name!r} of the tar {where} has {info.size} bytes, and "
+                            f"a label has at most {MOST_SIDE_BYTES}: write the tar again"
+                        )
                     text = tar.extractfile(info).read()  # type: ignore[union-attr]
                 members.append(TarMember(info.name, info.offset_data, info.size, text))
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"the tar {where} is cut short or damaged ({error}): get it again"
         ) from error
@@ -199,10 +232,15 @@ def _check_member(info: tarfile.TarInfo, where: str) -> None:
             f"the tar {where} has a member named {info.name!r}, which leads outside of it: such "
             "tars are not read"
         )
-    if not info.isreg():
+    if not info.isreg() or info.issparse():
+        what = "sparse" if info.issparse() else "a link or device"
         raise UserError(
-            f"the member {info.name!r} of the tar {where} is a link or device: write the tar again "
-            "with plain files"
+            f"the member {info.name!r} of the tar {where} is {what}: write the tar again with plain "
+            "files"
+        )
+    if a_text()(info.name, "name"):
+        raise UserError(
+            f"the tar {where} has a member whose name, {info.name!r}, is no UTF-8: write the tar again"
         )
 
 

@@ -19,9 +19,13 @@ from datamodules.images.tars import (
     read_member,
     tar_stem,
 )
-from saev.errors import UserError
+from saev.errors import UserError, first_line
+from saev.files import a_text, shown
 
 Label = int | str | None
+
+MOST_CLASSES = 100_000
+"""That numbers alone may count: a larger one is rather an id in the place of a class."""
 
 
 class WebDatasetImages(ImageSource):
@@ -127,12 +131,16 @@ class WebDatasetImages(ImageSource):
             elif "json" in group:
                 record = json.loads(group["json"].text or b"")
                 label = record.get(self.label_key) if isinstance(record, dict) else None
-        except ValueError as error:
-            raise UserError(f"the label of {where} cannot be read ({error})") from error
+        except (ValueError, RecursionError) as error:
+            reason = first_line(error)
+            raise UserError(f"the label of {where} cannot be read ({reason})") from error
         if label is None or (isinstance(label, int) and not isinstance(label, bool)):
             return label
-        if not isinstance(label, str) or not label:
-            raise UserError(f"the label of {where} is {label!r}: it must be a number or a name")
+        if not isinstance(label, str) or not label or a_text(1000)(label, "label"):
+            raise UserError(
+                f"the label of {where} is {shown(label)}: it must be a number or a name of at most "
+                "1,000 characters"
+            )
         return int(label) if label.isascii() and label.isdigit() else label
 
     def load(self, item: ImageItem) -> Image.Image:
@@ -184,7 +192,14 @@ def _number_labels(
     if names is None and by_name:  # one name among numbers makes names of all
         names = sorted({str(label) for label in found})
     elif names is None and found:
-        names = [str(number) for number in range(max(int(label) for label in found) + 1)]
+        largest = max(int(label) for label in found)
+        if largest >= MOST_CLASSES:
+            where = next(sample.place.where for sample in samples if sample.label == largest)
+            raise UserError(
+                f"the label {shown(largest)} of {where} is a number beyond {MOST_CLASSES:,}, rather "
+                "an id than a class: set images.classes to the names that numbers stand for"
+            )
+        names = [str(number) for number in range(largest + 1)]
     numbers = {name: number for number, name in enumerate(names or [])}
     labels: list[int | None] = []
     for sample in samples:
@@ -195,7 +210,7 @@ def _number_labels(
             number = label
         if label is not None and (number is None or not 0 <= number < len(numbers)):
             raise UserError(
-                f"the label {label!r} of {sample.place.where} is none of the {len(numbers)} "
+                f"the label {shown(label)} of {sample.place.where} is none of the {len(numbers)} "
                 "classes: correct images.classes"
             )
         labels.append(number)

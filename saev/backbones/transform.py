@@ -17,6 +17,9 @@ from torchvision.transforms.v2 import functional as F
 from saev.errors import UserError
 
 RESIZE_MODES = ("shortest", "squash")
+MOST_RESIZED = 64
+"""Pixels of the whole picture resized, in pixels of the result: of a longer one only what the crop keeps
+is computed, which is rounded otherwise between its two passes."""
 INTERPOLATIONS = tuple(mode.name.lower() for mode in Image.Resampling)
 
 
@@ -91,9 +94,13 @@ class ImageTransform:
                 scaled_w = scaled_h * image.width // image.height
             else:
                 scaled_h = scaled_w * image.height // image.width
-        image = image.resize((scaled_w, scaled_h), mode)
         height, width = self.image_size
         top, left = round((scaled_h - height) / 2), round((scaled_w - width) / 2)
+        if scaled_h * scaled_w > MOST_RESIZED * height * width:
+            x, y = image.width / scaled_w, image.height / scaled_h
+            box = (left * x, top * y, (left + width) * x, (top + height) * y)
+            return image.resize((width, height), mode, box=box)
+        image = image.resize((scaled_w, scaled_h), mode)
         return image.crop((left, top, left + width, top + height))
 
 

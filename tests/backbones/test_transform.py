@@ -109,3 +109,33 @@ def test_the_picture_of_an_input_is_what_went_in() -> None:
     assert found.dtype == np.uint8 and np.array_equal(found, pixels)
     outside = torch.tensor([[-9.0, 9.0]]).expand(3, 1, 2)  # edited inputs may leave the range
     assert to_picture(outside, mean, std)[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("size", [(20_000, 2), (2, 20_000), (2_000_000, 1), (9_000, 130)])
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+def test_of_a_thin_picture_only_the_crop_is_computed(
+    size: tuple[int, int], resize: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    real = Image.Image.resize
+
+    def resized(self, size, *given, **named):
+        made.append(size[0] * size[1])
+        return real(self, size, *given, **named)
+
+    monkeypatch.setattr(Image.Image, "resize", resized)
+    transform = ImageTransform((32, 32), HALVES, HALVES, "bicubic", resize)
+    assert transform(Image.new("RGB", size)).shape == (3, 32, 32)
+    assert max(made) <= 64 * 32 * 32
+
+
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(900, 30), (30, 900), (901, 31)])
+def test_the_crop_alone_is_the_crop_of_the_whole(
+    size: tuple[int, int], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transform = ImageTransform((32, 32), HALVES, HALVES, mode, crop_pct=0.9)
+    picture = Image.effect_noise(size, 50).convert("RGB")
+    whole = transform(picture)
+    monkeypatch.setattr("saev.backbones.transform.MOST_RESIZED", 0)
+    assert (transform(picture) - whole).abs().mean() < 2 / 255  # a grey level

@@ -162,3 +162,11 @@ def test_bad_masks_are_refused(tmp_path):
     Image.new("L", (3, 2)).save(path)
     with pytest.raises(UserError, match="3 × 2 and its image 2 × 2"):
         read_mask(path, (2, 2))
+
+
+@pytest.mark.parametrize("size", [(10_001, 1), (2, 20_001)])
+def test_rows_of_pixels_are_no_picture(size):
+    file = BytesIO()
+    Image.new("L", size).save(file, "PNG")
+    with pytest.raises(BrokenImage, match=r"it measures .* pixels"):
+        decode_image(file.getvalue(), "thin.png")

@@ -267,3 +267,31 @@ def test_fingerprint_follows_content_and_not_place(split_root, tmp_path):
     assert FolderImages(str(moved)).fingerprint() == original
     Image.new("RGB", (64, 64), "red").save(moved / "test" / "2.bmp")
     assert FolderImages(str(moved)).fingerprint() != original
+
+
+def test_what_is_no_file_is_refused_by_name(tmp_path):
+    (tmp_path / "set").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "set" / "good.png")
+    os.mkfifo(tmp_path / "set" / "pipe.png")
+    (tmp_path / "set" / "itself.png").symlink_to("itself.png")
+    (tmp_path / "set" / "itself").symlink_to("itself")
+    source = FolderImages(str(tmp_path / "set"), on_error="skip")
+    found = {item.path: source.load_or_skip(item) for item in source.items}
+    assert [path for path, image in found.items() if image is not None] == ["good.png"]
+    reasons = {entry["image_id"]: entry["reason"] for entry in source.n_skipped}
+    assert reasons["set/pipe.png"] == "it is not a regular file"
+    assert set(reasons) == {"set/pipe.png", "set/itself.png"}
+
+
+def test_folders_without_end_are_refused(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(210):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    with pytest.raises(UserError, match="more than 200 folders deep"):
+        FolderImages(str(folder))

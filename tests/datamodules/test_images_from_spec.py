@@ -1,5 +1,6 @@
 """Image sources from what a file says: known kinds and plain values, or one sentence."""
 
+import inspect
 import tarfile
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from datamodules.images import FolderImages, ImageSource, ScenesImages
-from datamodules.images.from_spec import KINDS, OLD_NAMES, source_from_spec
+from datamodules.images.from_spec import ARGUMENTS, KINDS, OLD_NAMES, source_from_spec
 from saev.errors import UserError
 
 SCENES: dict[str, Any] = {"n_images": 6, "size": 64, "seed": 1, "on_error": "raise"}
@@ -54,15 +55,59 @@ def test_what_is_no_kind_is_refused_by_name(spec: dict[str, Any], tmp_path: Path
     [
         ({"_target_": "pandas.read_pickle"}, "an argument '_target_'"),
         ({"on_disk": 1}, "an argument 'on_disk'"),
-        ({"size": {"_target_": "pandas.read_pickle"}}, "size={'_target_'"),
-        ({"size": [[1]]}, "only numbers, texts and lists"),
-        ({"size": "${oc.env:SECRET}"}, "do not work: "),
-        ({"n_images": -1}, "do not work: n_images is -1"),
+        ({"size": {"_target_": "pandas.read_pickle"}}, "size is {'_target_'"),
+        ({"size": [[1]]}, r"size is \[\[1\]\] where a whole number"),
+        ({"size": "${oc.env:SECRET}"}, "size is '..oc.env:SECRET.' where"),
+        ({"size": 10**6}, "size is 1000000 where"),
+        ({"size": 95.5}, "size is 95.5"),
+        ({"size": 3}, "do not work: size is 3"),
+        ({"n_images": -1}, "n_images is -1"),
+        ({"n_images": True}, "n_images is True"),
+        ({"n_images": 10**7}, "10000000 scenes, more than"),
+        ({"val_fraction": float("nan")}, "val_fraction is nan"),
+        ({"on_error": "ignore"}, "on_error is 'ignore'"),
+        ({"seed": 1e9}, "seed is"),
     ],
 )
 def test_arguments_are_those_of_the_class_and_plain(more: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         source_from_spec({"kind": "scenes", **SCENES, **more}, "its/sae")
+
+
+def test_there_is_a_check_for_every_argument_of_every_kind() -> None:
+    found = {
+        argument
+        for module, name in KINDS.values()
+        for argument in inspect.signature(getattr(import_module(module), name)).parameters
+    }
+    assert ARGUMENTS.keys() == found
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"kind": "folder", "roots": 5}, "roots is 5"),
+        ({"kind": "folder", "roots": ["a", None]}, r"roots\[1\] is None"),
+        ({"kind": "folder", "roots": "a\0b"}, "roots is"),
+        ({"kind": "folder", "roots": "a", "labels": []}, "labels is"),
+        ({"kind": "folder"}, "do not work: "),
+        ({"kind": "segmentation", "roots": "a", "void_value": 300}, "void_value is 300"),
+        ({"kind": "webdataset", "urls": {"a": 1}}, "urls is"),
+        ({"kind": "webdataset", "urls": []}, "no image tars are given"),
+        ({"kind": "webdataset", "urls": "a.tar", "classes": "abc"}, "classes is 'abc'"),
+        ({"kind": "webdataset", "urls": "{0..999999999999}.tar"}, "more than 1,000,000 tars"),
+        ({"kind": "webdataset", "urls": "{a,b}" * 40}, "more than 1,000,000 tars"),
+        ({"kind": "webdataset", "urls": "{" + "{a,b}" * 40 + ",c}"}, "more than 1,000,000 tars"),
+        ({"kind": "webdataset", "urls": "{" * 5000}, "more than 1,000,000 tars"),
+        ({"kind": "torchvision", "dataset": 5, "root": "r"}, "dataset is 5"),
+        ({"kind": "pasted", "roots": "a", "kinds": "red"}, "kinds is 'red'"),
+        ({"kind": "pasted", "roots": "a", "share": 2}, "share is 2"),
+    ],
+)
+def test_no_argument_is_believed(spec: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as found:
+        source_from_spec(spec, "its/sae")
+    assert len(str(found.value)) < 600
 
 
 def test_a_text_stays_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +164,13 @@ def test_a_folder_that_somebody_else_chose_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not hold cifar10: .*images\.root"):
         source_from_spec(spec, "it")
     assert not (tmp_path / "new").exists()
+
+
+def test_nothing_is_downloaded_into_a_folder_that_is_there(tmp_path: Path) -> None:
+    spec = {"kind": "torchvision", "dataset": "cifar10", "root": str(tmp_path), "download": True}
+    with pytest.raises(UserError, match=r"does not hold cifar10: .*images\.root"):
+        source_from_spec(spec, "it")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_no_mapping_is_refused() -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from datamodules.images import BrokenImage, WebDatasetImages
 from datamodules.images.from_spec import source_from_spec
 from saev.errors import UserError
+from tests.fakes.hostile import sparse_tar
 
 
 def picture(shade: int) -> bytes:
@@ -259,3 +260,66 @@ def test_spec_and_fingerprint(tars, tmp_path):
     assert again.fingerprint() == source.fingerprint()
     assert WebDatasetImages(f"{tars}/*.tar").fingerprint() != source.fingerprint()
     assert shades(pickle.loads(pickle.dumps(source))) == shades(source)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.cls", "z.png"])
+@pytest.mark.parametrize("n_bytes", [3 << 30, 1 << 40])
+def test_a_sparse_member_is_refused_before_it_is_read(tmp_path, name, n_bytes):
+    tar = sparse_tar(tmp_path / "x.tar", {"0.png": 0, name: n_bytes}, picture(1))
+    with pytest.raises(UserError, match="is sparse: write the tar again"):
+        WebDatasetImages(str(tar), on_error="skip")
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (b"1000000000", "label 1000000000 of .* is a number beyond 100,000"),
+        (b"100000", "set images.classes"),
+        (b"9" * 5000, "a name of at most"),
+        (b"a" * 1001, "a name of at most"),
+        (b"\xff", "cannot be read"),
+    ],
+)
+def test_a_label_that_is_no_class_is_refused(tmp_path, label, words):
+    tar = write_tar(tmp_path / "x.tar", {"0.png": picture(1), "0.cls": label})
+    with pytest.raises(UserError, match=words):
+        WebDatasetImages(str(tar))
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (b"[" * 100_000, "cannot be read"),
+        (b'{"label": "\\ud800"}', "a name of at most"),
+        (b'{"label": true}', "label of .* is True"),
+        (b'{"label": 1e400}', "label of .* is inf"),
+        (b" " * (1 << 20) + b"{}", "a label has at most 1048576"),
+    ],
+)
+def test_a_record_that_is_none_is_refused(tmp_path, record, words):
+    tar = write_tar(tmp_path / "x.tar", {"0.png": picture(1), "0.json": record})
+    with pytest.raises(UserError, match=words):
+        WebDatasetImages(str(tar))
+
+
+def test_a_name_that_is_no_utf8_is_refused(tmp_path):
+    tar = write_tar(tmp_path / "x.tar", {"caf\udce9.png": picture(1)})
+    with pytest.raises(UserError, match="is no UTF-8: write the tar again"):
+        WebDatasetImages(str(tar))
+
+
+def test_a_member_that_reaches_past_the_end_is_refused(tmp_path):
+    tar = write_tar(tmp_path / "x.tar", {"0.png": picture(1)})
+    header = bytearray(tar.read_bytes())
+    header[124:136] = b"77777777777\0"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    tar.write_bytes(bytes(header))
+    with pytest.raises(UserError, match="reaches past the end"):
+        WebDatasetImages(str(tar))
+
+
+@pytest.mark.parametrize("pattern", ["{0..999999999}.tar", "{a,b}" * 40, "{" * 100 + "}" * 100])
+def test_patterns_without_end_are_refused(tmp_path, pattern):
+    with pytest.raises(UserError, match="more than 1,000,000 tars"):
+        WebDatasetImages(f"{tmp_path}/{pattern}")
