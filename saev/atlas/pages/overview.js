@@ -5,6 +5,8 @@ window.addEventListener("DOMContentLoaded", () => {
   const paged = new Set(pages);
   const data = rows.map((row) => Object.fromEntries(keys.map((key, i) => [key, row[i]])));
   const number = (digits) => (cell) => (cell.getValue() === null ? "–" : String(+cell.getValue().toPrecision(digits)));
+  // Tabulator sets a string as HTML, and names may hold anything
+  const words = (otherwise) => (cell) => document.createTextNode(cell.getValue() || otherwise);
   const column = (title, field, tip, digits = 3) => ({ title, field, headerTooltip: tip, hozAlign: "right", sorter: "number", sorterParams: { alignEmptyValues: "bottom" }, formatter: number(digits) });
   const table = new Tabulator("#table", {
     data, height: 520, layout: "fitDataStretch", placeholder: "No latent matches.",
@@ -17,10 +19,10 @@ window.addEventListener("DOMContentLoaded", () => {
         link.href = `latent/${id}.html`; link.textContent = id;
         return link;
       } },
-      { title: "name", field: "name", formatter: (cell) => cell.getValue() || "unnamed", width: 190 },
+      { title: "name", field: "name", formatter: words("unnamed"), width: 190 },
       column("confidence", "name_confidence", "of the name, on held-out images", 2),
-      { title: "by", field: "proposer", formatter: (cell) => cell.getValue() || "" },
-      { title: "best concept", field: "best_concept", formatter: (cell) => cell.getValue() || "–", width: 150 },
+      { title: "by", field: "proposer", formatter: words("") },
+      { title: "best concept", field: "best_concept", formatter: words("–"), width: 150 },
       column("AUROC", "concept_auroc", "of its best concept, test split"),
       column("F1", "concept_f1", "of its best concept, test split", 2),
       column("q", "concept_q", "of that AUROC, adjusted for the number of concepts", 2),
