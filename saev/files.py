@@ -8,19 +8,27 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from saev.errors import UserError
+from saev.errors import UserError, first_line
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_CELLS = 10**8
 MOST_BYTES = 1 << 24
 """Of a file of settings. Parsed it takes some twenty times as much memory."""
 DEEPEST = 16
 """Levels of lists and mappings in a field that may hold any plain data."""
 LARGEST = 2**53
 """Whole numbers up to here are exact in every JSON library."""
+
+_SHORT = reprlib.Repr()  # what YAML's aliases make of a line may be endless written out
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 80, 80
 
 Check = Callable[[Any, str], str | None]
 """Value and its name → what is wrong with it, in words; None where nothing is."""
@@ -79,6 +87,27 @@ def parse_json(text: bytes, where: str, remedy: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{where} holds no JSON object but a {type(content).__name__}; {remedy}.")
     return content
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pd.DataFrame":
+    """A table of at most ``MOST_CELLS`` cells, a few kilobytes of which can claim any number.
+
+    Raises UserError where it cannot be read, is larger, or lacks one of the ``columns``.
+    """
+    import pandas as pd
+    from pyarrow.parquet import read_metadata
+
+    try:
+        found = read_metadata(path)
+        if found.num_rows * max(found.num_columns, 1) > MOST_CELLS:
+            raise UserError(f"{path} has {found.num_rows:,} rows, more than a table may have here.")
+        return pd.read_parquet(path, columns=None if columns is None else list(columns))
+    except UserError:
+        raise
+    except Exception as error:  # parsers fail in many ways, all meaning the same
+        raise UserError(
+            f"{path} cannot be read as a table ({first_line(error)}); make it again."
+        ) from error
 
 
 def check_fields(content: Any, check: Check, where: str, remedy: str) -> None:
@@ -207,7 +236,7 @@ def shown(value: Any) -> str:
         return "a number of more than 60 digits"
     if isinstance(value, Mapping | list | tuple) and len(value) > 3:
         return f"a {type(value).__name__} of {len(value)} entries"
-    text = " ".join(repr(value).split())
+    text = " ".join(_SHORT.repr(value).split())
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 

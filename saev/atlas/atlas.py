@@ -15,11 +15,23 @@ from saev.codes.store import CodeStore
 from saev.concepts.pair_scores import score_pairs
 from saev.concepts.ranked_codes import CodeEntries
 from saev.errors import UserError
+from saev.files import Check, a_list, a_text, a_whole, an_object, check_fields, read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES = ("latents", "concepts", "exemplars", "names", "coactivation")
+COLUMNS = {
+    "latents": ("latent", "name", "name_confidence", "rate_image"),
+    "concepts": ("latent", "concept", "split", "f1"),
+    "exemplars": ("latent", "role", "rank", "image_id"),
+    "names": ("latent", "proposer", "rank", "name", "confidence"),
+    "coactivation": ("latent", "kind", "rank", "neighbour"),
+}
+"""Tables of an atlas, and the columns without which none is opened."""
+TABLES = tuple(COLUMNS)
+MOST_JSON_BYTES = 1 << 27
+"""Of the list of images: some hundred bytes for each."""
+_IMAGE = an_object({"image_id": a_text()}, more=True)
 
 
 class Atlas:
@@ -30,8 +42,10 @@ class Atlas:
         self.latents, self.concepts = tables["latents"], tables["concepts"]
         self.exemplars, self.names = tables["exemplars"], tables["names"]
         self.neighbours = tables["coactivation"]
-        self.images: list[dict[str, str]] = _read_json(folder / "images.json")
-        self.grid: tuple[int, int] = tuple(_read_json(folder / "atlas.json")["grid"])
+        self.images: list[dict[str, str]] = _read_json(folder / "images.json", a_list(_IMAGE, 1))
+        grid = an_object({"grid": a_list(a_whole(1, 10_000), 2, 2)}, more=True)
+        rows, columns = _read_json(folder / "atlas.json", grid)["grid"]
+        self.grid: tuple[int, int] = rows, columns
 
     def __repr__(self) -> str:
         named = int(self.latents["name"].notna().sum())
@@ -43,20 +57,19 @@ class Atlas:
     @classmethod
     def open(cls, folder: str | Path) -> "Atlas":
         """Reads what ``python -m saev.describe`` wrote; UserError where it is not there."""
-        import pandas as pd
-
         folder = Path(folder)
         for name in TABLES:
             if not (folder / f"{name}.parquet").is_file():
                 raise UserError(
                     f"{folder} holds no {name}.parquet; run python -m saev.describe first"
                 )
-        try:
-            return cls(folder, {n: pd.read_parquet(folder / f"{n}.parquet") for n in TABLES})
-        except UserError:
-            raise
-        except (OSError, ValueError) as error:
-            raise UserError(f"a table in {folder} is damaged; describe again") from error
+        tables = {name: read_parquet(folder / f"{name}.parquet") for name in TABLES}
+        for name, columns in COLUMNS.items():
+            if missing := [column for column in columns if column not in tables[name]]:
+                raise UserError(
+                    f"{folder / name}.parquet has no column {missing[0]}; describe again"
+                )
+        return cls(folder, tables)
 
     def store(self) -> CodeStore:
         """The sparse codes; UserError where they were not kept."""
@@ -200,11 +213,17 @@ def _plain(text: str) -> str:
     return text.casefold().replace("=", " ").replace("_", " ")
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path, check: Check) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if path.stat().st_size > MOST_JSON_BYTES:
+            raise UserError(f"{path} has more than {MOST_JSON_BYTES:,} bytes; describe again")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path} is missing or damaged; describe again") from error
+    check_fields(found, check, str(path), "describe again")
+    return found
 
 
 def patches_in(

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
 from saev.atlas.atlas import Atlas, patches_in
-from saev.errors import UserError
+from saev.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +38,18 @@ def ask(atlas: Atlas, query: str) -> Answer:
     Raises:
         UserError: a question that cannot be read, or names what the atlas does not know.
     """
+    try:
+        return _answer(atlas, query)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        reason = first_line(error)
+        raise UserError(
+            f"{query!r} cannot be answered from the tables in {atlas.folder} ({reason}); describe again"
+        ) from error
+
+
+def _answer(atlas: Atlas, query: str) -> Answer:
     kind, colon, rest = query.partition(":")
     if not colon or kind.strip() not in KINDS:
         return Answer(f"{query!r} in names and concepts", atlas.search(query))
@@ -76,7 +88,7 @@ def with_examples(atlas: Atlas, table: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _patches(atlas: Atlas, rest: str) -> Answer:
-    image, *numbers = rest.split()
+    image, *numbers = rest.split() or [""]
     if not numbers or not all(re.fullmatch(r"\d+(\.\d+)?", n) for n in numbers):
         raise _unreadable("patches", rest)
     if any("." in n for n in numbers):

@@ -53,7 +53,7 @@ def read_tree(path: str | None) -> Tree | None:
     import pandas as pd
 
     try:
-        frame = pd.read_csv(path, dtype=str)
+        frame = pd.read_csv(path, dtype=str).dropna(subset=["child", "parent"])
         return Tree(dict(zip(frame["child"], frame["parent"], strict=True)))
     except (OSError, KeyError, ValueError) as error:
         raise UserError(
@@ -69,7 +69,11 @@ def read_vocabulary(path: str | None) -> list[str] | None:
         raise UserError(
             f"naming.vocabulary={path} is not a file; give a text file, a name per line"
         )
-    words = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"naming.vocabulary={path} is no text in UTF-8; save it as such") from error
+    words = [line.strip() for line in text.splitlines()]
     words = list(dict.fromkeys(word for word in words if word))
     if len(words) < 2:
         raise UserError(f"naming.vocabulary={path} holds {len(words)} names; give two or more")

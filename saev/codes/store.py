@@ -18,10 +18,31 @@ from jaxtyping import Bool, Float, Int
 
 from saev.codes.sparse_codes import CodePart, ImageCodes, per_image
 from saev.errors import UserError
-from saev.files import appearing_whole, write_atomically
+from saev.files import (
+    a_list,
+    a_text,
+    a_whole,
+    an_object,
+    appearing_whole,
+    check_fields,
+    plain_object,
+    write_atomically,
+)
 
 MANIFEST = "codes.json"
 FORMAT_VERSION = 1
+FIELDS = an_object(
+    {
+        "format_version": a_whole(1),
+        "identity": plain_object,
+        "n_latents": a_whole(1, 10**9),
+        "n_tokens": a_whole(1, 10**6),
+        "images_per_part": a_whole(1, 10**7),
+        "image_ids": a_list(a_text()),
+    },
+    more=True,
+)
+"""Of the manifest, whoever wrote it."""
 MAX_ENTRIES = 2**24
 """Codes held at once while tables are made: about 1 GB with the sorting."""
 
@@ -260,8 +281,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["format_version"] > FORMAT_VERSION:
             raise UserError(f"{path} was written by a newer saev; update saev")
+        check_fields(found, FIELDS, str(path), "delete its folder and describe again")
         return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged; delete its folder and describe again") from error

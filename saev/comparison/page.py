@@ -14,6 +14,7 @@ from saev.codes.sparse_codes import ImageCodes
 from saev.comparison.figures import concept_figure, match_figure, power_figure
 from saev.comparison.members import Member
 from saev.errors import UserError
+from saev.files import read_parquet
 from saev.pages.site import Picture, Site, heat_uri, plain, save_thumbnail
 
 if TYPE_CHECKING:
@@ -49,20 +50,20 @@ class AtlasLinks:
         self.root: str | None = None
         if atlas_dir is None:
             return
-        import pandas as pd
-
         latents = Path(atlas_dir) / "latents"
         path = latents / "latents.parquet"
         if not path.is_file():
             raise UserError(f"atlases: {atlas_dir} holds no latents/latents.parquet")
-        table = pd.read_parquet(path, columns=["latent", "name"])
+        table = read_parquet(path, ["latent", "name"])
         if len(table) != n_latents:
             raise UserError(
                 f"atlases: {atlas_dir} describes {len(table)} latents, the dictionary has {n_latents}"
             )
-        named = table[table["name"].notna()]
+        named = table[table["name"].map(lambda name: isinstance(name, str))]
         self.names = dict(zip(named["latent"].tolist(), named["name"].tolist(), strict=True))
-        self.pages = {int(page.stem) for page in (latents / "latent").glob("*.html")}
+        self.pages = {
+            int(page.stem) for page in (latents / "latent").glob("*.html") if page.stem.isdecimal()
+        }
         self.root = os.path.relpath(latents / "latent", folder)
 
     def url(self, latent: int) -> str | None:

@@ -15,11 +15,13 @@ from datamodules.scenes import ATTRIBUTES
 from saev.backbones import Backbone
 from saev.concepts.best_latents import Concepts
 from saev.errors import UserError
+from saev.files import read_parquet
 
 CALIBRATION_SHARE = 0.25
 """Of the training images: they set thresholds and choose nothing."""
 TEST_SHARE = 0.3
 """Of the images of a source that holds none out."""
+MOST_TABLE_BYTES = 1 << 27
 MAX_VALUES = 200
 """Distinct values of a text column above which it is an identifier rather than an attribute."""
 
@@ -116,13 +118,19 @@ def read_table(path: Path, image_ids: Sequence[str]) -> list[dict[str, str]]:
     if not path.is_file():
         raise UserError(f"{path} is not a file; give a CSV or parquet file with an image_id column")
     try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        if path.stat().st_size > MOST_TABLE_BYTES:
+            raise UserError(f"{path} has more than {MOST_TABLE_BYTES:,} bytes; leave columns out")
+        frame = read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except UserError:
+        raise
     except Exception as error:  # parsers fail in many ways, all meaning the same
         raise UserError(f"{path} cannot be read as a table; save it again") from error
     if "image_id" not in frame.columns:
         raise UserError(
             f"{path} has no column image_id (it has {', '.join(map(str, frame.columns))})"
         )
+    if len(frame.columns) == 1:
+        raise UserError(f"{path} has the column image_id alone; add a column for each attribute")
     ids = frame["image_id"].astype(str)
     if ids.duplicated().any():
         raise UserError(f"{path} names the image {ids[ids.duplicated()].iloc[0]!r} twice")

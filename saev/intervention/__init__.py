@@ -1,6 +1,7 @@
 """Intervention: controlled experiments on latents, from hypothesis to verdict.
 
 hypothesis: the hypothesis file
+hypothesis_fields: types and ranges of what it may say
 setting: model, dictionary, images and head of an experiment
 readout: what the head predicts, per image or per patch
 splits: discovery and test images, and those of each hypothesis

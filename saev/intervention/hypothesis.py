@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from saev.defaults import CONF_DIR, names
-from saev.editing.edits import KINDS, parse_where
+from saev.editing.edits import KINDS, parse_edit
 from saev.errors import UserError
+from saev.files import MOST_BYTES, check_fields
+from saev.intervention.hypothesis_fields import fields_fit
 from saev.stats.correction import draws_needed
 
 ARMS = (
@@ -41,6 +43,7 @@ classes: the share that is sent to the class, the same minus the other classes' 
 mean rise of its probability."""
 DIRECTIONS = ("decrease", "increase")
 
+REMEDY = "correct the hypothesis"
 HYPOTHESES_DIR = CONF_DIR / "hypotheses"
 
 
@@ -165,6 +168,7 @@ class Hypothesis:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(asdict(self), fields_fit, "the hypothesis", REMEDY)
         _check("metric", self.metric in METRICS, self.metric, f"one of {', '.join(METRICS)}")
         _check("direction", self.direction in DIRECTIONS, self.direction, " or ".join(DIRECTIONS))
         _check("mode", self.mode in ("add", "replace"), self.mode, "add or replace")
@@ -185,7 +189,7 @@ class Hypothesis:
             _check("baselines", name in BASELINES, name, f"some of {', '.join(BASELINES)}")
         kind = self.edit.get("kind", "set")
         _check("edit.kind", kind in KINDS and kind != "swap", kind, _kinds())
-        parse_where(self.edit.get("where", "all"))
+        parse_edit(self.edit, (0,))
         dosed = "scale" in self.edit or "factor" in self.edit
         if (self.doses or self.table.scales) and not dosed:
             raise UserError(
@@ -221,7 +225,7 @@ class Hypothesis:
         return digest(self.to_dict())
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], where: str) -> "Hypothesis":
+    def from_dict(cls, content: Mapping[Any, Any], where: str) -> "Hypothesis":
         """From parsed YAML; ``where`` names the file in messages."""
         parts = {
             "selector": Selector,
@@ -230,6 +234,7 @@ class Hypothesis:
             "tradeoff": TradeoffSettings,
             "support": SupportSettings,
         }
+        check_fields(content, fields_fit, where, REMEDY)
         try:
             given = {
                 key: _build(parts[key], value, f"{where}: {key}")
@@ -328,17 +333,20 @@ def read_hypothesis(
         if not path.is_file():
             known = ", ".join(names("hypotheses"))
             raise UserError(f"hypothesis={where} is no file and none of {known}")
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path} has more than {MOST_BYTES:,} bytes: shorten it")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not YAML ({error}): correct it") from error
+        except (yaml.YAMLError, OSError, ValueError, RecursionError, OverflowError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} is not YAML ({reason}): correct it") from error
+        if not isinstance(content, dict):
+            raise UserError(f"hypothesis={where} holds no key: value pairs")
     if concepts is not None:
         content = {**content, "concept": concepts}
     elif where is None:
         raise UserError("nothing is asked: set hypothesis=FILE, or concepts=all")
     if placebo is not None:
         content = {**content, "placebo": placebo}
-    if not isinstance(content, dict):
-        raise UserError(f"hypothesis={where} holds no key: value pairs")
     found = Hypothesis.from_dict(content, f"hypothesis={where}")
     return found, yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

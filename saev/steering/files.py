@@ -7,11 +7,45 @@ from typing import Any
 from torch import Tensor
 
 from saev.errors import UserError
+from saev.files import (
+    BACKBONE_IDENTITY,
+    a_list,
+    a_text,
+    a_whole,
+    an_object,
+    check_fields,
+    or_null,
+    plain_data,
+    plain_object,
+    read_json,
+)
 
 CONFIG_NAME = "config.json"
 TENSORS_NAME = "edits.safetensors"
 FORMAT_VERSION = 1
 KIND = "steering"
+FIELDS = an_object(
+    {
+        "format_version": a_whole(1),
+        "kind": a_text(20),
+        "backbone": BACKBONE_IDENTITY,
+        "taps": a_list(
+            an_object(
+                {
+                    "layer": a_whole(0, 10_000),
+                    "tokens": plain_data,
+                    "mode": a_text(20),
+                    "edits": a_list(plain_object, 1),
+                    "largest_from": or_null(a_text()),
+                },
+                more=True,
+            ),
+            1,
+        ),
+    },
+    more=True,
+)
+"""Of ``config.json``, whoever wrote it; the edits are checked where they are made."""
 
 
 def write_steering(folder: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -38,11 +72,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path.parent} holds no {CONFIG_NAME} of a steered model")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable JSON; save the steered model again") from error
-    if not isinstance(config, dict) or config.get("kind") != KIND:
+    config = read_json(path, "save the steered model again")
+    if config.get("kind") != KIND:
         raise UserError(
             f"{path} is not the config of a steered model; give a folder of Steering.save"
         )
@@ -51,6 +82,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} has format version {config.get('format_version')} and this saev reads "
             f"{FORMAT_VERSION}; use the saev that wrote it"
         )
+    check_fields(config, FIELDS, str(path), "save the steered model again")
     return config
 
 
@@ -59,8 +91,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"{path} is damaged or gone ({error}); save the steered model again"
         ) from error
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise UserError(
+                f"{path} has values in {name} that are no finite floats; save the steered model again"
+            )
+    return tensors

@@ -1,6 +1,7 @@
 """Questions in one line, against an atlas made by hand."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -156,4 +157,70 @@ def test_damaged_folder_is_refused(atlas: Atlas, tmp_path: Path, name: str) -> N
     shutil.copytree(atlas.folder, folder)
     (folder / name).write_text("{")
     with pytest.raises(UserError, match="damaged"):
+        Atlas.open(folder)
+
+
+def damaged(atlas: Atlas, folder: Path, name: str, content: bytes | pd.DataFrame) -> Path:
+    """A copy of the atlas with one other file."""
+    shutil.copytree(atlas.folder, folder)
+    if isinstance(content, bytes):
+        (folder / name).write_bytes(content)
+    else:
+        content.to_parquet(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("atlas.json", b"{}", "grid is missing"),
+        ("atlas.json", b'{"grid": [0, 3]}', r"grid\[0\] is 0"),
+        ("atlas.json", b'{"grid": "ab"}', "grid is 'ab'"),
+        ("atlas.json", b"[" * 100_000, "missing or damaged"),
+        ("images.json", b"{}", "it is {} where a list"),
+        ("images.json", b"[]", "a list of"),
+        ("images.json", b"[5]", "is 5 where key: value pairs belong"),
+        ("images.json", b'[{"image_id": 5}]', "image_id is 5"),
+        ("latents.parquet", b"PAR1", "cannot be read as a table"),
+        ("latents.parquet", pd.DataFrame({"latent": [1]}), "has no column name"),
+        ("names.parquet", pd.DataFrame({"a": [1]}), "has no column latent"),
+    ],
+)
+def test_a_damaged_atlas_is_refused_in_a_sentence(
+    atlas: Atlas, tmp_path: Path, name: str, content, words: str
+) -> None:
+    with pytest.raises(UserError, match=words) as found:
+        Atlas.open(damaged(atlas, tmp_path / "a", name, content))
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "query", ["patches:", "patches: cat/2", "images:", "images: against", "near:", "near: 99", "",
+              "concept:", "unnamed: ", "patches: cat/2 0.1", "patches: cat/2 99999999999999999999"]
+)  # fmt: skip
+def test_a_question_that_is_none_is_one_sentence(atlas: Atlas, query: str) -> None:
+    try:
+        ask(atlas, query)
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_table_without_what_a_question_needs(atlas: Atlas, tmp_path: Path) -> None:
+    latents = atlas.latents.drop(columns=["dead", "importance"])
+    other = Atlas.open(damaged(atlas, tmp_path / "a", "latents.parquet", latents))
+    with pytest.raises(UserError, match="cannot be answered from the tables"):
+        ask(other, "unnamed:")
+
+
+def test_a_table_of_a_few_bytes_and_many_rows_is_not_read(atlas: Atlas, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = damaged(atlas, tmp_path / "a", "atlas.json", b'{"grid": [2, 2]}')
+    piece = pa.table({"latent": pa.array(np.zeros(10**6, np.int8))})
+    with pq.ParquetWriter(folder / "latents.parquet", piece.schema, compression="zstd") as writer:
+        for _ in range(101):
+            writer.write_table(piece)
+    assert (folder / "latents.parquet").stat().st_size < 10**6
+    with pytest.raises(UserError, match="101,000,000 rows"):
         Atlas.open(folder)

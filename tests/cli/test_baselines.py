@@ -58,7 +58,7 @@ def test_the_table(trained: Path) -> None:
     assert (resampled["low"] <= resampled["high"]).all()
     assert known.loc[["dead_fraction", "dense_fraction"], ["low", "high"]].isna().all(axis=None)
     page = (trained / "table" / "baselines" / "index.html").read_text()
-    assert "separates trained from random" in page and "http" not in page
+    assert "separates trained from random" in page and "://" not in page
     baseline = SparseAutoencoder.from_pretrained(trained / "table" / "baselines" / "pca")
     assert baseline.cfg.recipe == {"baseline": "pca"}
 

@@ -105,3 +105,9 @@ def test_column_of_identifiers_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UserError, match="300 different values"):
         read_table(tmp_path / "t.csv", ids)
+
+
+def test_a_table_of_ids_alone_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image_id\na\n")
+    with pytest.raises(UserError, match="the column image_id alone"):
+        read_table(tmp_path / "t.csv", ["a"])

@@ -84,7 +84,7 @@ def test_files_of_a_choice(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFi
     page = (folder / "index.html").read_text()
     for text in ("Choosing among 5 dictionaries", "picks/2/README.md", "it left no metrics.json"):
         assert text in page
-    assert "http" not in page
+    assert "://" not in page
     assert "small range of L0" not in page
     card = (folder / "picks" / "1" / "README.md").read_text()
     assert '"n": "<20>"' in card  # Markdown, not HTML
@@ -169,3 +169,50 @@ def test_aliases_are_different(sweep: Path, tmp_path: Path) -> None:
     picks = pick_log_spaced([one.point for one in members], [0, 1], 2)
     assert aliases(picks, members) == ["l0-4-ev-50", "l0-32-ev-80"]
     assert aliases([picks[0]] * 2, members) == ["l0-4-ev-50-pick-1", "l0-4-ev-50-pick-2"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "why"),
+    [
+        ("metrics.json", "[1]", "cannot be read"),
+        ("metrics.json", "{", "cannot be read"),
+        ("metrics.json", '{"val/l0": "abc"}', "val/l0 is 'abc', no number"),
+        ("metrics.json", '{"val/l0": NaN}', "val/l0 is nan where a finite number"),
+        ("metrics.json", '{"val/l0": null}', "val/l0 is None, no number"),
+        ("config.yaml", "- a", "it is ['a'] where key: value pairs belong"),
+        ("config.yaml", "[" * 5000, "cannot be read"),
+        ("config.yaml", "a: &a [x, x]\nb: [*a, *a]", "cannot be read"),
+        ("config.yaml", "a: !!python/object/apply:os.getcwd []", "cannot be read"),
+        ("sae/config.json", "{}", "backbone is missing"),
+        (
+            "sae/config.json",
+            '{"backbone": {}, "layer": 1, "tokens": {"which": "patch"}}',
+            "name is",
+        ),
+        ("sae/config.json", '{"backbone": {"name": "a"}, "layer": 1}', "tokens is missing"),
+        ("sae/config.json", "[]", "cannot be read"),
+    ],
+)
+def test_one_bad_member_is_left_out(
+    sweep: Path, tmp_path: Path, file: str, text: str, why: str
+) -> None:
+    next(sweep.glob("1_*")).joinpath(file).write_text(text)
+    found = find_sweep(str(sweep), NoTracking(), tmp_path)
+    assert [reason for reason in found.left_out.values() if why in reason], found.left_out
+    assert len(found.members) == 4
+    assert choose(str(sweep), settings(), tmp_path, NoTracking()).picks
+
+
+def test_nothing_in_a_members_config_is_interpolated(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    path = next(sweep.glob("1_*")) / "config.yaml"
+    path.write_text(path.read_text() + "note: ${oc.env:SECRET}\n")
+    (path.parent / ".hydra").mkdir(exist_ok=True)
+    (path.parent / ".hydra" / "overrides.yaml").write_text("- a=${oc.env:SECRET}\n")
+    found = find_sweep(str(sweep), NoTracking(), tmp_path)
+    assert not [one for one in found.members if "hunter2" in one.label]
+    with pytest.raises(UserError, match="there are") as error:
+        select(found.members, {"note": "x"})
+    assert "hunter2" not in str(error.value)

@@ -248,10 +248,17 @@ def test_a_model_object_is_given_again(tmp_path) -> None:
     ("damage", "words"),
     [
         (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
-        (lambda folder: (folder / "config.json").write_text("{"), "not readable JSON"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
         (lambda folder: (folder / "config.json").write_text("{}"), "not the config of a steered"),
         (lambda folder: rewrite(folder, format_version=9), "format version 9"),
-        (lambda folder: rewrite(folder, taps=[{"layer": 4}]), "do not make a steered model"),
+        (lambda folder: rewrite(folder, taps=[{"layer": 4}]), "tokens is missing"),
+        (lambda folder: rewrite(folder, taps=[]), "taps is"),
+        (lambda folder: rewrite(folder, taps="x"), "taps is 'x'"),
+        (
+            lambda folder: rewrite(folder, backbone={"spec": {"family": "os"}}),
+            "family is 'os'|name is",
+        ),
+        (lambda folder: rewrite(folder, backbone={}), "do not make a steered model"),
         (lambda folder: (folder / "edits.safetensors").write_bytes(b"x"), "damaged"),
     ],
 )

@@ -6,10 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from saev.errors import UserError
 from saev.evaluation.choice.front import Point
+from saev.files import (
+    BACKBONE_IDENTITY,
+    MOST_BYTES,
+    RECORDED_TOKENS,
+    a_number,
+    a_text,
+    a_whole,
+    an_object,
+    plain_data,
+    read_json,
+    shown,
+)
 from saev.tracking import MLflowTracking, Tracking
 from saev.tracking.sweeps import artifact, run_in_folder, sweep_runs
 
@@ -19,6 +29,33 @@ if TYPE_CHECKING:
 NEEDED = ("val/l0", "val/explained_variance", "val/dead_fraction", "val/dense_fraction")
 """What ``metrics.json`` of an evaluated dictionary always holds."""
 
+_NAMED = an_object({"name": a_text()}, more=True)
+
+
+def _metrics_fit(value: Any, name: str) -> str | None:
+    """Numbers, those of ``NEEDED`` finite."""
+    for key, entry in value.items():
+        if not isinstance(entry, int | float):
+            return f"{key} is {shown(entry)}, no number"
+        if key in NEEDED and (wrong := a_number()(entry, key)):
+            return wrong
+    return None
+
+
+def _belongs_fit(value: Any, name: str) -> str | None:
+    return BACKBONE_IDENTITY(value, name) or _NAMED(value, name)
+
+
+CHECKS = {
+    "config.yaml": an_object({}, more=True),
+    "metrics.json": _metrics_fit,
+    "sae/config.json": an_object(
+        {"backbone": _belongs_fit, "layer": a_whole(0, 10_000), "tokens": RECORDED_TOKENS},
+        {"manifest_sha256": plain_data},
+        more=True,
+    ),
+}
+"""Of the files of a member, which may be anybody's."""
 SAME = ("backbone", "images", "tokens", "evaluation.n_images")
 """What members must agree in for their explained variance to be of the same activations."""
 
@@ -145,7 +182,11 @@ def _overrides(path: Path) -> list[str]:
     recorded = path / ".hydra" / "overrides.yaml"
     if not recorded.is_file():
         return [path.name]
-    return [str(override) for override in OmegaConf.load(recorded)]
+    try:
+        found = _read_yaml(recorded)
+    except Exception:  # no more is lost than a label
+        return [path.name]
+    return [str(one) for one in found] if isinstance(found, list) else [path.name]
 
 
 def labels(words: Sequence[Sequence[str]]) -> list[str]:
@@ -161,21 +202,41 @@ def labels(words: Sequence[Sequence[str]]) -> list[str]:
 
 def _member(name: str, run_id: str | None, folder: Path) -> SweepRun | str:
     """The member in a run folder, or why there is none."""
-    read = {}
-    for path in ("config.yaml", "metrics.json", "sae/config.json"):
+    read: dict[str, dict[str, Any]] = {}
+    for path, check in CHECKS.items():
         if not (folder / path).is_file():
             return f"it left no {path}"
         try:
-            if path.endswith(".json"):
-                read[path] = json.loads((folder / path).read_text(encoding="utf-8"))
-            else:
-                read[path] = OmegaConf.to_container(OmegaConf.load(folder / path))
+            read[path] = (read_json if path.endswith(".json") else _read_yaml)(folder / path)
         except Exception:  # parsers of both formats fail in many ways, all meaning the same
             return f"its {path} cannot be read"
+        if wrong := check(read[path], ""):
+            return f"its {path} does not fit: {wrong}"
     metrics = {key: float(value) for key, value in read["metrics.json"].items()}
     if missing := [key for key in NEEDED if key not in metrics]:
         return f"its metrics.json has no {missing[0]}"
     return SweepRun(name, run_id, folder, read["config.yaml"], read["sae/config.json"], metrics)
+
+
+def _read_yaml(path: Path) -> Any:
+    """Plain data: a member may be anybody's, so nothing in it is interpolated, and no alias makes more
+    of it than stands there."""
+    import yaml
+
+    if path.stat().st_size > MOST_BYTES:
+        raise UserError(f"{path} has more than {MOST_BYTES:,} bytes")
+    text = path.read_text(encoding="utf-8")
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise UserError(f"{path} holds aliases")
+    return yaml.safe_load(text)
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
 
 
 def select(members: Sequence[SweepRun], where: Mapping[str, Any]) -> list[SweepRun]:
@@ -187,7 +248,7 @@ def select(members: Sequence[SweepRun], where: Mapping[str, Any]) -> list[SweepR
     kept = list(members)
     wanted = {key: value for section in where for key, value in _leaves(where, section).items()}
     for key, value in wanted.items():
-        values = [OmegaConf.select(OmegaConf.create(one.config), key) for one in members]
+        values = [_at(one.config, key) for one in members]
         if all(found is None for found in values) and value is not None:
             raise UserError(f"choice.where.{key}: no member's config.yaml has {key}")
         kept = [one for one, found in zip(members, values, strict=True)
@@ -223,9 +284,7 @@ def check_comparable(members: Sequence[SweepRun]) -> None:
 
 def _leaves(config: Mapping[str, Any], section: str) -> dict[str, Any]:
     """Flat ``section.key`` → value of a section, or of a single value."""
-    node: Any = config
-    for part in section.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
+    node = _at(config, section)
     if not isinstance(node, Mapping):
         return {section: node}
     flat: dict[str, Any] = {}
