@@ -113,7 +113,8 @@ def latent_scatter(latents: "pd.DataFrame", subtitle: str) -> "Figure":
     ):  # fmt: skip
         axis.scatter(shown["rate_image"][mask], shown["ms_corrected"][mask], s=7, color=colour,
                      alpha=0.6, linewidths=0, label=f"{label} ({int(mask.sum()):,})")  # fmt: skip
-    axis.set_xscale("log")
+    if len(shown):  # a logarithmic axis without a point cannot be drawn
+        axis.set_xscale("log")
     axis.set_xlabel("share of images on which the latent fires")
     axis.set_ylabel("monosemanticity above chance")
     axis.set_title(f"{len(shown):,} latents with support; {subtitle}", fontsize=9)

@@ -1,8 +1,15 @@
 """The figures say what they are given; checked by reading the drawn artists and pixels."""
 
 import numpy as np
+import pandas as pd
 
-from saev.pages.figures import LatentRow, Tile, exemplar_figure, firing_histogram
+from saev.pages.figures import (
+    LatentRow,
+    Tile,
+    exemplar_figure,
+    firing_histogram,
+    latent_scatter,
+)
 
 
 def tile(hot: tuple[int, int], value: float) -> Tile:
@@ -36,3 +43,10 @@ def test_histogram_counts_every_alive_latent_and_names_the_rest() -> None:
     axis = figure.axes[0]
     assert sum(patch.get_height() for patch in axis.patches) == 4
     assert "2 never fire, 2 fire on more than 10 %" in axis.get_title()
+
+
+def test_a_dictionary_without_a_latent_to_show_is_drawn() -> None:
+    columns = ["rate_image", "ms_support", "ms_corrected", "ms", "ms_null"]
+    figure = latent_scatter(pd.DataFrame({name: [0.0] for name in columns}), "few images")
+    figure.canvas.draw()
+    assert figure.axes[0].get_title() == "0 latents with support; few images"
