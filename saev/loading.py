@@ -33,8 +33,6 @@ def open_dictionary(
     name = "the dictionary" if isinstance(sae, SparseAutoencoder) else str(sae)
     if not isinstance(sae, SparseAutoencoder):
         sae = SparseAutoencoder.from_pretrained(sae)
-    if sae.cfg.backbone is None or sae.cfg.layer is None or sae.cfg.tokens is None:
-        raise UserError(f"{name} does not say which backbone, layer and tokens it belongs to")
     found = backbone_of(sae, name, weights=weights, backbone=backbone)
     check_belongs(sae, found)
     return sae, found
@@ -58,8 +56,8 @@ def backbone_of(
             or the model was an object and is not given.
     """
     trained = sae.cfg.backbone
-    if trained is None or sae.cfg.layer is None:
-        raise UserError(f"{name} does not say which backbone and layer it belongs to")
+    if trained is None or sae.cfg.layer is None or sae.cfg.tokens is None:
+        raise UserError(f"{name} does not say which backbone, layer and tokens it belongs to")
     if head is not None and _sha256(head.backbone) != _sha256(trained):
         raise UserError(
             f"the head was trained on {head.backbone.get('name')} and {name} on "

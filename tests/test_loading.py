@@ -42,6 +42,13 @@ def test_a_folder_or_a_dictionary_as_it_is(micro, tmp_path) -> None:
         assert backbone.weights == micro.weights and backbone.layer == 2
 
 
+@pytest.mark.parametrize("missing", ["backbone", "layer", "tokens"])
+def test_what_it_does_not_say_is_asked_for(micro, missing: str) -> None:
+    for opened in (open_dictionary, lambda sae: backbone_of(sae, "it")):
+        with pytest.raises(UserError, match="does not say which backbone, layer and tokens"):
+            opened(dictionary(micro, **{missing: None}))
+
+
 def test_weights_that_have_moved(micro, tmp_path) -> None:
     from saev.backbones.micro.micro_vit import MICRO_DIR, WEIGHTS
 

@@ -81,6 +81,10 @@ def _serve() -> None:
     os.dup2(2, 1)  # whatever is printed while importing is no answer
     for name in WARM:
         import_module(name)
+    # Hydra composes the whole config a first time to look up a mode that no file of ours sets
+    from hydra._internal.hydra import Hydra
+
+    Hydra.get_mode = lambda *given, **named: None  # type: ignore[method-assign]
     for line in sys.stdin:
         argv, cwd, timeout = json.loads(line)
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
