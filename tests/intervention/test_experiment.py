@@ -560,7 +560,9 @@ def test_gradients_of_margins_against_small_steps(folder, per, direction):
         others = [c for c in range(N_CLASSES) if c != column]
         before, after = (
             logits[..., column] - logits[..., others].amax(-1)
-            for logits in (one.readout.of_acts(one.backbone, x, 0) for x in (acts - shift, acts + shift))
+            for logits in (
+                one.readout.of_acts(one.backbone, x, 0) for x in (acts - shift, acts + shift)
+            )
         )
         own = labels == column
         counted = own & (before > 0) if direction == "decrease" else ~own & (labels >= 0)
