@@ -28,6 +28,9 @@ COLUMNS = {
     "coactivation": ("latent", "kind", "rank", "neighbour"),
 }
 """Tables of an atlas, and the columns without which none is opened."""
+NUMBERS = {
+    "latent", "rank", "neighbour", "name_confidence", "rate_image", "f1", "confidence",
+}  # fmt: skip
 TABLES = tuple(COLUMNS)
 MOST_JSON_BYTES = 1 << 27
 """Of the list of images: some hundred bytes for each."""
@@ -63,11 +66,18 @@ class Atlas:
                 raise UserError(
                     f"{folder} holds no {name}.parquet; run python -m saev.describe first"
                 )
+        from pandas.api.types import is_numeric_dtype
+
         tables = {name: read_parquet(folder / f"{name}.parquet") for name in TABLES}
         for name, columns in COLUMNS.items():
             if missing := [column for column in columns if column not in tables[name]]:
                 raise UserError(
                     f"{folder / name}.parquet has no column {missing[0]}; describe again"
+                )
+            texts = [c for c in NUMBERS & set(columns) if not is_numeric_dtype(tables[name][c])]
+            if texts and len(tables[name]):
+                raise UserError(
+                    f"{folder / name}.parquet has no numbers in {min(texts)}; describe again"
                 )
         return cls(folder, tables)
 

@@ -35,7 +35,7 @@ FIELDS = an_object(
     {
         "format_version": a_whole(1),
         "identity": plain_object,
-        "n_latents": a_whole(1, 10**9),
+        "n_latents": a_whole(1, 10**7),
         "n_tokens": a_whole(1, 10**6),
         "images_per_part": a_whole(1, 10**7),
         "image_ids": a_list(a_text()),

@@ -184,6 +184,11 @@ def damaged(atlas: Atlas, folder: Path, name: str, content: bytes | pd.DataFrame
         ("latents.parquet", b"PAR1", "cannot be read as a table"),
         ("latents.parquet", pd.DataFrame({"latent": [1]}), "has no column name"),
         ("names.parquet", pd.DataFrame({"a": [1]}), "has no column latent"),
+        (
+            "coactivation.parquet",
+            pd.DataFrame({"latent": [0], "kind": ["a"], "rank": ["x"], "neighbour": [1]}),
+            "has no numbers in rank",
+        ),
     ],
 )
 def test_a_damaged_atlas_is_refused_in_a_sentence(
