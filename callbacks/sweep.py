@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from saev.tracking import PARENT_ENV, MLflowTracking, Tracking, is_main_process, provenance_tags
+from saev.tracking import PARENT_ENV, MLflowTracking, Tracking, is_main_process
 from saev.tracking.run import Status
 
 OBJECTIVE = "objective"
@@ -43,7 +43,7 @@ class SweepParent(Callback):
             if not isinstance(tracking, MLflowTracking):
                 return
             overrides = list(config.hydra.overrides.task)
-            tags = {"saev.verb": config.hydra.job.name, "saev.sweep": "parent", **provenance_tags()}
+            tags = {"saev.verb": config.hydra.job.name, "saev.sweep": "parent"}
             tags |= {"saev.sweep.dir": str(config.hydra.sweep.dir)}
             name = " ".join(["sweep", *overrides])[:120]
             tracking.start(name, tags, dict(o.lstrip("+~").partition("=")[::2] for o in overrides))

@@ -1,5 +1,6 @@
-"""Files: SHA-256, and writing that leaves a whole file or none."""
+"""Files: SHA-256, writing that leaves a whole file or none, and full disks."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -36,3 +37,31 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes these bytes, or this text in UTF-8, as ``appearing_whole`` does; raises OSError."""
     with appearing_whole(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes what a killed process was writing with ``appearing_whole``."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+
+
+def full_disk(error: BaseException | None, path: str | Path | None = None) -> OSError | None:
+    """The system's error where a full disk is behind this one, as libraries wrap it in their own.
+
+    Args:
+        path: what could not be written, where the caller knows it; the error itself may not know, or
+            know a temporary file that was to be renamed.
+    """
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in FULL or any(words in str(error) for words in FULL_WORDS):
+            own = None
+            if isinstance(error, OSError):
+                own = error.filename2 or error.filename
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path or own or "") or None)
+        error = error.__cause__ or error.__context__
+    return None

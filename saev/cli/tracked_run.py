@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from saev.tracking import Tracking, provenance_tags, status_of
+from saev.tracking import Tracking, status_of
 
 NOT_PARAMS = ("paths", "callbacks", "logger")
 """Sections that say where results go and not what they are; ``config.yaml`` has them all the same."""
@@ -25,7 +25,7 @@ def tracked_run(cfg: DictConfig, out_dir: Path, verb: str) -> Iterator[Tracking]
     """Opens the run of one command, and closes it as finished, failed or killed.
 
     Writes the composed config to ``config.yaml`` in ``out_dir`` and to the run, and tags the run with
-    the verb, the experiment file, the git state and the versions of the stack.
+    the verb and the experiment file.
 
     Raises:
         UserError: the tracking store cannot be opened.
@@ -38,7 +38,6 @@ def tracked_run(cfg: DictConfig, out_dir: Path, verb: str) -> Iterator[Tracking]
         "saev.verb": verb,
         "saev.run_dir": str(out_dir),
         **_hydra_tags(),
-        **provenance_tags(),
     }
     params = {key: value for key, value in resolved.items() if key not in NOT_PARAMS}
     tracking.start(run_name=_run_name(cfg, verb), tags=tags, params=params)

@@ -65,6 +65,26 @@ def test_a_full_disk_is_found_behind_other_errors() -> None:
     assert sentence(OSError(errno.EIO, "I/O error")) is None
 
 
+@pytest.mark.parametrize(
+    "number", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG]
+)
+def test_a_path_that_the_system_refuses_is_named(number: int) -> None:
+    refused = OSError(number, "no", "/runs/a")
+    assert str(sentence(refused)).startswith("/runs/a cannot be read or written (no)")
+    moved = OSError(number, "no", "/tmp/a", None, "/runs/b" * 200)
+    assert str(sentence(moved)).startswith("/runs/b/runs/b") and len(str(sentence(moved))) < 500
+
+
+def test_a_killed_worker_and_a_store_that_is_away_are_no_bugs() -> None:
+    from mlflow.exceptions import MlflowException
+
+    for words in ("(pid 7) is killed by signal: Killed. ", "(pid(s) 7, 8) exited unexpectedly"):
+        text = str(sentence(RuntimeError(f"DataLoader worker {words}")))
+        assert "lower num_workers or batch_size" in text
+    text = str(sentence(MlflowException("API request failed")))
+    assert "store does not answer (API request failed)" in text
+
+
 def test_a_missing_value_is_named() -> None:
     cfg = OmegaConf.create({"sae": "???"})
     with pytest.raises(Exception, match="sae") as info:
