@@ -140,8 +140,12 @@ class _HashingFile:
         self._file.close()
 
 
-def iter_samples(location: str | Path, shard: ShardInfo) -> Iterator[Sample]:
+def iter_samples(
+    location: str | Path, shard: ShardInfo, *, checksum: bool = False
+) -> Iterator[Sample]:
     """The images of one tar in order, read as a stream from a path or a URL.
+
+    With ``checksum`` what passes through is hashed, and compared with the manifest at the tar's end.
 
     Raises UserError naming the tar when it is missing, cut off or damaged, when a member's name
     leaves the folder, or when it does not hold what the manifest says.
@@ -149,13 +153,16 @@ def iter_samples(location: str | Path, shard: ShardInfo) -> Iterator[Sample]:
     path = join(location, shard.name)
     n_images = n_tokens = 0
     try:
-        with open_read(path) as file:
+        with open_read(path) as opened:
+            file = _HashedReading(opened) if checksum else opened
             files = _checked_names(tar_file_expander([{"url": path, "stream": file}]), path)
             for fields in group_by_keys(files):
                 acts = decode_npy(fields[ACTS])
                 n_images += 1
                 n_tokens += len(acts)
                 yield Sample(acts, json.loads(fields[META]))
+            if isinstance(file, _HashedReading) and file.sha256_to_end() != shard.sha256:
+                raise UserError(f"{path} has changed since it was recorded; {REPAIR}.")
     except UserError:
         raise
     except FileNotFoundError:
@@ -167,6 +174,24 @@ def iter_samples(location: str | Path, shard: ShardInfo) -> Iterator[Sample]:
             f"{path} is cut off or not the tar of this manifest: it holds {n_images} images with "
             f"{n_tokens} tokens, the manifest says {shard.n_images} and {shard.n_tokens}; {REPAIR}."
         )
+
+
+class _HashedReading:
+    """A stream that hashes what is read of it."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._digest.update(data)
+        return data
+
+    def sha256_to_end(self) -> str:
+        """Of everything, once the rest has been read: a tar ends in blocks that nobody asks for."""
+        while self.read(READ_BYTES):
+            pass
+        return self._digest.hexdigest()
 
 
 def _checked_names(files: Iterator[dict[str, Any]], path: str) -> Iterator[dict[str, Any]]:

@@ -25,6 +25,9 @@ LOCKED_SECONDS = 5.0
 ANSWER_SECONDS = 10
 """For a server's answer to a small request, asked twice; MLflow's own patience is seven times 120."""
 
+FRESH_SECONDS = 5.0
+"""After a server's last answer; asking it for a sign of life takes as long as a metric."""
+
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 600.0
 """Seconds until a store that is away is asked again: twice as long each time."""
 
@@ -48,13 +51,20 @@ class Outbox:
     Args:
         store: its address, for messages.
         deliver: hands one entry over; raises whatever it likes.
-        answers: raises where the store is not there or is locked; asked before each delivery.
+        answers: raises where the store is not there or is locked; asked before each delivery, but not
+            within ``fresh_seconds`` of the last one, artifacts apart.
+        fresh_seconds: how long a store that has taken something is believed to be there.
     """
 
     def __init__(
-        self, store: str, deliver: Callable[[Entry], None], answers: Callable[[], None]
+        self,
+        store: str,
+        deliver: Callable[[Entry], None],
+        answers: Callable[[], None],
+        fresh_seconds: float = 0.0,
     ) -> None:
         self.store, self._deliver, self._answers = store, deliver, answers
+        self._fresh_seconds, self._taken_at = fresh_seconds, -float("inf")
         self._waiting: deque[Entry] = deque()
         self._pause, self._ask_again = FIRST_PAUSE, 0.0
         self._has_said = False
@@ -74,8 +84,11 @@ class Outbox:
         n_before = len(self._waiting)
         while self._waiting:
             try:
-                self._answers()
+                is_fresh = time.monotonic() < self._taken_at + self._fresh_seconds
+                if not is_fresh or self._waiting[0].kind == "artifact":
+                    self._answers()
                 self._deliver(self._waiting[0])
+                self._taken_at = time.monotonic()
             except (
                 Exception
             ) as error:  # MLflow's, its database's and its network's have no common base
@@ -96,7 +109,7 @@ class Outbox:
                 "when the store is back or at the end",
                 self.store, first_line(error),
             )  # fmt: skip
-        self._has_said = True
+        self._has_said, self._taken_at = True, -float("inf")
         self._ask_again = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
@@ -124,19 +137,22 @@ def answers(tracking_uri: str) -> None:
     """Asks a store for a sign of life, within seconds.
 
     Raises:
-        UserError: a server does not answer.
-        sqlite3.Error: a sqlite file is gone, or has been locked for ``LOCKED_SECONDS``.
+        ConnectionError: a server does not answer, or a sqlite file is gone.
+        sqlite3.Error: a sqlite file has been locked for ``LOCKED_SECONDS``.
     """
     from saev.tracking.mlflow_store import check_server, is_server, sqlite_path
 
     if is_server(tracking_uri):
-        check_server(tracking_uri)
+        try:
+            check_server(tracking_uri)
+        except UserError as error:
+            raise ConnectionError("no answer within seconds") from error
         return
     path = sqlite_path(tracking_uri)
     if path is None:
         return
     if not path.is_file():
-        raise UserError(f"{path} is gone")
+        raise ConnectionError(f"{path} is gone")
     uri = f"{path.as_uri()}?mode=rw"
     with closing(sqlite3.connect(uri, uri=True, timeout=LOCKED_SECONDS)) as connection:
         connection.execute("BEGIN IMMEDIATE")

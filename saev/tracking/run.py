@@ -169,9 +169,12 @@ class MLflowTracking(Tracking):
     @cached_property
     def outbox(self) -> "Outbox":
         """What the store has not taken yet."""
-        from saev.tracking.outbox import Outbox, answers
+        from saev.tracking.mlflow_store import is_server
+        from saev.tracking.outbox import FRESH_SECONDS, Outbox, answers
 
-        return Outbox(self.tracking_uri, self._deliver, lambda: answers(self.tracking_uri))
+        uri = self.tracking_uri
+        fresh = FRESH_SECONDS if is_server(uri) else 0.0
+        return Outbox(uri, self._deliver, lambda: answers(uri), fresh)
 
     def _deliver(self, entry: "Entry") -> None:
         from mlflow.entities import Metric

@@ -32,7 +32,6 @@ from saev.training.resume_points import (
 )
 from saev.training.sae_module import SAETraining
 
-
 log = logging.getLogger(__name__)
 
 
