@@ -2,11 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch.loggers import Logger
 
-from saev.tracking.run import Tracking
+
+@runtime_checkable
+class Tracks(Protocol):
+    """What a fit needs of the command's tracking."""
+
+    def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None: ...
+    def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None: ...
 
 
 class RunLogger(Logger):
@@ -16,7 +22,7 @@ class RunLogger(Logger):
     that belongs to the same run is still to come, and would end the fit when the store goes away.
     """
 
-    def __init__(self, tracking: Tracking) -> None:
+    def __init__(self, tracking: Tracks) -> None:
         super().__init__()
         self.tracking = tracking
 
