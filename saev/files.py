@@ -56,7 +56,9 @@ def full_disk(error: BaseException | None, path: str | Path | None = None) -> OS
         path: what could not be written, where the caller knows it; the error itself may not know, or
             know a temporary file that was to be renamed.
     """
-    while error is not None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
         number = error.errno if isinstance(error, OSError) else None
         if number in FULL or any(words in str(error) for words in FULL_WORDS):
             own = None

@@ -60,4 +60,7 @@ def test_a_full_disk_is_found_behind_other_errors_and_named() -> None:
         found = full_disk(error, "/runs/best.ckpt")
     assert found is not None and found.filename == "/runs/best.ckpt"
     assert full_disk(OSError(errno.EIO, "I/O error")) is None
+    own_cause = ValueError()
+    own_cause.__cause__ = own_cause
+    assert full_disk(own_cause) is None
     assert full_disk(RuntimeError("shape mismatch")) is None

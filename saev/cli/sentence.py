@@ -16,10 +16,12 @@ from saev.files import full_disk
 
 _PLACES = (
     errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EIO, errno.ESTALE, errno.EFBIG,
 )  # fmt: skip
 """What the system says of a path that another path would not suffer from."""
 
 _WORKER_DIED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)", re.S)
+_NO_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory")
 _WRONG_KEYWORD = re.compile(r"unexpected keyword argument|missing \d+ required")
 
 
@@ -80,8 +82,9 @@ def _machine(error: BaseException) -> str | None:
     if (full := full_disk(error)) is not None:
         place = f" at {full.filename}" if full.filename else ""
         return f"the disk is full{place}: free some space, or write elsewhere with paths.outputs=…"
-    cause: BaseException | None = error
-    while cause is not None:
+    cause, seen = error, []
+    while cause is not None and cause not in seen:
+        seen.append(cause)
         if isinstance(cause, OSError) and cause.errno in _PLACES:
             path = f"{cause.filename2 or cause.filename or 'a path'}"
             if len(path) > 300:
@@ -95,6 +98,11 @@ def _machine(error: BaseException) -> str | None:
                 "a worker process that loads data was killed, most likely for want of memory: lower "
                 "num_workers or batch_size, and run the same command again; what is finished is kept, "
                 "and a training goes on with ckpt_path=RUN/checkpoints/last.ckpt"
+            )
+        if isinstance(cause, MemoryError) or _NO_MEMORY.search(str(cause)):
+            return (
+                "there is not enough memory: lower batch_size, num_workers or data.reservoir_tokens, and "
+                "run the same command again"
             )
         if type(cause).__module__.partition(".")[0] in ("mlflow", "sqlalchemy"):
             return (

@@ -51,7 +51,10 @@ class WholeCheckpoints(TorchCheckpointIO):
                 if target.name == LAST:
                     _keep_older(target)
         except (OSError, RuntimeError) as error:  # torch's own error stands before the disk's
-            raise full_disk(error, target) or error from error
+            full = full_disk(error, target)
+            if full is None:
+                raise
+            raise full from error
 
 
 def _keep_older(last: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -114,6 +115,7 @@ def _child(argv: list[str], cwd: Path, inject: Callable[[], None], out: int, err
         os.chdir(cwd)
         for name in ("HYDRA_FULL_ERROR", "SAEV_SHORT_ERRORS", "PYTEST_CURRENT_TEST"):
             os.environ.pop(name, None)
+        warnings.simplefilter("ignore")  # pytest makes errors of them
         inject()
         code = in_process(*argv)
         if isinstance(code, str):  # the interpreter prints it and ends with 1
