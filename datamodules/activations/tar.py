@@ -187,6 +187,9 @@ class _HashedReading:
         self._digest.update(data)
         return data
 
+    def peek(self, size: int = 0) -> bytes:
+        return self._file.peek(size)
+
     def sha256_to_end(self) -> str:
         """Of everything, once the rest has been read: a tar ends in blocks that nobody asks for."""
         while self.read(READ_BYTES):

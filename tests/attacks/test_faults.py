@@ -39,7 +39,7 @@ def made(once: Once, sae_dir: Path) -> Path:
 
     def fill(folder: Path) -> None:
         shutil.copytree(sae_dir, folder / "sae")
-        (folder / "hypothesis.yaml").write_text(yaml.safe_dump({**FILE, "directions": 2}))
+        (folder / "hypothesis.yaml").write_text(yaml.safe_dump({**FILE, "directions": 4}))
         outputs = (f"paths.outputs={folder / 'outputs'}", f"record.root={folder / 'activations'}")
         assert_good(attack(["record", *ALONE, *outputs], folder))
 
@@ -57,7 +57,8 @@ def command(made: Path, tmp_path: Path) -> Callable[[str], list[str]]:
             "train": (*FIT, f"record.root={tmp_path / 'activations'}"),
             "evaluate": (f"sae={made / 'sae'}", "evaluation.num_workers=0",
                          "trainer.accelerator=cpu", "evaluation.fidelity=false"),
-            "describe": (f"sae={made / 'sae'}", *SMALL, "atlas.num_workers=0"),
+            "describe": (f"sae={made / 'sae'}", *SMALL, "atlas.num_workers=0",
+                         "pages.n_latents=3", "naming.n_latents=4", "naming.n_random=4"),
             "intervene": (f"hypothesis={made / 'hypothesis.yaml'}", f"sae={made / 'sae'}",
                           "head=attributes", "images=scenes", "images.n_images=40",
                           "images.val_fraction=0.4", "trainer.accelerator=cpu",
@@ -126,7 +127,8 @@ def test_a_disk_that_refuses(
     assert any(word in end.said[0] for word in reason), end.said[0]
     assert str(tmp_path) in end.said[0], "it names the place"
     assert not list(tmp_path.rglob("*.tmp"))
-    assert_good(attack(command(verb), tmp_path))
+    if FILES[verb].index(words) % 3 == 1:  # of each verb some: where it stopped makes no difference
+        assert_good(attack(command(verb), tmp_path))
 
 
 @slow
@@ -451,7 +453,9 @@ TERM, INT = signal.SIGTERM, signal.SIGINT
     [
         pytest.param(verb, numbers, marks=() if (verb, numbers) == ("record", (INT,)) else slow)
         for verb in SIGNS
-        for numbers in ((INT,), (TERM,), (INT, INT, INT), (TERM, INT, TERM))
+        for numbers in ((INT,), (TERM,), (INT, INT, INT), (TERM, INT, TERM))[
+            :: 1 if verb in ("record", "train") else 2
+        ]
     ],
 )
 def test_a_signal_stops_any_command_with_one_sentence(
@@ -468,7 +472,8 @@ def test_a_signal_stops_any_command_with_one_sentence(
     assert len(end.said) == 1 and end.said[0].startswith("stopped before the end"), end.stderr
     if verb == "train":
         assert f"ckpt_path={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}" in end.said[0]
-    assert_good(attack(command(verb), tmp_path))
+    if len(numbers) == 1:
+        assert_good(attack(command(verb), tmp_path))
 
 
 @slow
