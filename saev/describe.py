@@ -36,7 +36,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     from saev.atlas.settings import AtlasSettings, NamingSettings
     from saev.cli.results import device_of, keep_metrics
     from saev.codes.images import ImageList
-    from saev.files import appearing_whole, remove_partials
+    from saev.files import appearing_whole
     from saev.loading import open_dictionary, sources_for
 
     if cfg.sae is None:
@@ -45,8 +45,6 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     folder = out_dir / "latents"
     is_shared = cfg.atlas.shard[1] > 1
     with tracked_run(cfg, out_dir, verb="describe", is_shared=is_shared) as tracking:
-        for place in (folder, folder / "codes") if not is_shared else ():
-            remove_partials(place)
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         sae, backbone = open_dictionary(cfg.sae, cfg.backbone.weights)
         images = instantiate(cfg.images) if cfg.images is not None else None

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,9 +41,14 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what a killed process was writing with ``appearing_whole``."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+    """Removes what a killed process was writing with ``appearing_whole``, in a folder and two below it.
+
+    Nobody else may be writing there.
+    """
+    for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):
+        for leftover in folder.glob(pattern):
+            if re.search(r"\.\d+\.tmp$", leftover.name):
+                leftover.unlink(missing_ok=True)
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -43,11 +43,15 @@ def test_a_folder_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".a.json.77.tmp").write_text("half")
+    for name in (".a.json.77.tmp", "sae/.config.json.7.tmp", "latents/codes/.part.8.tmp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("half")
     (tmp_path / "a.json").write_text("whole")
+    (tmp_path / ".a_user_s.tmp").write_text("whole")
     remove_partials(tmp_path)
     remove_partials(tmp_path / "nowhere")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"a.json", ".a_user_s.tmp"}
 
 
 def test_a_full_disk_is_found_behind_other_errors_and_named() -> None:

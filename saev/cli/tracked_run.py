@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from saev.errors import UserError
+from saev.files import remove_partials
 from saev.tracking import Tracking, is_main_process, status_of
 
 NOT_PARAMS = ("paths", "callbacks", "logger")
@@ -62,8 +63,8 @@ def _tracked(cfg: DictConfig, out_dir: Path, verb: str) -> Iterator[Tracking]:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Within it this process alone writes results into a folder; nothing is held where a file system has
-    no locks.
+    """Within it this process alone writes results into a folder, from which what a killed one had begun to
+    write is removed; nothing is held where a file system has no locks.
 
     Raises:
         UserError: another process holds it.
@@ -73,6 +74,7 @@ def _held(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
+        remove_partials(folder)
     except Timeout as error:
         raise UserError(
             f"another process writes into {folder}: wait until it has ended, or give another hydra.run.dir"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from saev import stopping
 from saev.errors import UserError
-from saev.files import appearing_whole, full_disk, remove_partials
+from saev.files import appearing_whole, full_disk
 from saev.training.distributed import max_over_ranks, world_size
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -72,13 +72,11 @@ def _keep_older(last: Path) -> None:
     link.unlink(missing_ok=True)  # renaming one name of a file to another one of it does nothing
 
 
-def write_whole(trainer: L.Trainer, checkpoints: Path) -> None:
-    """Makes the trainer's checkpoints whole ones; removes what a killed run left half written."""
+def write_whole(trainer: L.Trainer) -> None:
+    """Makes the trainer's checkpoints whole ones, unless it was given a way of its own to write them."""
     strategy = trainer.strategy
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
         strategy.checkpoint_io = WholeCheckpoints()
-    if trainer.is_global_zero:
-        remove_partials(checkpoints)
 
 
 def keep_end(trainer: L.Trainer, checkpoints: Path) -> None:

@@ -60,7 +60,7 @@ def train_head(
     data.setup("fit")
     assert data.training is not None
     module.set_statistics(data.training.rows)
-    write_whole(trainer, out_dir / "checkpoints")
+    write_whole(trainer)
     with at_batch_ends():
         trainer.fit(module, datamodule=data)
     if trainer.interrupted:

@@ -165,7 +165,7 @@ def _train(
         callbacks=[*_callbacks(cfg), StopAtBatchEnd(checkpoints / LAST), lost_rank],
         default_root_dir=str(out_dir),
     )
-    write_whole(trainer, checkpoints)
+    write_whole(trainer)
     try:
         with at_batch_ends():
             trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)

@@ -60,7 +60,7 @@ def command(made: Path, tmp_path: Path) -> Callable[[str], list[str]]:
             "describe": (f"sae={made / 'sae'}", *SMALL, "atlas.num_workers=0",
                          "pages.n_latents=3", "naming.n_latents=4", "naming.n_random=4"),
             "intervene": (f"hypothesis={made / 'hypothesis.yaml'}", f"sae={made / 'sae'}",
-                          "head=attributes", "images=scenes", "images.n_images=40",
+                          "head=attributes", "images=scenes", "images.n_images=80",
                           "images.val_fraction=0.4", "trainer.accelerator=cpu",
                           "intervention.num_workers=0"),
         }  # fmt: skip

@@ -108,7 +108,7 @@ CASES = {
     ), 6),
     "intervene": Case("intervene", lambda shared, outputs: (
         f"hypothesis={shared / 'hypothesis.yaml'}", f"sae={shared / 'sae'}", "head=attributes",
-        "images=scenes", "images.n_images=40", "images.val_fraction=0.4", "trainer.accelerator=cpu",
+        "images=scenes", "images.n_images=80", "images.val_fraction=0.4", "trainer.accelerator=cpu",
         "intervention.num_workers=0",
     ), 5),
 }  # fmt: skip
