@@ -349,6 +349,12 @@ def test_a_training_that_diverges(more: Sequence[str], command: Command, tmp_pat
     assert not (tmp_path / "run" / "sae" / "weights.safetensors").exists()
 
 
+@slow
+def test_a_training_that_ends_worse_than_the_mean_says_so(command: Command, tmp_path: Path) -> None:
+    line = [*command("train"), "model.optimizer.lr=1e3", "trainer.max_steps=20"]
+    assert_good(attack(line, tmp_path), "worse than the mean alone")
+
+
 # --- stores -----------------------------------------------------------------------------------
 
 
