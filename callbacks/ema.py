@@ -71,8 +71,11 @@ class EMAWeights(L.Callback):
             _fill(_sae_training(pl_module), self._own)
             self._own = {}
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not on_train_end: a run that is resumed where it ended has no training to end.
         module = _sae_training(pl_module)
+        # On the CPU, where sums from a checkpoint are: another device divides to other last bits.
+        self.sums = {name: total.cpu() for name, total in self.sums.items()}
         if self.n_steps > 0:
             module.averaged = self.average(module)
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.loggers import MLFlowLogger
 
 from saev.training.sae_module import SAETraining
 
@@ -28,5 +27,5 @@ class FiringFigure(L.Callback):
         frequencies = firing.frequencies().float().cpu().numpy()
         firing_histogram(frequencies, n_tokens).savefig(path, dpi=90)
         for logger in trainer.loggers:
-            if isinstance(logger, MLFlowLogger) and logger.run_id is not None:
-                logger.experiment.log_artifact(logger.run_id, str(path), "figures/firing")
+            if log_artifact := getattr(logger, "log_artifact", None):
+                log_artifact(path, "figures/firing")

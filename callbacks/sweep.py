@@ -1,6 +1,7 @@
 """One MLflow parent run around the members of a Hydra sweep."""
 
 import atexit
+import logging
 import math
 import os
 from typing import Any
@@ -10,8 +11,11 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from saev.tracking import PARENT_ENV, MLflowTracking, Tracking, is_main_process, provenance_tags
+from saev.errors import first_line
+from saev.tracking import PARENT_ENV, MLflowTracking, Tracking, is_main_process
 from saev.tracking.run import Status
+
+log = logging.getLogger(__name__)
 
 OBJECTIVE = "objective"
 
@@ -43,7 +47,7 @@ class SweepParent(Callback):
             if not isinstance(tracking, MLflowTracking):
                 return
             overrides = list(config.hydra.overrides.task)
-            tags = {"saev.verb": config.hydra.job.name, "saev.sweep": "parent", **provenance_tags()}
+            tags = {"saev.verb": config.hydra.job.name, "saev.sweep": "parent"}
             tags |= {"saev.sweep.dir": str(config.hydra.sweep.dir)}
             name = " ".join(["sweep", *overrides])[:120]
             tracking.start(name, tags, dict(o.lstrip("+~").partition("=")[::2] for o in overrides))
@@ -69,7 +73,11 @@ class SweepParent(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self.tracking is None:
             return
-        best = self._best()
+        try:
+            best = self._best()
+        except Exception as error:  # what the members found stays, whatever the store does
+            log.warning("the best member cannot be read from the store (%s)", first_line(error))
+            best = None
         if best is not None:
             number, value = best
             self.tracking.log_metrics({f"{OBJECTIVE}/best": value})
@@ -94,7 +102,11 @@ class SweepParent(Callback):
     def _close_early(self) -> None:
         """At the process's exit after a member has failed or someone stopped the sweep: Hydra
         leaves out ``on_multirun_end`` then."""
-        self._close("KILLED" if self._was_stopped() else "FAILED")
+        try:
+            was_stopped = self._was_stopped()
+        except Exception:  # the store is away
+            was_stopped = True
+        self._close("KILLED" if was_stopped else "FAILED")
 
     def _was_stopped(self) -> bool:
         store, run_id = self._store()

@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from saev.stopping import stop_if_asked
+
 _SHOWN: ContextVar[bool] = ContextVar("progress_bars", default=True)
 
 
@@ -35,7 +37,8 @@ def progress_bar(
     title: str, total: int, *, done: int = 0, unit: str = "images", stays: bool = False
 ) -> Iterator[Callable[[int], None]]:
     """Shows how many of ``total`` are done, the speed and the time left; gives the function that
-    counts some more. ``stays``: the bar is left on the screen at its end."""
+    counts some more, and stops there where a signal has asked for it. ``stays``: the bar is left on
+    the screen at its end."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -47,7 +50,12 @@ def progress_bar(
     )
     with bar:
         task = bar.add_task(title, total=total, completed=done)
-        yield lambda n: bar.advance(task, n)
+
+        def advance(n: int) -> None:
+            stop_if_asked()
+            bar.advance(task, n)
+
+        yield advance
 
 
 class _Speed(ProgressColumn):

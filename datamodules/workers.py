@@ -22,12 +22,22 @@ def start_method(num_workers: int) -> str | None:
     return found if found in own else own[0]
 
 
+LINGER_SECONDS = 3
+"""So long a worker still gives batches after SIGTERM."""
+
+
 def end_with_parent(worker: int = 0) -> None:
     """The ``worker_init_fn`` of a loader in training: a killed process takes its workers with it.
 
     They hold its connections open, so the other ranks would wait for it until each worker has seen,
     seconds later, that its parent is gone. On other systems than Linux they do.
+
+    A signal to the whole group of processes, as a scheduler sends it, must not take the batch away at
+    whose end the trainer stops: Ctrl-C is the trainer's, and SIGTERM ends a worker a little later.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(LINGER_SECONDS))
     if sys.platform == "linux":
         import ctypes
 

@@ -11,6 +11,7 @@ sources: image sources by name, folder or object
 defaults: defaults of commands, read from conf/
 errors: UserError, the error a user can act on
 files: SHA-256 of files, files that appear whole, checks of what a stranger wrote
+stopping: Ctrl-C and SIGTERM, seen at the next batch
 sae/: the maths of dictionaries, in plain torch
 backbones/: frozen vision transformers behind one contract
 recording/: from images to activation tars

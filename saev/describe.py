@@ -36,13 +36,15 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     from saev.atlas.settings import AtlasSettings, NamingSettings
     from saev.cli.results import device_of, keep_metrics
     from saev.codes.images import ImageList
+    from saev.files import appearing_whole
     from saev.loading import open_dictionary, sources_for
 
     if cfg.sae is None:
         raise UserError("sae is not set; give the folder of a dictionary: sae=outputs/runs/…/sae")
     out_dir = Path(cfg.paths.run)
     folder = out_dir / "latents"
-    with tracked_run(cfg, out_dir, verb="describe") as tracking:
+    is_shared = cfg.atlas.shard[1] > 1
+    with tracked_run(cfg, out_dir, verb="describe", is_shared=is_shared) as tracking:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         sae, backbone = open_dictionary(cfg.sae, cfg.backbone.weights)
         images = instantiate(cfg.images) if cfg.images is not None else None
@@ -61,7 +63,8 @@ def describe(cfg: DictConfig) -> dict[str, float]:
         if atlas.baseline_images:
             some = ImageList.of(sources, atlas.baseline_images)
             table = unit_baselines(sae, backbone, some, folder, atlas, device)
-            table.to_parquet(folder / "baselines.parquet", index=False)
+            with appearing_whole(folder / "baselines.parquet") as path:
+                table.to_parquet(path, index=False)
             _show_baselines(table)
         keep_metrics(found.metrics, out_dir, tracking)
         if cfg.pages.enabled:

@@ -1,13 +1,15 @@
-"""Files: SHA-256, writing that leaves a whole file or none, and reading what a stranger wrote.
+"""Files: SHA-256, writing that leaves a whole file or none, full disks, and reading what a stranger wrote.
 
 A file that comes from elsewhere may hold anything. It is read up to a size, as plain data, and each
 field is compared with a table, ``name → Check``, before anything believes it.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -278,3 +280,38 @@ RECORDED_TOKENS = an_object(
     more=True,
 )
 """Which tokens were recorded, or a dictionary is for; the last three are features of heads."""
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes what a killed process was writing with ``appearing_whole``, in a folder and two below it.
+
+    Nobody else may be writing there.
+    """
+    for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):
+        for leftover in folder.glob(pattern):
+            if re.search(r"\.\d+\.tmp$", leftover.name):
+                leftover.unlink(missing_ok=True)
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+
+
+def full_disk(error: BaseException | None, path: str | Path | None = None) -> OSError | None:
+    """The system's error where a full disk is behind this one, as libraries wrap it in their own.
+
+    Args:
+        path: what could not be written, where the caller knows it; the error itself may not know, or
+            know a temporary file that was to be renamed.
+    """
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        number = error.errno if isinstance(error, OSError) else None
+        if number in FULL or any(words in str(error) for words in FULL_WORDS):
+            own = None
+            if isinstance(error, OSError):
+                own = error.filename2 or error.filename
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path or own or "") or None)
+        error = error.__cause__ or error.__context__
+    return None

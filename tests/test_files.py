@@ -1,11 +1,18 @@
 """SHA-256 of files, and files that appear whole."""
 
+import errno
 import hashlib
 from pathlib import Path
 
 import pytest
 
-from saev.files import appearing_whole, file_sha256, write_atomically
+from saev.files import (
+    appearing_whole,
+    file_sha256,
+    full_disk,
+    remove_partials,
+    write_atomically,
+)
 
 
 def test_sha256_of_a_file_and_of_the_rest_of_an_open_one(tmp_path: Path) -> None:
@@ -33,3 +40,31 @@ def test_a_file_changes_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "none" / "a", b"")
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    for name in (".a.json.77.tmp", "sae/.config.json.7.tmp", "latents/codes/.part.8.tmp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("half")
+    (tmp_path / "a.json").write_text("whole")
+    (tmp_path / ".a_user_s.tmp").write_text("whole")
+    remove_partials(tmp_path)
+    remove_partials(tmp_path / "nowhere")
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"a.json", ".a_user_s.tmp"}
+
+
+def test_a_full_disk_is_found_behind_other_errors_and_named() -> None:
+    renamed = OSError(errno.ENOSPC, "No space left on device", "/tmp/x", None, "/runs/last.ckpt")
+    found = full_disk(renamed)
+    assert found is not None and found.filename == "/runs/last.ckpt"
+    try:
+        raise RuntimeError("unexpected pos 64 vs 0") from renamed
+    except RuntimeError as error:
+        found = full_disk(error, "/runs/best.ckpt")
+    assert found is not None and found.filename == "/runs/best.ckpt"
+    assert full_disk(OSError(errno.EIO, "I/O error")) is None
+    own_cause = ValueError()
+    own_cause.__cause__ = own_cause
+    assert full_disk(own_cause) is None
+    assert full_disk(RuntimeError("shape mismatch")) is None

@@ -5,7 +5,7 @@ Shape legend: b batch, d width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 from datamodules.activations.format import Manifest
 from datamodules.activations.stream import TokenBatch
 from datamodules.activations.tar import iter_samples
+from datamodules.activations.verify import Stamp, has_changed
 from saev.errors import UserError
 
 
@@ -33,11 +34,13 @@ class HeldoutTokens(IterableDataset[TokenBatch]):
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        stamps: Mapping[str, Stamp] | None = None,
     ) -> None:
         if batch_size < min(world_size, 2):
             least = "2 tokens on several ranks" if world_size > 1 else "1 token"
             raise ValueError(f"data.val_batch_size={batch_size} must be at least {least}.")
         self.location, self.manifest, self.batch_size = location, manifest, batch_size
+        self.stamps = dict(stamps or {})
         self.shards = manifest.of_split("heldout")
         n_tokens = sum(shard.n_tokens for shard in self.shards)
         if n_tokens < world_size:
@@ -65,6 +68,7 @@ class HeldoutTokens(IterableDataset[TokenBatch]):
                 rest = rest[size:]
                 size -= len(pieces[-1])
             yield TokenBatch(torch.from_numpy(np.concatenate(pieces)), len(pieces))
+        next(rows, None)  # to the end of the last tar, where it is compared with the manifest
 
     def _rows(self) -> Iterator[np.ndarray]:
         """This rank's part of each image that has one; tars without any are not opened."""
@@ -73,7 +77,9 @@ class HeldoutTokens(IterableDataset[TokenBatch]):
             if first + shard.n_tokens <= self.start or first >= self.stop:
                 first += shard.n_tokens
                 continue
-            for sample in iter_samples(self.location, shard, self.manifest.rows):
+            changed = has_changed(self.location, shard, self.stamps)
+            rows = self.manifest.rows
+            for sample in iter_samples(self.location, shard, rows, checksum=changed):
                 acts = sample.acts[max(0, self.start - first) : max(0, self.stop - first)]
                 first += len(sample.acts)
                 if len(acts):

@@ -14,7 +14,7 @@ from datamodules.activations.loader import BatchLoader, SizedBatchLoader
 from datamodules.activations.norms import check_multiple, compute_statistics
 from datamodules.activations.position import StreamPosition
 from datamodules.activations.stream import TokenStream
-from datamodules.activations.verify import require_intact
+from datamodules.activations.verify import Stamp, require_intact, stamps
 from saev.errors import UserError
 
 
@@ -43,7 +43,8 @@ class ActivationDataModule(StreamPosition):
     ``num_workers`` and number of ranks goes on with the batch it would have seen next.
 
     ``prepare_data`` raises UserError for missing, cut off or altered tars (``verify_checksums``
-    reads each of them whole; without it, and at a URL, damage is found when a tar is read).
+    reads each of them whole, and one that is written to afterwards again; without it, and at a URL,
+    damage is found when a tar is read).
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class ActivationDataModule(StreamPosition):
         self.seed, self.drop_last, self.max_norm = seed, drop_last, max_norm
         self.verify_checksums = verify_checksums
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        self._is_verified = False
+        self._verified: dict[str, Stamp] | None = None
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -100,15 +101,22 @@ class ActivationDataModule(StreamPosition):
 
     def prepare_data(self) -> None:
         """Checks the tars, and takes statistics if the manifest has none for ``max_norm``."""
-        if not self._is_verified:
+        if self._verified is None:
+            found = stamps(self.dir, self.manifest.shards) if self.verify_checksums else {}
             require_intact(self.dir, checksums=self.verify_checksums and not is_url(self.dir))
-            self._is_verified = True
+            self._verified = found
         _ = self.statistics
 
     def setup(self, stage: str) -> None:
         """Reads the manifest; a fit without a checkpoint begins at the first batch."""
         _ = self.statistics
         super().setup(stage)
+
+    def _stamps(self) -> dict[str, Stamp]:
+        """Of the tars as they were verified, by this process or just now by another rank."""
+        if self._verified is None and self.verify_checksums:
+            return stamps(self.dir, self.manifest.shards)
+        return self._verified or {}
 
     def train_dataloader(self) -> BatchLoader:
         """Endless; each iteration over it begins at the current position."""
@@ -123,6 +131,7 @@ class ActivationDataModule(StreamPosition):
             drop_last=self.drop_last,
             rank=rank,
             world_size=world_size,
+            stamps=self._stamps(),
         )
         n_workers = min(self.num_workers, stream.max_workers)
 
@@ -143,6 +152,7 @@ class ActivationDataModule(StreamPosition):
             batch_size=self.val_batch_size,
             rank=rank,
             world_size=world_size,
+            stamps=self._stamps(),
         )
         return SizedBatchLoader(tokens, min(self.num_workers, 1), self.pin_memory)
 

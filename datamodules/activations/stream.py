@@ -9,7 +9,7 @@ what lets a resumed run go on with the very batch an undisturbed one would have 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from datamodules.activations.format import Manifest, ShardInfo, Statistics, join
 from datamodules.activations.norms import token_norms
 from datamodules.activations.reservoir import Reservoir
 from datamodules.activations.tar import iter_samples, not_finite
+from datamodules.activations.verify import Stamp, has_changed
 from saev.errors import UserError
 
 
@@ -41,7 +42,8 @@ class TokenStream(IterableDataset[TokenBatch]):
     width times the bytes of the dtype, however large the data. At the end of an epoch the
     reservoir is emptied; the last batch of a stream is dropped if partial and ``drop_last``.
     ``start_batch`` is the number of batches this rank has already consumed, with the same number
-    of workers: the stream goes on after them.
+    of workers: the stream goes on after them. A tar that has another of the ``stamps`` than when it was
+    verified is hashed as it is read, and refused at its end where its content has changed.
 
     Raises ValueError for sizes that cannot work and UserError where the data are too few.
     """
@@ -59,6 +61,7 @@ class TokenStream(IterableDataset[TokenBatch]):
         rank: int = 0,
         world_size: int = 1,
         start_batch: int = 0,
+        stamps: Mapping[str, Stamp] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size} must be at least 1 token.")
@@ -70,7 +73,7 @@ class TokenStream(IterableDataset[TokenBatch]):
         self.location, self.manifest, self.statistics = location, manifest, statistics
         self.batch_size, self.reservoir_tokens = batch_size, reservoir_tokens
         self.seed, self.drop_last, self.start_batch = seed, drop_last, start_batch
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.stamps = rank, world_size, dict(stamps or {})
         self.shards = manifest.of_split("train")
         if len(self.shards) < world_size:
             raise UserError(
@@ -132,7 +135,13 @@ class TokenStream(IterableDataset[TokenBatch]):
         samples = (
             (shard, sample)
             for shard in shards
-            for sample in iter_samples(self.location, shard, self.manifest.rows, finite=unlimited)
+            for sample in iter_samples(
+                self.location,
+                shard,
+                self.manifest.rows,
+                finite=unlimited,
+                checksum=has_changed(self.location, shard, self.stamps),
+            )
         )
         for image, (shard, sample) in enumerate(samples):
             acts_td = sample.acts

@@ -163,13 +163,19 @@ class _HashingFile:
 
 
 def iter_samples(
-    location: str | Path, shard: ShardInfo, rows: Rows | None = None, *, finite: bool = True
+    location: str | Path,
+    shard: ShardInfo,
+    rows: Rows | None = None,
+    *,
+    finite: bool = True,
+    checksum: bool = False,
 ) -> Iterator[Sample]:
     """The images of one tar in order, read as a stream from a path or a URL.
 
     Args:
         rows: what the manifest says that every sample holds; None takes any floats.
         finite: whether values are checked; who looks at the norms anyway can do without.
+        checksum: whether what passes through is hashed, and compared with the manifest at the end.
 
     Raises:
         UserError: naming the tar when it is missing, cut off, compressed or damaged, when a member's
@@ -179,7 +185,8 @@ def iter_samples(
     path = join(location, shard.name)
     n_images = n_tokens = 0
     try:
-        with open_read(path) as file:
+        with open_read(path) as opened:
+            file = _HashedReading(opened) if checksum else opened
             for fields in group_by_keys(_members(file, path, shard)):
                 acts = decode_npy(fields[ACTS])
                 meta = parse_json(fields[META], f"{path} » {fields['__key__']}.{META}", REPAIR)
@@ -189,6 +196,8 @@ def iter_samples(
                 n_images += 1
                 n_tokens += len(acts)
                 yield Sample(acts, meta)
+            if isinstance(file, _HashedReading) and file.sha256_to_end() != shard.sha256:
+                raise UserError(f"{path} has changed since it was recorded; {REPAIR}.")
     except UserError:
         raise
     except FileNotFoundError:
@@ -209,13 +218,15 @@ def not_finite(path: str, meta: dict[str, Any]) -> UserError:
     )
 
 
-def _members(file: io.BufferedReader, path: str, shard: ShardInfo) -> Iterator[dict[str, Any]]:
+def _members(
+    file: io.BufferedReader | _HashedReading, path: str, shard: ShardInfo
+) -> Iterator[dict[str, Any]]:
     """Plain files of a plain tar; anything else in it is refused before it is read."""
     if kind := COMPRESSED.get(file.peek(2)[:2]):
         raise UserError(
             f"{path} is compressed ({kind}), and activation tars are read as they are; unpack it."
         )
-    with tarfile.open(fileobj=file, mode="r|") as tar:
+    with tarfile.open(fileobj=file, mode="r|") as tar:  # pyright: ignore[reportArgumentType]  # it only reads
         for info in tar:
             name = PurePosixPath(info.name.replace("\\", "/"))
             if name.is_absolute() or ".." in name.parts:
@@ -261,6 +272,27 @@ def _is_finite(acts: np.ndarray) -> bool:
         return True
     kind, exponent = ("<i2", 0x7C00) if acts.dtype.itemsize == 2 else ("<i4", 0x7F800000)
     return bool(((acts.view(kind) & exponent).max()) < exponent)
+
+
+class _HashedReading:
+    """A stream that hashes what is read of it."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._digest.update(data)
+        return data
+
+    def peek(self, size: int = 0) -> bytes:
+        return self._file.peek(size)
+
+    def sha256_to_end(self) -> str:
+        """Of everything, once the rest has been read: a tar ends in blocks that nobody asks for."""
+        while self.read(READ_BYTES):
+            pass
+        return self._digest.hexdigest()
 
 
 def decode_npy(data: bytes) -> np.ndarray:

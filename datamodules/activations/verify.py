@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datamodules.activations.format import Manifest, ShardInfo, is_url, join, open_read
@@ -27,6 +28,34 @@ def verify(location: str | Path, *, checksums: bool = True, progress: bool = Tru
             faults.append(_fault(location, shard, checksums))
             advance(1)
     return [fault for fault in faults if fault]
+
+
+Stamp = tuple[int, int, int, int]
+
+
+def stamps(location: str | Path, shards: Sequence[ShardInfo]) -> dict[str, Stamp]:
+    """Shard → number on the device, size, times of the last change of content and of anything.
+
+    No write leaves all of them as they were. Empty at a URL; a shard that is missing has none.
+    """
+    if is_url(location):
+        return {}
+    found = {shard.name: stamp(join(location, shard.name)) for shard in shards}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def stamp(path: str) -> Stamp | None:
+    """Of one local file; None where there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def has_changed(location: str | Path, shard: ShardInfo, stamps: Mapping[str, Stamp]) -> bool:
+    """Whether a verified tar has been written to since its stamp was taken."""
+    return shard.name in stamps and stamp(join(location, shard.name)) != stamps[shard.name]
 
 
 def require_intact(location: str | Path, *, checksums: bool = True, progress: bool = True) -> None:

@@ -99,8 +99,15 @@ class ImageSource(ABC):
         self._n_bytes: list[int] = []
 
     def _settle(self, found: Iterable[Found]) -> None:
-        """Sorts by image id, decides splits, applies the limit; `UserError` for an id twice."""
+        """Sorts by image id, decides splits, applies the limit; `UserError` for an id twice, or one that
+        is no UTF-8, which no manifest could hold."""
         listing = sorted(found, key=lambda image: image.image_id)
+        for image in listing:
+            if any("\ud800" <= letter <= "\udfff" for letter in image.image_id):
+                raise UserError(
+                    f"the source {self.name!r} has an image whose name, {image.image_id!r}, is no UTF-8: "
+                    "rename the file or its folder"
+                )
         for one, two in pairwise(listing):
             if one.image_id == two.image_id:
                 raise UserError(

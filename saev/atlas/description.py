@@ -46,7 +46,7 @@ from saev.codes.running_sums import LatentStatistics
 from saev.codes.store import CodeStore
 from saev.concepts.annotations import assign_splits
 from saev.concepts.best_latents import ConceptScores
-from saev.files import appearing_whole
+from saev.files import appearing_whole, write_atomically
 from saev.metrics.class_mass import label_entropy
 from saev.metrics.geometry import geometry
 from saev.metrics.monosemanticity import uniqueness
@@ -232,9 +232,9 @@ def write_tables(description: Description, folder: Path) -> None:
         {"image_id": item.image_id, "source": name, "split": split}
         for (name, item), split in zip(images.entries, description.splits, strict=True)
     ]
-    (folder / "images.json").write_text(json.dumps(index) + "\n", encoding="utf-8")
+    write_atomically(folder / "images.json", json.dumps(index) + "\n")
     facts = {"format_version": 1, "grid": list(description.grid)}
-    (folder / "atlas.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    write_atomically(folder / "atlas.json", json.dumps(facts) + "\n")
 
 
 def _name(

@@ -4,7 +4,6 @@ import functools
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +14,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from saev import stopping
 from saev.cli.experiments import refuse_foreign_experiments
 from saev.defaults import CONF_DIR
 from saev.errors import UserError
 from saev.tracking.run import is_main_process, status_of
 
 log = logging.getLogger(__name__)
-
-INTERRUPTED = 130  # the shell's exit status for Ctrl-C
 
 _SHORT_ERRORS = "SAEV_SHORT_ERRORS"
 """Set by a command for itself and its child processes when the user asked for no traceback."""
@@ -36,8 +34,8 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
     ``@command("train")`` above ``def main(cfg)`` takes the place of ``@hydra.main``. What the user
     can act on ends as one line on stderr and exit status 1; a mistake of ours keeps its traceback,
     and ``HYDRA_FULL_ERROR=1`` shows one for everything. In a sweep the other members go on, the
-    failing ones are reported as they fail, and the exit status is 1. Ctrl-C and SIGTERM raise
-    ``KeyboardInterrupt`` in the function and end with status 130.
+    failing ones are reported as they fail, and the exit status is 1. Ctrl-C and SIGTERM stop it
+    (see ``saev.stopping``) and end with status 130 and 143.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -48,7 +46,8 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
 
         @functools.wraps(task)
         def main() -> None:
-            _run(run, config_name)
+            with stopping.listening():
+                _run(run, config_name)
 
         return main
 
@@ -120,15 +119,15 @@ def _run(run: Callable[[], Any], verb: str) -> None:
     if os.environ.get("HYDRA_FULL_ERROR") != "1":
         os.environ[_SHORT_ERRORS] = "1"
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print; printed below
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         refuse_foreign_experiments(verb, sys.argv[1:])
         run()
     except BaseException as error:
         if status_of(error) == "KILLED":
             if is_main_process():
-                sys.stderr.write("stopped before the end\n")
-            raise SystemExit(INTERRUPTED) from error
+                words = ("stopped before the end", stopping.advice())
+                sys.stderr.write("; ".join(word for word in words if word) + "\n")
+            raise SystemExit(stopping.exit_status()) from error
         if _full_errors() or isinstance(error, SystemExit):
             raise
         from saev.cli.sentence import sentence
@@ -137,10 +136,6 @@ def _run(run: Callable[[], Any], verb: str) -> None:
         if text is None:
             raise
         raise SystemExit(text) from error
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _full_errors() -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saev.defaults import OUTPUTS
+from saev.files import write_atomically
 from saev.tracking.run import Tracking
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def keep_metrics(
     the metrics the run does not have yet; by default all of them. Returns the file.
     """
     path = out_dir / "metrics.json"
-    path.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    write_atomically(path, json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     logged = metrics if new is None else new
     tracking.log_metrics({name: x for name, x in logged.items() if x == x}, step)
     tracking.log_artifact(path)

@@ -11,9 +11,17 @@ from hydra.errors import (
 )
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from saev.errors import UserError
+from saev.errors import UserError, first_line
+from saev.files import full_disk
 
-_DISK_FULL = ("No space left on device", "database or disk is full")
+_PLACES = (
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EIO, errno.ESTALE, errno.EFBIG,
+)  # fmt: skip
+"""What the system says of a path that another path would not suffer from."""
+
+_WORKER_DIED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)", re.S)
+_NO_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory")
 _WRONG_KEYWORD = re.compile(r"unexpected keyword argument|missing \d+ required")
 
 
@@ -21,13 +29,13 @@ def sentence(error: BaseException) -> str | None:
     """What to tell the user, in one line; None for an error that only a developer can act on.
 
     Users can act on ``UserError``, on a constructor's ``ValueError`` (the config key is added), on
-    a config that does not compose, and on a full disk.
+    a config that does not compose, on a full disk, on a path that cannot be read or written, on worker
+    processes that were killed, and on a tracking store that does not answer.
     """
     if isinstance(error, UserError):
         return _one_line(str(error))
-    full = _disk_full(error)
-    if full is not None:
-        return full
+    if (outside := _machine(error)) is not None:
+        return _one_line(outside)
     if isinstance(error, InstantiationException):
         return _instantiation(error)
     if isinstance(error, MissingMandatoryValue):
@@ -69,17 +77,39 @@ def _composition(error: BaseException) -> str:
     return f"{_one_line(text)} (--cfg job prints the whole config)"
 
 
-def _disk_full(error: BaseException | None) -> str | None:
-    """Looks through the chain: libraries wrap the system's error in their own."""
-    while error is not None:
-        number = error.errno if isinstance(error, OSError) else None
-        if number == errno.ENOSPC or any(words in str(error) for words in _DISK_FULL):
-            path = error.filename if isinstance(error, OSError) else None
-            place = f" at {path}" if path else ""
+def _machine(error: BaseException) -> str | None:
+    """What the machine refused: disk, paths, memory, the store."""
+    if (full := full_disk(error)) is not None:
+        place = f" at {full.filename}" if full.filename else ""
+        return f"the disk is full{place}: free some space, or write elsewhere with paths.outputs=…"
+    cause, seen = error, []
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        if isinstance(cause, OSError) and cause.errno in _PLACES:
+            path = f"{cause.filename2 or cause.filename or 'a path'}"
+            if len(path) > 300:
+                path = f"{path[:300]}…"
             return (
-                f"the disk is full{place}: free some space, or write elsewhere with paths.outputs=…"
+                f"{path} cannot be read or written ({cause.strerror}): give another place, for results "
+                "with hydra.run.dir=… or paths.outputs=…"
             )
-        error = error.__cause__ or error.__context__
+        if isinstance(cause, RuntimeError) and _WORKER_DIED.search(str(cause)):
+            return (
+                "a worker process that loads data was killed, most likely for want of memory: lower "
+                "num_workers or batch_size, and run the same command again; what is finished is kept, "
+                "and a training goes on with ckpt_path=RUN/checkpoints/last.ckpt"
+            )
+        if isinstance(cause, MemoryError) or _NO_MEMORY.search(str(cause)):
+            return (
+                "there is not enough memory: lower batch_size, num_workers or data.reservoir_tokens, and "
+                "run the same command again"
+            )
+        if type(cause).__module__.partition(".")[0] in ("mlflow", "sqlalchemy"):
+            return (
+                f"the tracking store does not answer ({first_line(cause)}): run again when it does, or "
+                "with another logger.tracking_uri or logger=none"
+            )
+        cause = cause.__cause__
     return None
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from saev.tracking import Tracking, provenance_tags, status_of
+from saev.errors import UserError
+from saev.files import remove_partials
+from saev.tracking import Tracking, is_main_process, status_of
 
 NOT_PARAMS = ("paths", "callbacks", "logger")
 """Sections that say where results go and not what they are; ``config.yaml`` has them all the same."""
@@ -21,24 +23,32 @@ COMPARED = ("model", "seed", "backbone", "tokens", "data", "images")
 
 
 @contextmanager
-def tracked_run(cfg: DictConfig, out_dir: Path, verb: str) -> Iterator[Tracking]:
+def tracked_run(
+    cfg: DictConfig, out_dir: Path, verb: str, *, is_shared: bool = False
+) -> Iterator[Tracking]:
     """Opens the run of one command, and closes it as finished, failed or killed.
 
+    Nobody else may write into ``out_dir`` meanwhile, unless ``is_shared``.
+
     Writes the composed config to ``config.yaml`` in ``out_dir`` and to the run, and tags the run with
-    the verb, the experiment file, the git state and the versions of the stack.
+    the verb and the experiment file.
 
     Raises:
-        UserError: the tracking store cannot be opened.
+        UserError: the tracking store cannot be opened, or another command is at work in ``out_dir``.
     """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if is_shared or not is_main_process() else _held(out_dir):
+        yield from _tracked(cfg, out_dir, verb)
+
+
+def _tracked(cfg: DictConfig, out_dir: Path, verb: str) -> Iterator[Tracking]:
     tracking: Tracking = instantiate(cfg.logger)
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    out_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(resolved), out_dir / "config.yaml")
     tags = {
         "saev.verb": verb,
         "saev.run_dir": str(out_dir),
         **_hydra_tags(),
-        **provenance_tags(),
     }
     params = {key: value for key, value in resolved.items() if key not in NOT_PARAMS}
     tracking.start(run_name=_run_name(cfg, verb), tags=tags, params=params)
@@ -49,6 +59,32 @@ def tracked_run(cfg: DictConfig, out_dir: Path, verb: str) -> Iterator[Tracking]
         tracking.finish(status_of(error))
         raise
     tracking.finish("FINISHED")
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Within it this process alone writes results into a folder, from which what a killed one had begun to
+    write is removed; nothing is held where a file system has no locks.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+        remove_partials(folder)
+    except Timeout as error:
+        raise UserError(
+            f"another process writes into {folder}: wait until it has ended, or give another hydra.run.dir"
+        ) from error
+    except NotImplementedError:
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _hydra_tags() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Tracking: the MLflow store, its runs, provenance.
 
 run: one MLflow run per command, or none
+outbox: what a store that has gone away is still to get
 mlflow_store: the one place that opens the store
 sweeps: a sweep read back from the store, and the model registry
 lightning_logger: Lightning's logger in a run that the command owns
@@ -10,9 +11,6 @@ ui: the MLflow UI on this machine
 Importing this package imports neither mlflow nor Lightning.
 """
 
-from saev.tracking.provenance import git_state as git_state
-from saev.tracking.provenance import package_versions as package_versions
-from saev.tracking.provenance import provenance_tags as provenance_tags
 from saev.tracking.run import PARENT_ENV as PARENT_ENV
 from saev.tracking.run import MLflowTracking as MLflowTracking
 from saev.tracking.run import NoTracking as NoTracking

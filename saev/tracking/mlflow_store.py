@@ -35,8 +35,8 @@ def open_store(tracking_uri: str, experiment_name: str, artifact_root: str | Non
     """
     path = sqlite_path(tracking_uri)
     if path is None:
-        if tracking_uri.startswith(("http://", "https://")):
-            _check_server(tracking_uri)
+        if is_server(tracking_uri):
+            check_server(tracking_uri)
         return _experiment_id(tracking_uri, experiment_name, artifact_root)
     with _locked(path):
         if not path.exists():
@@ -60,17 +60,19 @@ def sqlite_path(tracking_uri: str) -> Path | None:
 
 
 def client(tracking_uri: str) -> "MlflowClient":
-    """A client of the store, with MLflow's own log lines below warnings switched off."""
+    """A client of the store, with MLflow's own log lines switched off: it also raises what it logs."""
     from mlflow import MlflowClient
 
-    for name in ("mlflow", "alembic"):  # a new store logs forty lines about schema migrations
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # a new store logs forty lines about schema migrations, one that is away a traceback for each call
+    for name, level in (("mlflow", logging.CRITICAL), ("alembic", logging.WARNING),
+                        ("urllib3.connectionpool", logging.ERROR)):  # fmt: skip
+        logging.getLogger(name).setLevel(level)
     return MlflowClient(tracking_uri)
 
 
 def where(tracking_uri: str, experiment_id: str, run_id: str) -> str:
     """How to look at the run: its address on a server, a command for a local store."""
-    if tracking_uri.startswith(("http://", "https://")):
+    if is_server(tracking_uri):
         return f"{tracking_uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
     if tracking_uri == f"{_SQLITE}outputs/mlflow.db":
         return "make ui"
@@ -136,8 +138,17 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).partition("[SQL:")[0].split())[:300]
 
 
-def _check_server(uri: str) -> None:
-    """Any answer will do, even a refusal; MLflow's own client would retry for minutes."""
+def is_server(tracking_uri: str) -> bool:
+    """Whether the store is reached over HTTP."""
+    return tracking_uri.startswith(("http://", "https://"))
+
+
+def check_server(uri: str) -> None:
+    """Any answer will do, even a refusal; MLflow's own client would retry for minutes.
+
+    Raises:
+        UserError: none within four seconds.
+    """
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request

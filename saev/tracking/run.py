@@ -2,15 +2,21 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import OmegaConf
 
+from saev.stopping import is_asked
+
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from mlflow import MlflowClient
+
+    from saev.tracking.outbox import Entry, Outbox
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +29,8 @@ PARENT_ENV = "SAEV_MLFLOW_PARENT_RUN_ID"
 class Tracking:
     """What the commands know of tracking. This base class tracks nothing.
 
-    ``start`` comes first and ``finish`` last. In a distributed run only the main process tracks;
+    ``start`` comes first and ``finish`` last. Only ``start`` raises: a store that goes away later is said
+    once, and gets what was kept for it when it is back. In a distributed run only the main process tracks;
     the calls of the others do nothing.
     """
 
@@ -91,6 +98,7 @@ class MLflowTracking(Tracking):
         self.artifact_root = artifact_root
         self.experiment_id: str | None = None
         self.run_id: str | None = None
+        self._run_dir: str | None = None
 
     @property
     def _client(self) -> "MlflowClient":
@@ -108,7 +116,10 @@ class MLflowTracking(Tracking):
         if not is_main_process():
             return
         from saev.tracking.mlflow_store import open_store
+        from saev.tracking.provenance import provenance_tags
 
+        tags = {**tags, **provenance_tags()}
+        self._run_dir = tags.get("saev.run_dir")
         self.experiment_id = open_store(self.tracking_uri, self.experiment_name, self.artifact_root)
         if run_id is not None:
             self._resume(run_id, tags)
@@ -153,40 +164,64 @@ class MLflowTracking(Tracking):
         if not is_main_process():
             return DummyLogger()
         assert self.run_id is not None, "start() comes first"
-        return RunLogger(self.tracking_uri, self.experiment_name, self.run_id)
+        return RunLogger(self)
+
+    @cached_property
+    def outbox(self) -> "Outbox":
+        """What the store has not taken yet."""
+        from saev.tracking.mlflow_store import is_server
+        from saev.tracking.outbox import FRESH_SECONDS, Outbox, answers
+
+        uri = self.tracking_uri
+        fresh = FRESH_SECONDS if is_server(uri) else 0.0
+        return Outbox(uri, self._deliver, lambda: answers(uri), fresh)
+
+    def _deliver(self, entry: "Entry") -> None:
+        from mlflow.entities import Metric
+
+        from saev.tracking.outbox import short_of_patience
+
+        run_id, content = str(self.run_id), entry.content
+        if entry.kind == "artifact":
+            path, place = content["path"], content["artifact_path"]
+            send = self._client.log_artifacts if Path(path).is_dir() else self._client.log_artifact
+            send(run_id, path, place)
+            return
+        with short_of_patience():
+            match entry.kind:
+                case "metrics":
+                    when, step = content["time"], content["step"]
+                    metrics = [Metric(k, v, when, step) for k, v in content["metrics"].items()]
+                    self._client.log_batch(run_id, metrics=metrics)
+                case "tags":
+                    for key, value in content["tags"].items():
+                        self._client.set_tag(run_id, key, value)
+                case "status":
+                    self._client.set_terminated(run_id, content["status"], content["time"])
 
     def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
         if self.run_id is None:
             return
-        import time
-
-        from mlflow.entities import Metric
         from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
-        now = int(time.time() * 1000)
-        entities = [Metric(k, float(v), now, step or 0) for k, v in metrics.items()]
-        for chunk in _chunks(entities, MAX_METRICS_PER_BATCH):
-            self._client.log_batch(self.run_id, metrics=chunk)
+        values = [(name, float(value)) for name, value in metrics.items()]
+        for chunk in _chunks(values, MAX_METRICS_PER_BATCH):
+            self.outbox.send("metrics", metrics=dict(chunk), step=step or 0, time=_now())
 
     def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:
-        if self.run_id is None:
-            return
-        if Path(path).is_dir():
-            self._client.log_artifacts(self.run_id, str(path), artifact_path)
-        else:
-            self._client.log_artifact(self.run_id, str(path), artifact_path)
+        if self.run_id is not None:
+            self.outbox.send("artifact", path=str(path), artifact_path=artifact_path)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        if self.run_id is None:
-            return
-        for key, value in _cut_values(tags).items():
-            self._client.set_tag(self.run_id, key, value)
+        if self.run_id is not None:
+            self.outbox.send("tags", tags=_cut_values(tags))
 
     def finish(self, status: Status = "FINISHED") -> None:
         if self.run_id is None:
             return
         try:
-            self._client.set_terminated(self.run_id, status)
+            self.outbox.send("status", status=status, time=_now())
+            self.outbox.close(self._run_dir)
         except Exception as error:
             log.warning("could not close the MLflow run %s as %s: %s", self.run_id, status, error)
 
@@ -214,8 +249,11 @@ def is_main_process() -> bool:
 def status_of(error: BaseException) -> Status:
     """KILLED when someone stopped the run, FAILED otherwise.
 
-    Lightning answers Ctrl-C with ``SystemExit``, so the errors behind this one count too.
+    Lightning answers Ctrl-C with ``SystemExit``, so the errors behind this one count too; and whoever
+    signals a whole group of processes makes a loader's workers fail as well.
     """
+    if is_asked():
+        return "KILLED"
     while isinstance(error, SystemExit) and error.__context__ is not None:
         error = error.__context__
     return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
@@ -243,6 +281,10 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _cut_values(tags: Mapping[str, str]) -> dict[str, str]:
     limit = 5000  # what every MLflow server since 2.0 takes; today's limit is 8000
     return {key: str(value)[:limit] for key, value in tags.items()}
+
+
+def _now() -> int:
+    return int(time.time() * 1000)  # milliseconds, as MLflow counts
 
 
 def _chunks(items: list[Any], size: int) -> Iterator[Sequence[Any]]:

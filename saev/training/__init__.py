@@ -7,7 +7,7 @@ arguments: the nodes of its arguments, and what is refused before any data is re
 schedules: the learning rate by step, what is logged, when AuxK is computed
 muon: the Muon optimiser
 distributed: what training must know of other ranks
-lost_rank: one sentence when another rank has died
+resume_points: checkpoints written whole, and what ends a training before its time
 train_head: config → features → grid of heads → scores
 head_module: LightningModules of a grid of linear heads
 """

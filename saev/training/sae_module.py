@@ -53,6 +53,7 @@ from saev.training.distributed import (
     variation_of_all,
     world_size,
 )
+from saev.training.resume_points import refuse_divergence, require_finite
 from saev.training.schedules import (
     AuxPlan,
     by_factor,
@@ -191,6 +192,7 @@ class SAETraining(L.LightningModule):
         self.register_buffer("tokens_since_fired", torch.zeros(n_latents, dtype=torch.long))
         self._aux_plan = AuxPlan(0, 0, 0)
         self._total_steps = float("inf")
+        self._last_loss = torch.zeros(())
 
     # --- before training ---------------------------------------------------------------------
 
@@ -285,6 +287,7 @@ class SAETraining(L.LightningModule):
         if codes.threshold is not None:
             self.sae.threshold.lerp_(codes.threshold.to(self.sae.threshold), THRESHOLD_SHARE)
         self._count_firing(codes, len(x_bar))
+        self._last_loss = loss.detach()
         # What only serves the log is computed in the steps that are logged.
         if is_logged(self.trainer, self.global_step + 1):
             self._log_step(loss, terms, step, x_hat, codes)
@@ -339,7 +342,16 @@ class SAETraining(L.LightningModule):
             "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
             **self.objective.scalars(step),
         }
+        refuse_divergence(self.trainer, "the loss", values["loss"])
         self.log_dict({f"train/{name}": value for name, value in values.items()})
+
+    def on_train_end(self) -> None:
+        self._refuse_divergence()
+
+    def _refuse_divergence(self) -> None:
+        refuse_divergence(self.trainer, "the loss", mean_over_ranks(self._last_loss))
+        for name, weights in self.sae.named_parameters():
+            refuse_divergence(self.trainer, name, weights)
 
     def on_after_backward(self) -> None:
         # Here rather than before the step: whoever looks at gradients there sees what is left.
@@ -394,6 +406,9 @@ class SAETraining(L.LightningModule):
             provenance: fields of ``SAEConfig`` to fill in: backbone, layer, tokens, manifest_id.
 
         The weights are the averaged ones where a callback keeps an average.
+
+        Raises:
+            UserError: weights that are not finite.
         """
         recipe = {
             **dict(self.hparams.items()),
@@ -408,9 +423,11 @@ class SAETraining(L.LightningModule):
             normalize_atoms_(sae.W_dec)
         if not self.decoder.unit:
             fold_norms_(sae)
+        require_finite(sae)
         return sae.to(self.sae.W_enc.device).eval().requires_grad_(False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._refuse_divergence()
         checkpoint["sae"] = {"max_norm": self.sae.cfg.max_norm, "aux_plan": tuple(self._aux_plan)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

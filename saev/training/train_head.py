@@ -21,8 +21,10 @@ from saev.heads.class_rows import ClassRows
 from saev.heads.reading import Reading
 from saev.heads.targets import class_names_of, labels_of
 from saev.recording.final_features import record_features
+from saev.stopping import at_batch_ends
 from saev.tracking import Tracking
 from saev.training.head_module import HeadTraining
+from saev.training.resume_points import StopAtBatchEnd, keep_end, write_whole
 
 MAX_CLASSES = 30
 """Rows of the table per class: ADE20K's or ImageNet's would fill screens; metrics.json has all."""
@@ -58,10 +60,12 @@ def train_head(
     data.setup("fit")
     assert data.training is not None
     module.set_statistics(data.training.rows)
-    trainer.fit(module, datamodule=data)
+    write_whole(trainer)
+    with at_batch_ends():
+        trainer.fit(module, datamodule=data)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    trainer.save_checkpoint(out_dir / "checkpoints" / "last.ckpt")  # all members, where it ended
+    keep_end(trainer, out_dir / "checkpoints")  # with all members
     trainer.validate(module, datamodule=data, verbose=False)
     recipe = {"images": source.spec(), "features_id": data.manifest.id, **data.n_images}
     head = module.export(backbone, class_names, {**recipe, "n_steps": trainer.global_step})
@@ -150,7 +154,7 @@ def _trainer(cfg: DictConfig, out_dir: Path, tracking: Tracking) -> L.Trainer:
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         logger=tracking.lightning_logger() or False,
-        callbacks=callbacks,
+        callbacks=[*callbacks, StopAtBatchEnd(None)],
         default_root_dir=str(out_dir),
     )
     if trainer.world_size > 1:

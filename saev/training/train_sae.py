@@ -1,5 +1,6 @@
 """Dictionary training for a command: recorded activations, fit, evaluation."""
 
+import logging
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,21 @@ from saev.errors import UserError
 from saev.files import file_sha256
 from saev.recording.record_activations import identity, record_activations, settings_of
 from saev.sae import SparseAutoencoder
+from saev.stopping import at_batch_ends
 from saev.tracking import Tracking, is_main_process
 from saev.training.distributed import part_ways
 from saev.training.fit import exported, fit_baseline_to, start_at_data
-from saev.training.lost_rank import LostRank
+from saev.training.resume_points import (
+    LAST,
+    PREVIOUS,
+    LostRank,
+    StopAtBatchEnd,
+    keep_end,
+    write_whole,
+)
 from saev.training.sae_module import SAETraining
+
+log = logging.getLogger(__name__)
 
 
 def train_sae(
@@ -54,7 +65,7 @@ def train_sae(
     from saev.evaluation.report import evaluate_and_report
 
     if is_main_process():
-        _keep(sae, data, out_dir / "sae", tracking)
+        _keep(sae, data, out_dir, tracking)
     trained = isinstance(module, SAETraining)
     steps = cfg.trainer.max_steps if trained else None
     metrics = evaluate_and_report(
@@ -67,6 +78,11 @@ def train_sae(
         tracking,
         step=steps,
     )
+    if (explained := metrics.get("val/explained_variance", 0.0)) < 0:
+        log.warning(
+            "the dictionary is worse than the mean alone (explained variance %.3g): the training did not "
+            "converge; lower model.optimizer.lr", explained,
+        )  # fmt: skip
     commands = [f"python -m saev.evaluate {override('sae', out_dir / 'sae')}", "make ui"]
     if trained:
         commands.insert(1, "python -m saev.train -m model.k=16,32,64")
@@ -86,7 +102,7 @@ def check_resumable(module: SAETraining, ckpt_path: str | None) -> None:
     except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, OSError) as error:
         raise UserError(
             f"ckpt_path={ckpt_path} is damaged or not a checkpoint of saev.train; "
-            "give an older one, or leave it out to start again"
+            f"{_older_than(path)}, or leave it out to start again"
         ) from error
     here = module.state_dict()
     for name, tensor in state.items():
@@ -96,6 +112,11 @@ def check_resumable(module: SAETraining, ckpt_path: str | None) -> None:
                 f"{tuple(here[name].shape)}; set the backbone, model.expansion or model.d_sae it "
                 "was trained with"
             )
+
+
+def _older_than(path: Path) -> str:
+    older = path.with_name(PREVIOUS)
+    return f"give the one before, {older}" if older.is_file() else "give an older one"
 
 
 def check_schedules(module: SAETraining, cfg: DictConfig) -> None:
@@ -136,16 +157,18 @@ def _train(
 ) -> SparseAutoencoder:  # fmt: skip
     """Fits ``module`` as ``cfg.trainer`` and ``cfg.callbacks`` say; checkpoints are for resuming."""
     start_at_data(module, data, cfg.seed, resumes=cfg.ckpt_path is not None)
-    last = out_dir / "checkpoints" / "last.ckpt"
-    lost_rank = LostRank(last)
+    checkpoints = out_dir / "checkpoints"
+    lost_rank = LostRank(checkpoints / LAST)
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         logger=tracking.lightning_logger() or False,
-        callbacks=[*_callbacks(cfg), lost_rank],
+        callbacks=[*_callbacks(cfg), StopAtBatchEnd(checkpoints / LAST), lost_rank],
         default_root_dir=str(out_dir),
     )
+    write_whole(trainer)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        with at_batch_ends():
+            trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
     except Exception as error:
         if lost_rank.noticed:  # and said
             raise SystemExit(1) from error
@@ -154,19 +177,20 @@ def _train(
         raise KeyboardInterrupt
     if "lr" in module.peak:
         tracking.set_tags({"saev.learning_rate": f"{module.peak['lr']:.6g}"})
-    trainer.save_checkpoint(last)  # where training ended
+    keep_end(trainer, checkpoints)
     sae = exported(module, data, source)
     part_ways()
-    if trainer.is_global_zero:
-        tracking.log_artifact(out_dir / "checkpoints", "checkpoints")
     return sae
 
 
 def _keep(
-    sae: SparseAutoencoder, data: ActivationDataModule, folder: Path, tracking: Tracking
+    sae: SparseAutoencoder, data: ActivationDataModule, out_dir: Path, tracking: Tracking
 ) -> None:
-    """Exports the folder that others load, and ties the run to it."""
+    """Exports the folder that others load, and only then hands files to the run and ties it to them."""
+    folder = out_dir / "sae"
     sae.save_pretrained(folder)
     tracking.log_artifact(folder, "sae")
+    if (out_dir / "checkpoints").is_dir():
+        tracking.log_artifact(out_dir / "checkpoints", "checkpoints")
     digests = {"manifest": data.manifest.sha256, "sae": file_sha256(folder / "weights.safetensors")}
     tracking.set_tags({f"saev.sha256.{name}": value for name, value in digests.items()})

@@ -79,6 +79,19 @@ def test_it_survives_an_interruption_and_checkpoints_hold_trainings_own_weights(
         assert torch.equal(resumed.export().state_dict()[name], weights), name
 
 
+def test_a_run_that_is_resumed_where_it_ended_exports_the_average_too(tmp_path: Path) -> None:
+    data = activations(64 * 5)
+    whole, resumed = make_module(data), make_module(data)
+    run = fit(whole, data, callbacks=[EMAWeights(0.9)])
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    again = [EMAWeights(0.9)]
+    fit(resumed, data, start=5, ckpt_path=str(tmp_path / "last.ckpt"), callbacks=again)
+    expected, found = whole.export().state_dict(), resumed.export().state_dict()
+    assert not torch.equal(expected["W_enc"], whole.sae.W_enc)
+    for name, weights in expected.items():
+        assert torch.equal(found[name], weights), name
+
+
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_a_wrong_decay_is_refused(decay: float) -> None:
     with pytest.raises(ValueError, match="decay must lie strictly between 0 and 1"):
@@ -87,4 +100,4 @@ def test_a_wrong_decay_is_refused(decay: float) -> None:
 
 def test_it_needs_a_dictionary() -> None:
     with pytest.raises(TypeError, match="works on SAETraining"):
-        EMAWeights(0.9).on_train_end(L.Trainer(logger=False), L.LightningModule())
+        EMAWeights(0.9).on_fit_end(L.Trainer(logger=False), L.LightningModule())

@@ -143,7 +143,7 @@ def test_stopped_from_outside(number: int, tmp_path: Path) -> None:
         time.sleep(0.05)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert stderr == "stopped before the end\n"
 
 

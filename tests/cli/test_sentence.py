@@ -62,7 +62,36 @@ def test_a_full_disk_is_found_behind_other_errors() -> None:
         assert str(sentence(error)).startswith("the disk is full at /data/train-000003.tar")
     database = sqlite3.OperationalError("database or disk is full")
     assert str(sentence(database)).startswith("the disk is full:")
-    assert sentence(OSError(errno.EIO, "I/O error")) is None
+    assert sentence(OSError(errno.EINVAL, "Invalid argument")) is None
+
+
+@pytest.mark.parametrize(
+    "number",
+    [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO],
+)
+def test_a_path_that_the_system_refuses_is_named(number: int) -> None:
+    refused = OSError(number, "no", "/runs/a")
+    assert str(sentence(refused)).startswith("/runs/a cannot be read or written (no)")
+    moved = OSError(number, "no", "/tmp/a", None, "/runs/b" * 200)
+    assert str(sentence(moved)).startswith("/runs/b/runs/b") and len(str(sentence(moved))) < 500
+
+
+def test_a_killed_worker_and_a_store_that_is_away_are_no_bugs() -> None:
+    from mlflow.exceptions import MlflowException
+
+    for words in ("(pid 7) is killed by signal: Killed. ", "(pid(s) 7, 8) exited unexpectedly"):
+        text = str(sentence(RuntimeError(f"DataLoader worker {words}")))
+        assert "lower num_workers or batch_size" in text
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        assert str(sentence(error)).startswith("there is not enough memory")
+    text = str(sentence(MlflowException("API request failed")))
+    assert "store does not answer (API request failed)" in text
+
+
+def test_an_error_that_is_its_own_cause_comes_to_an_end() -> None:
+    error = RuntimeError("shape mismatch")
+    error.__cause__ = error
+    assert sentence(error) is None
 
 
 def test_a_missing_value_is_named() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import threading
 from dataclasses import replace
@@ -67,6 +68,25 @@ def test_every_bad_shard_is_reported_and_a_good_folder_has_none(folder: Path):
     assert len(verify(folder, progress=False)) == 2
     # without checksums only the sizes are looked at
     assert len(verify(folder, checksums=False, progress=False)) == 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("name", ["train-000002.tar", "heldout-000001.tar"])
+def test_a_byte_that_flips_while_training_runs_is_found_when_the_shard_is_read_again(
+    folder: Path, name: str, num_workers: int
+) -> None:
+    data = data_of(folder, num_workers=num_workers)
+    data.prepare_data()
+    for shard in folder.glob("*.tar"):
+        shard.touch()  # nothing but the times change
+    list(itertools.islice(data.train_dataloader(), 24))
+    list(data.val_dataloader())
+    before = (folder / name).stat()
+    flip(folder / name)
+    os.utime(folder / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(UserError, match=rf"{name} has changed since it was recorded; delete it"):
+        list(itertools.islice(data.train_dataloader(), 24))
+        list(data.val_dataloader())
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from saev.files import file_sha256
-from saev.tracking import git_state, package_versions, provenance_tags
+from saev.tracking.provenance import git_state, package_versions, provenance_tags
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from saev.cli.command import command, refuse_multirun_ddp
 from saev.errors import UserError
-from saev.tracking import provenance_tags, status_of
+from saev.tracking import status_of
 
 
 class Part:
@@ -24,7 +24,7 @@ class Part:
 def main(cfg: DictConfig) -> float:
     refuse_multirun_ddp(cfg)
     tracking = instantiate(cfg.logger)
-    tracking.start(f"x={cfg.x} k={cfg.k}", provenance_tags(), {"x": cfg.x, "k": cfg.k})
+    tracking.start(f"x={cfg.x} k={cfg.k}", {}, {"x": cfg.x, "k": cfg.k})
     try:
         tracking.log_metrics({"val/x": cfg.x})
         instantiate(cfg.part)
