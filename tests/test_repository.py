@@ -234,7 +234,7 @@ def test_a_borrowed_test_is_seen(line: str) -> None:
     assert borrowed_from_tests(f"import os\nfrom tests.fakes.codes import build\n{line}\n")
 
 
-OTHER_TESTS = {"benchmarks", "cli", "data", "fakes", "real"}
+OTHER_TESTS = {"attacks", "benchmarks", "cli", "data", "fakes", "real"}
 
 
 def homeless_tests(files: list[str]) -> set[str]:

@@ -20,8 +20,9 @@ _WRONG_KEYWORD = re.compile(r"unexpected keyword argument|missing \d+ required")
 def sentence(error: BaseException) -> str | None:
     """What to tell the user, in one line; None for an error that only a developer can act on.
 
-    Users can act on ``UserError``, on a constructor's ``ValueError`` (the config key is added), on
-    a config that does not compose, and on a full disk.
+    Users can act on ``UserError``, on a ``ValueError`` that this project raises (a constructor's gets
+    the config key), on what Lightning says of its settings, on a config that does not compose, and on a
+    full disk.
     """
     if isinstance(error, UserError):
         return _one_line(str(error))
@@ -37,6 +38,10 @@ def sentence(error: BaseException) -> str | None:
         return f"there is no {group}={name}: choose one of {', '.join(error.options)}"
     if isinstance(error, (CompactHydraException, OmegaConfBaseException)):
         return _composition(error)
+    if type(error) is ValueError and _is_ours(error):
+        return _one_line(str(error))
+    if type(error).__name__ == "MisconfigurationException":
+        return _one_line(str(error))
     if type(error) is HydraException:  # a sweep expression that the sweeper does not know
         return _one_line(str(error))
     return None
@@ -53,6 +58,15 @@ def _instantiation(error: InstantiationException) -> str | None:
     if ours or (isinstance(cause, TypeError) and _WRONG_KEYWORD.search(str(cause))):
         return _one_line(f"{key}: {cause}" if key else str(cause))
     return None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the line that raised it is one of this project's."""
+    here, frame = None, error.__traceback__
+    while frame is not None:
+        here, frame = frame, frame.tb_next
+    module = "" if here is None else str(here.tb_frame.f_globals.get("__name__"))
+    return module.partition(".")[0] in ("saev", "datamodules", "callbacks")
 
 
 def _full_key(error: InstantiationException) -> str | None:
