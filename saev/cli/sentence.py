@@ -14,6 +14,13 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from saev.errors import UserError
 
 _DISK_FULL = ("No space left on device", "database or disk is full")
+_DEVICES = (
+    "lightning.fabric.accelerators",
+    "lightning.fabric.connector",
+    "lightning.fabric.utilities.device_parser",
+    "lightning.pytorch.trainer.connectors.accelerator_connector",
+)
+"""Where Lightning looks at the devices that it is asked for."""
 _WRONG_KEYWORD = re.compile(r"unexpected keyword argument|missing \d+ required")
 
 
@@ -38,8 +45,13 @@ def sentence(error: BaseException) -> str | None:
         return f"there is no {group}={name}: choose one of {', '.join(error.options)}"
     if isinstance(error, (CompactHydraException, OmegaConfBaseException)):
         return _composition(error)
-    if type(error) is ValueError and _is_ours(error):
+    where = _raised_in(error)
+    if type(error) is ValueError and where.startswith(("saev.", "datamodules.", "callbacks.")):
         return _one_line(str(error))
+    if isinstance(error, TypeError | ValueError | RuntimeError) and where.startswith(_DEVICES):
+        return _one_line(
+            f"trainer.accelerator and trainer.devices do not fit this machine: {error}"
+        )
     if type(error).__name__ == "MisconfigurationException":
         return _one_line(str(error))
     if type(error) is HydraException:  # a sweep expression that the sweeper does not know
@@ -60,13 +72,12 @@ def _instantiation(error: InstantiationException) -> str | None:
     return None
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether the line that raised it is one of this project's."""
+def _raised_in(error: BaseException) -> str:
+    """The module whose line raised it."""
     here, frame = None, error.__traceback__
     while frame is not None:
         here, frame = frame, frame.tb_next
-    module = "" if here is None else str(here.tb_frame.f_globals.get("__name__"))
-    return module.partition(".")[0] in ("saev", "datamodules", "callbacks")
+    return "" if here is None else str(here.tb_frame.f_globals.get("__name__"))
 
 
 def _full_key(error: InstantiationException) -> str | None:

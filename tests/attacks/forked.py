@@ -17,6 +17,14 @@ from typing import NamedTuple, NoReturn
 
 from tests.fakes.commands import in_process
 
+WARM = (
+    "saev.training.train_sae", "saev.training.train_head", "saev.evaluation.report", "callbacks.sweep",
+    "callbacks.dictionary_health", "callbacks.firing_figure", "callbacks.rng_state", "mlflow",
+    "callbacks.throughput", "callbacks.ema", "callbacks.resample", "saev.atlas.description",
+    "saev.atlas.pages.overview", "saev.comparison.comparison", "saev.intervention.report.from_config",
+)  # fmt: skip
+"""What commands import late; here once for all children."""
+
 MOST_BYTES = 6 * 2**30
 """Of address space beyond what the parent has; enough to see a bomb, not to hurt the machine."""
 
@@ -37,12 +45,16 @@ class Outcome(NamedTuple):
         return [line for line in self.stderr.splitlines() if line.strip()]
 
 
-def run_forked(argv: list[str], cwd: Path, timeout: float) -> Outcome:
+def run_forked(argv: list[str], cwd: Path, timeout: float, *, warm: bool = True) -> Outcome:
     """Runs ``python -m saev.<argv[0]>`` with the other words as overrides, in ``cwd``.
 
     Without MLflow unless an override says ``logger``. The child is killed after ``timeout`` seconds.
+    ``warm``: what the command imports late is there already, which takes seconds the first time.
     """
     import_module(f"saev.{argv[0]}")
+    if warm:
+        for name in WARM:
+            import_module(name)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = os.fork()
         if child == 0:

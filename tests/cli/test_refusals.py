@@ -128,8 +128,8 @@ def test_a_refusal_names_key_value_and_what_is_allowed() -> None:
     with pytest.raises(UserError) as refused:
         refuse_values(cfg)
     assert str(refused.value) == (
-        "trainer.devices=0 is not allowed; it may be auto, a whole number from 1 to 1e6, -1 or "
-        "a list of whole numbers from 0 to 1e6"
+        "trainer.devices=0 is not allowed; it may be auto, a whole number from 1 to 1024, -1 or "
+        "a list of whole numbers from 0 to 1023"
     )
     for key, value in (("more_images", {"a": {"roots": [""]}}), ("embedder", {"layer": "x"})):
         with pytest.raises(UserError, match=rf"{key}\..*is not allowed"):
