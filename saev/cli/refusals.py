@@ -236,7 +236,7 @@ def _is(rule: str, value: Any) -> bool:
             return isinstance(value, str) and bool(value.strip())
         case "path":
             return isinstance(value, str) and bool(value.strip()) and "\0" not in value
-        case "class":
+        case "target":
             return isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.]*", value) is not None
         case "list":
             inner = rest.removeprefix("of ")
@@ -249,7 +249,7 @@ def _is(rule: str, value: Any) -> bool:
         case "number":
             plain = isinstance(value, int | float) and not isinstance(value, bool)
             return plain and math.isfinite(value) and _within(rest, value)
-    return not isinstance(value, bool) and str(value) == rule
+    return not isinstance(value, bool) and str(value) in rule.split("/")
 
 
 def _within(limits: str, value: float | int) -> bool:
@@ -282,7 +282,7 @@ _WORDS = {
     "flag": ("true or false", "true or false"),
     "string": ("text", "texts"),
     "path": ("a path", "paths"),
-    "class": ("the dotted name of a class", "names of classes"),
+    "target": ("the dotted name of a class", "names of classes"),
     "node": ("a mapping of keys", "mappings"),
     "as": ("a mapping of keys", "mappings"),
 }
@@ -293,7 +293,8 @@ def _in_words(rule: str) -> str:
     kind, _, rest = rule.partition(" ")
     if kind in ("list", "mapping"):
         kind_of_each, _, limits = rest.removeprefix("of ").partition(" ")
-        return f"a {kind} of {_WORDS[kind_of_each][1]} {limits}".strip()
+        several = _WORDS[kind_of_each][1] if kind_of_each in _WORDS else kind_of_each
+        return f"a {kind} of {several} {limits}".strip()
     if kind in ("node", "as") or kind not in _WORDS:
         rest = ""
     return f"{_WORDS[kind][0]} {rest}".strip() if kind in _WORDS else rule

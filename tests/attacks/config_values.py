@@ -37,7 +37,7 @@ KEYS = {
         objective: text
         paths.outputs: path
         paths.run: path
-        hydra.run.dir: path
+        hydra.run.dir: '' '" "' [] {}
         tokens.which: word
         tokens.n_per_image: count or null
         tokens.max_norm: positive or null
@@ -214,7 +214,7 @@ KEYS = {
         atlas.batch_size: count
         atlas.num_workers: workers
         atlas.images_per_part: count
-        atlas.shard: 5 [0] [1,1] [0,0] [-1,2] [0.5,1] [a,b] {} null [0,1,2]
+        atlas.shard: 5 [-1,2] [0.5,1] [a,b] {} null abc
         atlas.n_top: count
         atlas.masks: word
         atlas.tables: mapping of paths
@@ -300,3 +300,90 @@ def _split(text: str) -> list[str]:
     """Words; ``''`` is nothing at all, ``'" "'`` a quoted space."""
     words = text.replace("'\" \"'", "\0").split()
     return [{"''": "", "\0": '" "'}.get(word, word) for word in words]
+
+
+REFUSED_LATER = [
+    line.strip()
+    for line in """
+    train trainer.devices=[7]
+    train trainer.devices=[]
+    train trainer.devices=-1
+    train trainer.accelerator=gpu
+    train trainer.accelerator=mps
+    record trainer.accelerator=cuda
+    record trainer.devices=[0,1]
+    train +trainer.strategy=nonsense
+    train +trainer.nope=3
+    train +model.nope=3
+    train data.dir=nowhere
+    train model.k=1e9
+    train model.k=1.5
+    train model.d_sae=1000000000
+    train model.expansion=1e6
+    train model.expansion=null
+    train tokens.n_per_image=1000
+    train tokens.which=registers
+    train record.layers=[0,99]
+    train backbone.layer=-7
+    train backbone.weights=nowhere.pt
+    train backbone.name=nope
+    train backbone.family=nope
+    train backbone._target_=os.system
+    train data._target_=os.system
+    train model._target_=nothing.there
+    train trainer._target_=nope
+    train task._target_=nope.x
+    train ckpt_path=nowhere
+    train images.size=17
+    train images.n_images=1
+    train images.val_fraction=0.0
+    train data.batch_size=1000000 data.reservoir_tokens=1000000
+    train data.reservoir_tokens=100
+    train objective=typo
+    train objective=train/loss
+    train callbacks.best.monitor=nope
+    train data=null
+    train evaluation=null
+    train images=folder
+    train images=folder images.roots=nowhere
+    train images=webdataset
+    train images=webdataset images.urls=nowhere.tar
+    train images=segmentation images.roots=nowhere
+    train model=pca ckpt_path=last.ckpt
+    train model=archetypal model.init.atoms=data
+    train model=matryoshka model.objective.prefixes=[0.5,0.25,1.0]
+    train model=matryoshka model.objective.n_random=3
+    train callbacks=resample
+    describe sae=x atlas.shard=[1,1]
+    describe sae=x atlas.shard=[0]
+    describe sae=x atlas.shard=[0,1,2]
+    describe sae=x
+    compare saes=[a]
+    compare saes=[a,b] names=[a,a]
+    compare saes=[a,b] weights=[a]
+    evaluate
+    evaluate sae=a sweep=b
+    evaluate sae=a baselines.kinds=[raw,nope]
+    evaluate sae=a +choice.nope=1
+    intervene concepts=all sae=a saes=[a,b] head=b
+    intervene concepts=all sae=a
+    intervene sae=a head=b
+    intervene hypothesis=nowhere sae=a head=b
+    train trainer.max_steps=-1
+    """.strip().splitlines()
+]
+"""Trainings and recordings that cannot end well, though each value by itself is possible."""
+
+ACCEPTED = [
+    "train seed=4294967295 images.seed=1 name=5",
+    "train data.reservoir_tokens=10000000000",
+    "train record.images_per_shard=8 evaluation.batch_size=1000000 evaluation.n_images=1",
+    "train trainer.precision=bf16-true evaluation.figures=true",
+    "train trainer.precision=64-true",
+    "train trainer.precision=16-mixed",
+    "train trainer.gradient_clip_val=0.0 trainer.num_sanity_val_steps=-1 callbacks.progress=null",
+    "train tokens.max_norm=null callbacks.best=null model.k_aux=1000000000",
+    "train trainer.gradient_clip_val=null +trainer.limit_val_batches=0.5 +data.val_batch_size=3",
+    "train objective=fidelity/kl/clean evaluation.fidelity=true model.dead_after_tokens=1",
+]
+"""Unusual values that have a meaning."""

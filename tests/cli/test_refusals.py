@@ -23,7 +23,7 @@ from saev.defaults import CONF_DIR, conf_node
 from saev.errors import UserError
 from tests.fakes.commands import Run
 
-KINDS = {"any", "null", "node", "as", "flag", "string", "path", "class", "list", "mapping",
+KINDS = {"any", "null", "node", "as", "flag", "string", "path", "target", "list", "mapping",
          "whole", "number"}  # fmt: skip
 
 
@@ -95,7 +95,9 @@ def test_entries_are_well_formed_and_allow_what_the_files_say() -> None:
             kind, _, rest = one.strip().partition(" ")
             assert kind in KINDS or not rest, f"{key}: {one!r} is no word and no kind"
             if kind in ("list", "mapping"):
-                assert rest.startswith("of ") and rest.split()[1] in KINDS, f"{key}: {one!r}"
+                assert rest.startswith("of ") and (rest.split()[1] in KINDS or "/" in rest), (
+                    f"{key}: {one!r}"
+                )
     for key, value in KEYS.items():
         rule = rule_of(key)
         if rule is None or value == "???" or "${" in str(value):
@@ -113,6 +115,7 @@ def test_entries_are_well_formed_and_allow_what_the_files_say() -> None:
         ("path", ("a", ".", "hf-hub:a/b"), ("", "  ", 5, None, "a\0b", ["a"])),
         ("list of whole from 0", ([], [0, 3]), (0, [-1], [0.5], ["a"], {"a": 0})),
         ("mapping of path", ({}, {"a": "b"}), ({"a": ""}, {"a": 5}, ["a"], "a")),
+        ("list of a/b", ([], ["a", "b"]), (["a/b"], ["c"], "a")),
         ("bf16", ("bf16",), ("BF16", 16, None)),
         ("32", ("32", 32), (32.5, "32-true", None)),
         ("null", (None,), ("null", 0, "")),
@@ -121,6 +124,12 @@ def test_entries_are_well_formed_and_allow_what_the_files_say() -> None:
 def test_what_a_rule_means(rule: str, good: tuple[Any, ...], bad: tuple[Any, ...]) -> None:
     assert [value for value in good if not _is(rule, value)] == []
     assert [value for value in bad if _is(rule, value)] == []
+
+
+def test_proposers_are_those_that_there_are() -> None:
+    from saev.atlas.names.proposers import PROPOSERS
+
+    assert allowed_values()["naming.proposers"] == f"list of {'/'.join(PROPOSERS)}"
 
 
 def test_a_refusal_names_key_value_and_what_is_allowed() -> None:
