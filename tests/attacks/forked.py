@@ -1,108 +1,146 @@
-"""The real commands in forked children of this warm process: a third of a second instead of ten.
+"""Real commands in forked children of one warm process: half a second a case in place of ten.
 
-``run_forked(["train", "record.batch_size=0"], folder, timeout=30)`` does what ``python -m saev.train
-record.batch_size=0`` does in that folder, and says how it ended.
+The process is not the one that runs the tests, whose types are checked at run time: a command must
+refuse by itself what is wrong.
 """
 
+import atexit
+import json
 import os
+import re
 import resource
-import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
+from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import IO, NamedTuple
 
-from tests.fakes.commands import in_process
-
+ROOT = Path(__file__).parents[2]
 WARM = (
-    "saev.training.train_sae", "saev.training.train_head", "saev.evaluation.report", "callbacks.sweep",
-    "callbacks.dictionary_health", "callbacks.firing_figure", "callbacks.rng_state", "mlflow",
-    "callbacks.throughput", "callbacks.ema", "callbacks.resample", "saev.atlas.description",
-    "saev.atlas.pages.overview", "saev.comparison.comparison", "saev.intervention.report.from_config",
+    "lightning", "torch", "pandas", "saev.train", "saev.record", "saev.evaluate", "saev.describe",
+    "saev.compare", "saev.intervene", "saev.cli.sentence", "saev.loading", "saev.heads",
+    "saev.evaluation.report", "saev.training.train_sae", "saev.backbones.timm_family", "timm",
+    "datamodules.images.scenes", "datamodules.activations.heldout", "callbacks",
 )  # fmt: skip
-"""What commands import late; here once for all children."""
-
-MOST_BYTES = 6 * 2**30
-"""Of address space beyond what the parent has; enough to see a bomb, not to hurt the machine."""
+"""What most cases need, imported once."""
+MOST_BYTES = 4 << 30
+"""Of address space that a child may take beyond what it is forked with."""
+SHOWN_BYTES = 20_000
 
 
 class Outcome(NamedTuple):
-    """How a command ended."""
+    """What became of a command."""
 
     status: int
-    """Exit status; −n where signal n ended it, −14 where it ran too long."""
+    """Its exit status; −9 and the like for a signal, 124 where it was out of time."""
     stdout: str
     stderr: str
+    """Of both the last 20 kB."""
     peak_bytes: int
-    """Largest resident memory, what the parent had at the fork included."""
+    """Largest resident memory, what the warm process brought along included."""
 
     @property
-    def said(self) -> list[str]:
-        """Lines of stderr."""
-        return [line for line in self.stderr.splitlines() if line.strip()]
+    def sentence(self) -> str | None:
+        """The one sentence of a refusal; None where the command succeeded, or ended otherwise."""
+        lines = [line for line in self.stderr.splitlines() if line.strip()]
+        if self.status != 1 or not lines or "Traceback (most recent call last)" in self.stderr:
+            return None
+        return lines[-1]
 
 
-def run_forked(argv: list[str], cwd: Path, timeout: float, *, warm: bool = True) -> Outcome:
-    """Runs ``python -m saev.<argv[0]>`` with the other words as overrides, in ``cwd``.
+def run_forked(argv: list[str], cwd: Path, timeout: float = 60.0) -> Outcome:
+    """Runs ``python -m saev.<argv[0]> …`` in ``cwd``; without MLflow unless asked."""
+    process = _warm_process()
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps([argv, str(cwd), timeout]) + "\n")
+    process.stdin.flush()
+    answer = process.stdout.readline()
+    assert answer, "the warm process is gone"
+    return Outcome(*json.loads(answer))
 
-    Without MLflow unless an override says ``logger``. The child is killed after ``timeout`` seconds.
-    ``warm``: what the command imports late is there already, which takes seconds the first time.
-    """
-    import_module(f"saev.{argv[0]}")
-    if warm:
-        for name in WARM:
-            import_module(name)
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = os.fork()
-        if child == 0:
-            _child(argv, cwd, out.fileno(), err.fileno())
-        status, peak = _wait(child, timeout)
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode(errors="replace"))
-    return Outcome(status, *texts, peak)
+
+@cache
+def _warm_process() -> "subprocess.Popen[str]":
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    atexit.register(process.kill)
+    return process
+
+
+def _serve() -> None:
+    """The warm process: a line of JSON in, a fork, a line of JSON out."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever is printed while importing is no answer
+    for name in WARM:
+        import_module(name)
+    for line in sys.stdin:
+        argv, cwd, timeout = json.loads(line)
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            child = os.fork()
+            if child == 0:
+                os._exit(_run(argv, cwd, out, err))
+            status, peak = _wait(child, timeout)
+            answers.write(json.dumps([status, _last(out), _last(err), peak]) + "\n")
+            answers.flush()
 
 
 def _wait(child: int, timeout: float) -> tuple[int, int]:
-    """Exit status and peak memory in bytes."""
     end = time.monotonic() + timeout
-    killed = False
+    out_of_time = False
     while True:
-        pid, state, usage = os.wait4(child, os.WNOHANG)
+        pid, status, usage = os.wait4(child, os.WNOHANG)
         if pid:
-            status = -signal.SIGALRM if killed else os.waitstatus_to_exitcode(state)
-            return status, usage.ru_maxrss * 1024
-        if not killed and time.monotonic() > end:
-            os.killpg(child, signal.SIGKILL)
-            killed = True
-        time.sleep(0.01)
+            code = os.waitstatus_to_exitcode(status)
+            return (124 if out_of_time else code), usage.ru_maxrss * 1024
+        if time.monotonic() > end and not out_of_time:
+            out_of_time = True
+            os.kill(child, 9)
+        time.sleep(0.005)
 
 
-def _child(argv: list[str], cwd: Path, out: int, err: int) -> NoReturn:
-    status = 1
+def _run(argv: list[str], cwd: str, out: IO[bytes], err: IO[bytes]) -> int:
+    """In the child: the command as the interpreter would run it; its exit status."""
+    os.setpgid(0, 0)
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
+    os.chdir(cwd)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + MOST_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    verb, *overrides = argv
+    if not any(override.startswith(("logger=", "logger.")) for override in overrides):
+        overrides.append("logger=none")
+    sys.argv = [f"saev.{verb}", *overrides]
     try:
-        os.setpgid(0, 0)
-        for number, file in ((1, out), (2, err)):
-            os.dup2(file, number)
-        sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (here + MOST_BYTES, here + MOST_BYTES))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.chdir(cwd)
-        os.environ.pop("HYDRA_FULL_ERROR", None)
-        code = in_process(*argv)
-        if isinstance(code, str):  # the interpreter prints it and ends with 1
-            sys.stderr.write(code + "\n")
-        else:
-            status = code or 0
+        import_module(f"saev.{verb}").main()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
     except BaseException:
         traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+def _last(file: IO[bytes]) -> str:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - SHOWN_BYTES))
+    return re.sub(r"\x1b\[[0-9;]*m", "", file.read().decode(errors="replace"))
+
+
+if __name__ == "__main__":
+    _serve()
