@@ -10,6 +10,7 @@ from saev.intervention.arms.matched_latents import check_draws
 from saev.intervention.arms.runner import Runner, read_test_images
 from saev.intervention.choose.attribution import attribute
 from saev.intervention.choose.discovery import Discovery, discover
+from saev.intervention.choose.effects import atom_effects, margin_gradients
 from saev.intervention.choose.proposals import Latents, Proposal, Proposer, tested_columns
 from saev.intervention.hypothesis import MIN_DRAWS, digest
 from saev.intervention.judge.calibration import calibrate
@@ -39,6 +40,8 @@ def run_setting(setting: Setting, register: Register | None = None) -> Experimen
     discovery = discover(setting, discovery_items)
     if setting.file.selector.by == "attribution":
         discovery.attribution = attribute(setting, discovery_items)
+    if setting.file.selector.by == "effect":
+        discovery.effects = atom_effects(setting, margin_gradients(setting, discovery_items))
     proposer = Proposer(setting, discovery)
     columns = tested_columns(setting, discovery)
     check_draws(setting.file, proposer.n, len(columns), len(proposer.alive["sae"]))

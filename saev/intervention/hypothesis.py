@@ -29,7 +29,7 @@ ARMS = (
 """Always there. ``reconstruction`` joins them when the edit replaces."""
 BASELINES = ("raw_unit", "pca_direction", "gradcam_pixels")
 """Further edits through the same door, run where ``baselines`` names them."""
-SELECTORS = ("f1", "auroc", "average_precision", "logistic", "attribution", "greedy")
+SELECTORS = ("f1", "auroc", "average_precision", "logistic", "attribution", "greedy", "effect")
 MIN_DRAWS = 19
 """Of random latents: what their features explain of their effects is estimated from them."""
 METRICS = ("target_change", "selective_change", "probability", "accuracy")
@@ -52,12 +52,16 @@ class Selector:
     """One of ``SELECTORS``."""
     n: int = 1
     """Latents edited together."""
+    among: int = 20
+    """``effect``: the candidates, so many of the best by F1, or by average precision where a head
+    answers per image. Others do not read it."""
     best_of: int = 1
     """Sets tried on the test images, of which the best counts; p then uses the max-statistic."""
 
     def __post_init__(self) -> None:
         _check("selector.by", self.by in SELECTORS, self.by, f"one of {', '.join(SELECTORS)}")
         _check("selector.n", self.n >= 1, self.n, "1 or more")
+        _check("selector.among", self.among >= 1, self.among, "1 or more")
         _check("selector.best_of", self.best_of >= 1, self.best_of, "1 or more")
 
 
@@ -206,6 +210,17 @@ class Hypothesis:
     def scale(self) -> float:
         """The tested amount: 0 for an ablation."""
         return float(self.edit.get("scale", self.edit.get("factor", 0.0)))
+
+    @property
+    def pushes(self) -> float:
+        """The way in which the tested edit moves the stream along its atoms: −1 or 1."""
+        return self.pushes_at(self.scale)
+
+    def pushes_at(self, scale: float) -> float:
+        """The same of the edit at another scale."""
+        kind = self.edit.get("kind", "set")
+        lowers = scale < 1 if kind == "scale" else scale <= 0
+        return -1.0 if lowers else 1.0
 
     def at(self, scale: float) -> dict[str, Any]:
         """The edit with another amount."""

@@ -26,6 +26,7 @@ from saev.errors import UserError
 from saev.heads import Reading, TrainedHead, backbone_identity
 from saev.intervention.arms import arms
 from saev.intervention.arms.arms import ArmPlan
+from saev.intervention.choose.effects import atom_effects, margin_gradients
 from saev.intervention.experiment import run_setting
 from saev.intervention.hypothesis import ARMS, HYPOTHESES_DIR, Hypothesis, read_hypothesis
 from saev.intervention.judge.dose_curves import LEVELS
@@ -543,8 +544,45 @@ def test_fewer_other_images(folder):
         assert (images & own).sum() == own.sum() and (images & ~own).sum() == 5
 
 
+@pytest.mark.parametrize("direction", ["decrease", "increase"])
+@pytest.mark.parametrize("per", ["patch", "image"])
+def test_gradients_of_margins_against_small_steps(folder, per, direction):
+    one = setting(folder, per, direction=direction)
+    items = one.source.split("train")[:12]
+    slopes = margin_gradients(one, items)
+    batch = next(iter(one.batches(items, "test")))
+    acts = one.tap(batch.images)
+    labels = torch.stack([one.readout.labels(item).label for item in batch.items])[..., 0]
+    step = torch.randn(WIDTH, generator=torch.Generator().manual_seed(1)) * 5e-4
+    shift = torch.zeros_like(acts)
+    shift[:, one.edited_tokens.positions] = step / 2
+    for column in range(N_CLASSES):
+        others = [c for c in range(N_CLASSES) if c != column]
+        before, after = (
+            logits[..., column] - logits[..., others].amax(-1)
+            for logits in (
+                one.readout.of_acts(one.backbone, x, 0) for x in (acts - shift, acts + shift)
+            )
+        )
+        own = labels == column
+        counted = own & (before > 0) if direction == "decrease" else ~own & (labels >= 0)
+        rise = (after - before)[counted].mean() if counted.any() else torch.tensor(0.0)
+        assert float(slopes[column] @ step) == pytest.approx(float(rise), rel=0.05, abs=2e-6)
+
+
+def test_atoms_count_for_what_the_edit_is_to_do(folder):
+    """Lowering a latent to lose a class, or raising it to win it: the same atom is the best."""
+    gradients = torch.eye(N_CLASSES, WIDTH)
+    lose = setting(folder)
+    win = setting(folder, edit={"kind": "set", "scale": 2.0}, direction="increase")
+    against = setting(folder, edit={"kind": "set", "scale": 2.0})
+    found = [atom_effects(one, gradients)["sae"] for one in (lose, win, against)]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], -found[2])
+    assert atom_effects(lose, gradients).keys() == lose.saes.keys()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("by", ["auroc", "attribution", "greedy"])
+@pytest.mark.parametrize("by", ["auroc", "attribution", "greedy", "effect"])
 def test_selectors_end_to_end(folder, by):
     found = run(
         setting(

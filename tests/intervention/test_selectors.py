@@ -12,6 +12,7 @@ from saev.intervention.choose.code_table import CodeTable, StatsBuilder
 from saev.intervention.choose.selectors import (
     auroc_scores,
     average_precision_scores,
+    effect_scores,
     f1_scores,
     greedy_set,
     logistic_scores,
@@ -193,3 +194,12 @@ def test_other_labels_on_the_same_units(dense):
     )
     with pytest.raises(ValueError, match="missing"):
         one.relabelled(np.roll(labels, 1))
+
+
+def test_effects_count_among_those_that_fit_best():
+    fits = np.array([[0.9, -np.inf], [0.8, -np.inf], [0.1, -np.inf], [0.0, -np.inf]])
+    effects = np.array([[1.0, 5.0], [3.0, 5.0], [9.0, 5.0], [99.0, 5.0]])
+    found = effect_scores(fits, effects, among=2)
+    assert found[:, 0].tolist() == [1.0, 3.0, -np.inf, -np.inf]
+    assert np.isneginf(found[:, 1]).all()  # a class that nothing is known of
+    assert effect_scores(fits, effects, among=9)[:, 0].tolist() == effects[:, 0].tolist()

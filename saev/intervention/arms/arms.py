@@ -338,9 +338,7 @@ class ArmPlan:
 
     def sign(self, scale: float) -> float:
         """Directions point away from the class where the edit lowers its latents."""
-        kind = self.file.edit.get("kind", "set")
-        lowers = scale < 1 if kind == "scale" else scale <= 0
-        return -1.0 if lowers else 1.0
+        return self.file.pushes_at(scale)
 
     def _identity(self, p: Proposal) -> None:
         key = ("identity", p.concept)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from saev.errors import UserError
 from saev.intervention.choose.discovery import Discovery
-from saev.intervention.choose.selectors import Scores, select_latents
+from saev.intervention.choose.selectors import Scores, effect_scores, select_latents
 from saev.intervention.hypothesis import Hypothesis
 from saev.intervention.readout import Readout, shuffled
 from saev.intervention.setting import Setting
@@ -106,6 +106,9 @@ class Proposer:
         self.sizes = sorted({self.n, *file.table.n_latents})
         by = file.selector.by
         self.fit = "f1" if by in ("greedy", "logistic") else by
+        if by == "effect":
+            self.fit = "f1" if setting.readout.per == "patch" else "average_precision"
+        self.among = max(file.selector.among, self.n * file.selector.best_of, *self.sizes)
         self.null: dict[int, Float[np.ndarray, " r"]] = {}
 
     def propose(self, columns: list[int]) -> list[Proposal]:
@@ -216,18 +219,34 @@ class Proposer:
         return "f1" if method == "attribution" and which != "sae" else method
 
     def _scores(self, which: str) -> dict[int, Scores]:
+        method = self._method(which)
+        if method == "effect":
+            effects = self.discovery.effects[which].double().numpy()
+            return self._effect_scores(which, None, effects)
         n_columns = len(self.readout.concepts)
         groups = range(len(self.readout.groups.spans))
-        method = self._method(which)
         return {g: self.discovery.scores(which, method, g, n_columns) for g in groups}
+
+    def _effect_scores(
+        self, which: str, labels: Int[np.ndarray, "n g"] | None, effects: Scores
+    ) -> dict[int, Scores]:
+        found, n_columns = self.discovery, len(self.readout.concepts)
+        return {
+            g: effect_scores(
+                found.scores(which, self.fit, g, n_columns, labels), effects, self.among
+            )
+            for g in range(len(self.readout.groups.spans))
+        }
 
     def _shuffled_scores(self) -> tuple[dict[int, Scores], Int[np.ndarray, "n g"]]:
         labels = self._shuffle(self.rng)
         n_columns = len(self.readout.concepts)
         groups = range(len(self.readout.groups.spans))
-        if self.file.selector.by == "attribution":
-            return self._other_class_attribution(), labels
         by = self.file.selector.by
+        if by == "attribution":
+            return self._other_class_attribution(), labels
+        if by == "effect":
+            return self._effect_scores("sae", labels, self._other_class_effects()), labels
         return {g: self.discovery.scores("sae", by, g, n_columns, labels) for g in groups}, labels
 
     def _shuffle(self, rng: np.random.Generator) -> Int[np.ndarray, "n g"]:
@@ -241,6 +260,14 @@ class Proposer:
             order = self.rng.permutation(np.arange(first, last))
             scores[g][:, first:last] = scores[g][:, order]
         return scores
+
+    def _other_class_effects(self) -> Scores:
+        """Effects on another class of the group: shuffled labels know nothing of them either."""
+        effects = self.discovery.effects["sae"].double().numpy().copy()
+        for first, last in self.readout.groups.spans:
+            order = self.rng.permutation(np.arange(first, last))
+            effects[:, first:last] = effects[:, order]
+        return effects
 
     def _select(
         self, which: str, scores: dict[int, Scores], column: int, n: int, labels: np.ndarray | None

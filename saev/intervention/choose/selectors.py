@@ -73,6 +73,14 @@ def logistic_scores(
     return (weight_sc.detach() * largest_s[:, None]).numpy().astype(np.float64)
 
 
+def effect_scores(fits: Scores, effects: Scores, among: int) -> Scores:
+    """Effects of the ``among`` latents that fit each class best; −inf for all others."""
+    scores = np.full(fits.shape, -np.inf)
+    best = np.argsort(-fits, axis=0, kind="stable")[:among]
+    np.put_along_axis(scores, best, np.take_along_axis(effects, best, 0), 0)
+    return np.where(np.isneginf(fits), -np.inf, scores)
+
+
 def greedy_set(
     table: CodeTable, label: int, scores: Float[np.ndarray, " s"], n: int, n_candidates: int = 50
 ) -> list[int]:

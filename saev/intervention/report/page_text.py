@@ -72,6 +72,7 @@ SELECTOR_TEXTS = {
     "average_precision": "average precision: sorted by their activation, images of the concept come first",
     "logistic": "their weight in a logistic regression on the concept",
     "attribution": "gradient × activation: what the concept’s probability would lose without them",
+    "effect": "what their atoms do to the concept’s margin, among those that best predict where it is",
 }
 
 EXAMPLES_TEXTS = {

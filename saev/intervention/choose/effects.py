@@ -1,0 +1,70 @@
+"""Effects of atoms on classes, to first order and at equal length: what an edit along each would do.
+
+Suffixes: b images, t tokens, d width, s latents, u units, c columns.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from datamodules.images import ImageItem
+from saev.intervention.setting import Setting
+
+
+@torch.no_grad()
+def margin_gradients(setting: Setting, items: list[ImageItem]) -> Float[Tensor, "c d"]:
+    """How much each class's margin rises when all edited tokens move by one unit along each axis.
+
+    The margin of a unit is the logit of the class minus the best other of its group. With direction
+    "decrease" it is the mean over units with that label that are predicted right; with "increase" over
+    units of other labels. 0 for classes without such units and for backgrounds.
+    """
+    groups = setting.readout.groups
+    total, count = None, torch.zeros(len(setting.readout.concepts))
+    for batch in setting.batches(items, "effects of atoms"):
+        acts = setting.tap(batch.images)
+        labels = torch.stack([setting.readout.labels(item).label for item in batch.items])
+        if total is None:
+            total = torch.zeros(len(count), acts.shape[-1])
+        with torch.enable_grad():
+            leaf = acts.detach().clone().requires_grad_(True)
+            logits = setting.readout.of_acts(setting.backbone, leaf, setting.layer)
+            for column in range(len(count)):
+                if column in groups.backgrounds:
+                    continue
+                margin, wanted = _margin(setting, logits, labels.to(logits.device), column)
+                if wanted.any():
+                    [slope] = torch.autograd.grad(margin[wanted].sum(), leaf, retain_graph=True)
+                    shifted = slope[:, setting.edited_tokens.positions].sum((0, 1))
+                    total[column] += shifted.float().cpu()
+                    count[column] += int(wanted.sum())
+    assert total is not None
+    return total / count.clamp(min=1).unsqueeze(-1)
+
+
+def _margin(
+    setting: Setting, logits: Float[Tensor, "b u c"], labels: Tensor, column: int
+) -> tuple[Float[Tensor, "b u"], Tensor]:
+    """Of every unit for one class, and which of them count."""
+    groups = setting.readout.groups
+    group = groups.of(column)
+    first, last = groups.spans[group]
+    others = [c for c in range(first, last) if c != column]
+    margin = logits[..., column] - logits[..., others].amax(-1)
+    own = labels[..., group]
+    if setting.file.direction == "increase":
+        return margin, (own >= 0) & (own != column)
+    return margin, (own == column) & (margin > 0)
+
+
+def atom_effects(
+    setting: Setting, gradients: Float[Tensor, "c d"]
+) -> dict[str, Float[Tensor, "s c"]]:
+    """By dictionary: the effect of each atom at length 1, positive where the edit does what the file
+    expects of it."""
+    wanted = 1.0 if setting.file.direction == "increase" else -1.0
+    sign = wanted * setting.file.pushes
+    return {
+        which: sign * (sae.W_dec.detach().float().cpu() @ gradients.T)
+        for which, sae in setting.saes.items()
+    }
