@@ -41,6 +41,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
 
     if cfg.sae is None:
         raise UserError("sae is not set; give the folder of a dictionary: sae=outputs/runs/…/sae")
+    atlas, naming = AtlasSettings(**cfg.atlas), NamingSettings(**cfg.naming)
     out_dir = Path(cfg.paths.run)
     folder = out_dir / "latents"
     is_shared = cfg.atlas.shard[1] > 1
@@ -51,8 +52,6 @@ def describe(cfg: DictConfig) -> dict[str, float]:
         more = {key: instantiate(node) for key, node in (cfg.more_images or {}).items()}
         sources = sources_for(sae, cfg.sae, images, more)
         embedder = instantiate(cfg.embedder) if cfg.embedder is not None else None
-        atlas = AtlasSettings(**cfg.atlas)
-        naming = NamingSettings(**cfg.naming)
         device = device_of(cfg.trainer.accelerator)
         found = make_description(
             sae, backbone, sources, folder, atlas, naming, embedder=embedder, device=device

@@ -5,6 +5,7 @@ Records the activations first when they are not there yet. The run folder holds 
 of ``sae/``.
 """
 
+import logging
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -12,6 +13,8 @@ from omegaconf import DictConfig
 
 from saev.cli.command import command, refuse_multirun_ddp
 from saev.cli.tracked_run import tracked_run
+
+log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -34,7 +37,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
 @command("train")
 def main(cfg: DictConfig) -> float | None:
     """Returns the sweeper's objective."""
-    return train(cfg).get(cfg.objective)
+    metrics = train(cfg)
+    if metrics and cfg.objective not in metrics:
+        log.warning("objective=%s is not in metrics.json: nothing for a sweep", cfg.objective)
+    return metrics.get(cfg.objective)
 
 
 if __name__ == "__main__":

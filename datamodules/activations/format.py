@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -291,6 +292,17 @@ def write_json(path: Path, text: str) -> None:
         write_atomically(path, text)
     except OSError as error:
         raise disk_error(error, path) from error
+
+
+def require_space(folder: Path, n_bytes: int, what: str) -> None:
+    """Raises UserError where the disk of ``folder``, which need not exist yet, has less than that free."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(there).free
+    if n_bytes > free:
+        raise UserError(
+            f"{what} takes about {n_bytes / 1e9:.3g} GB and the disk of {folder} has "
+            f"{free / 1e9:.3g} GB free: free some space, or write elsewhere with paths.outputs=…"
+        )
 
 
 def disk_error(error: OSError, path: Path) -> UserError:

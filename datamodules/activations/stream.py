@@ -98,7 +98,9 @@ class TokenStream(IterableDataset[TokenBatch]):
         # the loader asks its workers in turn, beginning with number 0, also after a resume
         stream = (worker + self.start_batch) % n_workers
         n_skip = (self.start_batch - stream + n_workers - 1) // n_workers
-        reservoir = Reservoir(self.reservoir_tokens, self.manifest.width, self.manifest.dtype)
+        # a slot more than there are tokens is never filled: as large as any
+        n_slots = min(self.reservoir_tokens, self.statistics.n_normal + 1)
+        reservoir = Reservoir(n_slots, self.manifest.width, self.manifest.dtype)
         n_empty = 0
         for epoch in itertools.count():
             shards = self._shards_of(epoch, stream, n_workers)

@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from webdataset.tariterators import group_by_keys
@@ -226,7 +226,7 @@ def _members(
         raise UserError(
             f"{path} is compressed ({kind}), and activation tars are read as they are; unpack it."
         )
-    with tarfile.open(fileobj=file, mode="r|") as tar:  # pyright: ignore[reportArgumentType]  # it only reads
+    with tarfile.open(fileobj=cast("BinaryIO", file), mode="r|") as tar:  # of which it only reads
         for info in tar:
             name = PurePosixPath(info.name.replace("\\", "/"))
             if name.is_absolute() or ".." in name.parts:

@@ -30,6 +30,14 @@ class AtlasSettings:
     keep_codes: bool
     seed: int
 
+    def __post_init__(self) -> None:
+        number, count = self.shard if len(self.shard) == 2 else (0, 0)
+        if not number < count:
+            raise UserError(
+                f"atlas.shard={list(self.shard)} must be this process's number, from 0, and how many "
+                "share the images, such as [0,4] to [3,4]"
+            )
+
 
 @dataclass(frozen=True)
 class NamingSettings:

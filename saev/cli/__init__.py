@@ -1,7 +1,7 @@
 """Command line: what every command shares.
 
 command: Hydra, one-sentence errors, exit statuses
-experiments: which verb an experiment is for; a foreign one is refused
+refusals: what is refused before anything runs: a foreign experiment, a value out of range
 tracked_run: one MLflow run around a command, its config, a clean end
 sentence: any error as one sentence
 results: metrics.json, written and logged; the device of a command

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from saev import stopping
-from saev.cli.experiments import refuse_foreign_experiments
+from saev.cli.refusals import refuse_choices, refuse_foreign_experiments, refuse_values
 from saev.defaults import CONF_DIR
 from saev.errors import UserError
 from saev.tracking.run import is_main_process, status_of
@@ -90,6 +90,7 @@ def _guard(task: Task) -> Task:
     @functools.wraps(task)
     def guarded(cfg: DictConfig) -> Any:
         try:
+            refuse_values(cfg)
             return task(cfg)
         except Exception as error:
             from saev.cli.sentence import sentence
@@ -120,6 +121,7 @@ def _run(run: Callable[[], Any], verb: str) -> None:
         os.environ[_SHORT_ERRORS] = "1"
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print; printed below
     try:
+        refuse_choices(sys.argv[1:])
         refuse_foreign_experiments(verb, sys.argv[1:])
         run()
     except BaseException as error:

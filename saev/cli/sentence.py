@@ -22,15 +22,23 @@ _PLACES = (
 
 _WORKER_DIED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)", re.S)
 _NO_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory")
+_DEVICES = (
+    "lightning.fabric.accelerators",
+    "lightning.fabric.connector",
+    "lightning.fabric.utilities.device_parser",
+    "lightning.pytorch.trainer.connectors.accelerator_connector",
+)
+"""Where Lightning looks at the devices that it is asked for."""
 _WRONG_KEYWORD = re.compile(r"unexpected keyword argument|missing \d+ required")
 
 
 def sentence(error: BaseException) -> str | None:
     """What to tell the user, in one line; None for an error that only a developer can act on.
 
-    Users can act on ``UserError``, on a constructor's ``ValueError`` (the config key is added), on
-    a config that does not compose, on a full disk, on a path that cannot be read or written, on worker
-    processes that were killed, and on a tracking store that does not answer.
+    Users can act on ``UserError``, on a ``ValueError`` that this project raises (a constructor's gets
+    the config key), on what Lightning says of its settings, on a config that does not compose, on a
+    full disk, on a path that cannot be read or written, on worker processes that were killed, and on a
+    tracking store that does not answer.
     """
     if isinstance(error, UserError):
         return _one_line(str(error))
@@ -45,6 +53,15 @@ def sentence(error: BaseException) -> str | None:
         return f"there is no {group}={name}: choose one of {', '.join(error.options)}"
     if isinstance(error, (CompactHydraException, OmegaConfBaseException)):
         return _composition(error)
+    where = _raised_in(error)
+    if type(error) is ValueError and where.startswith(("saev.", "datamodules.", "callbacks.")):
+        return _one_line(str(error))
+    if isinstance(error, TypeError | ValueError | RuntimeError) and where.startswith(_DEVICES):
+        return _one_line(
+            f"trainer.accelerator and trainer.devices do not fit this machine: {error}"
+        )
+    if type(error).__name__ == "MisconfigurationException":
+        return _one_line(str(error))
     if type(error) is HydraException:  # a sweep expression that the sweeper does not know
         return _one_line(str(error))
     return None
@@ -61,6 +78,14 @@ def _instantiation(error: InstantiationException) -> str | None:
     if ours or (isinstance(cause, TypeError) and _WRONG_KEYWORD.search(str(cause))):
         return _one_line(f"{key}: {cause}" if key else str(cause))
     return None
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module whose line raised it."""
+    here, frame = None, error.__traceback__
+    while frame is not None:
+        here, frame = frame, frame.tb_next
+    return "" if here is None else str(here.tb_frame.f_globals.get("__name__"))
 
 
 def _full_key(error: InstantiationException) -> str | None:

@@ -99,7 +99,7 @@ def _hydra_tags() -> dict[str, str]:
 
 def _run_name(cfg: DictConfig, verb: str) -> str:
     """``name``, else verb and the choices that tell runs apart; the overrides of a sweep member follow."""
-    name = cfg.get("name") or verb
+    name = str(cfg.get("name") or verb)
     if not HydraConfig.initialized():
         return name
     hydra = HydraConfig.get()

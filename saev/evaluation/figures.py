@@ -91,7 +91,7 @@ class _Painter:
         if image not in self.cache:
             self.cache[image] = self._encode(image)
         picture, z_ps = self.cache[image]
-        return Tile(picture, z_ps[:, latent].view(self.backbone.grid).numpy())
+        return Tile(picture, z_ps[:, latent].view(self.backbone.grid).float().numpy())
 
     @torch.no_grad()
     def _encode(self, image: int) -> tuple[np.ndarray, Tensor]:

@@ -9,6 +9,12 @@ from torch import Tensor, nn
 from saev.metrics.firing import FiringStatistics, MeanL0, MeanL1
 from saev.metrics.reconstruction import CosineSimilarity, ExplainedVariance, NormalizedMSE
 
+NAMES = (
+    "explained_variance", "nmse", "cosine", "l0", "l1", "dead_fraction", "alive_fraction",
+    "dense_fraction",
+)  # fmt: skip
+"""What ``ReconstructionMetrics.compute`` gives."""
+
 
 class ReconstructionMetrics(nn.Module):
     """All metrics of one set of tokens; see each class for formula, source and null value.
@@ -42,16 +48,9 @@ class ReconstructionMetrics(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """Scalars by name, over everything seen on all ranks."""
         shares = self.firing.compute()
-        return {
-            "explained_variance": self.explained_variance.compute(),
-            "nmse": self.nmse.compute(),
-            "cosine": self.cosine.compute(),
-            "l0": self.l0.compute(),
-            "l1": self.l1.compute(),
-            "dead_fraction": shares.dead,
-            "alive_fraction": shares.alive,
-            "dense_fraction": shares.dense,
-        }
+        means = (self.explained_variance, self.nmse, self.cosine, self.l0, self.l1)
+        values = [*(one.compute() for one in means), shares.dead, shares.alive, shares.dense]
+        return dict(zip(NAMES, values, strict=True))
 
     def reset(self) -> None:
         """Forget everything seen."""

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from datamodules.activations.format import Manifest
+from datamodules.activations.format import Manifest, require_space
 from datamodules.activations.norms import check_multiple, measure, median_of
 from datamodules.images.base import ImageSource
 from datamodules.progress import progress_bar, progress_bars
@@ -82,8 +82,8 @@ def record(
     ``fabric`` its ranks share the shards, and ``out_root`` must be a file system they share.
 
     Raises UserError for a broken image (unless the source skips those), for values that the dtype
-    cannot hold, for a full disk, and for a finished recording in another precision than the one
-    asked for; shards that are finished stay valid.
+    cannot hold, for a disk that is full or too small for what is left to record, and for a finished
+    recording in another precision than the one asked for; shards that are finished stay valid.
     """
     check_multiple(max_norm)
     if precision not in PRECISIONS:
@@ -104,6 +104,8 @@ def record(
                 precision = "bf16" if ranks.device.type == "cuda" else "32"
             shards = plan(request, source.items)
             recorder = ShardRecorder(request, backbone, source, unfinished, precision, ranks.device)
+            if is_first:
+                require_space(Path(out_root), recorder.n_bytes_left(shards), "the recording")
             own = shards[ranks.global_rank :: ranks.world_size]
             recorder.run(own, batch_size, num_workers)
             ranks.barrier()

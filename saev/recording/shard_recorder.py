@@ -28,6 +28,9 @@ from saev.errors import UserError
 from saev.recording.parts import Part, temporary_path
 from saev.recording.request import RecordingRequest
 
+TAR_BYTES = 2560
+"""An image's share of a tar beside its activations: two headers, what is known of it, padding."""
+
 
 class PlannedShard(NamedTuple):
     """A shard before it is written."""
@@ -76,6 +79,13 @@ class ShardRecorder:
             for layer, folder in self.folders.items()
             if Part.read(folder, shard.name, self.precision) is None
         ]
+
+    def n_bytes_left(self, shards: list[PlannedShard]) -> int:
+        """Of the tars that are not on disk yet."""
+        n_rows = self.request.n_per_image or len(self.positions)
+        n_values = n_rows * self.backbone.width
+        per_image = n_values * np.dtype(self.request.dtype).itemsize + TAR_BYTES
+        return sum(len(self._missing(one)) * len(one.positions) * per_image for one in shards)
 
     def run(self, own: list[PlannedShard], batch_size: int, num_workers: int) -> None:
         """Records what is missing of these shards."""

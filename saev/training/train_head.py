@@ -29,6 +29,12 @@ from saev.training.resume_points import StopAtBatchEnd, keep_end, write_whole
 MAX_CLASSES = 30
 """Rows of the table per class: ADE20K's or ImageNet's would fill screens; metrics.json has all."""
 
+SCORES = {
+    "class": ("accuracy", "cross_entropy", "ece"),
+    "segmentation": ("miou", "pixel_accuracy", "patch_miou", "patch_accuracy"),
+}
+"""Metrics on test images, by what a head predicts."""
+
 
 def train_head(
     cfg: DictConfig, out_dir: Path, tracking: Tracking, backbone: Backbone, source: ImageSource
@@ -46,6 +52,8 @@ def train_head(
     kind = _kind_of(cfg)
     class_names = class_names_of(source, kind)
     Reading.of(cfg.model.features, backbone)  # refused before anything is recorded
+    check_head_objective(cfg.objective, kind)
+    instantiate(cfg.model, n_features=backbone.width, n_classes=len(class_names))  # refused now
     split = _test_split(source)
     trainer = _trainer(cfg, out_dir, tracking)
     folder = _features(cfg, backbone, source)
@@ -91,6 +99,7 @@ def build_class_rows(
     Raises:
         UserError: rows, names, model and images that do not fit together.
     """
+    check_head_objective(cfg.objective, "class_rows")
     split = _test_split(source)
     recipe: ClassRows = instantiate(cfg.model)
     head = recipe.build(backbone, source.class_names)
@@ -107,6 +116,21 @@ def build_class_rows(
     )
     tests = {f"test/{key}": value for key, value in scores.items()}
     return keep_head(head, tests, out_dir, tracking, len(source.split(split)))
+
+
+def check_head_objective(objective: str, kind: str) -> None:
+    """Raises UserError for a metric that a head of this kind does not leave."""
+    known = [
+        f"test/{name}" for name in SCORES["segmentation" if kind == "segmentation" else "class"]
+    ]
+    if kind != "class_rows":
+        known += ["selection/score", "selection/cross_entropy"]
+    stage, _, name = objective.partition("/")
+    of_a_class = stage == "test" and name.startswith(("accuracy/", "iou/"))
+    if objective not in known and not of_a_class:
+        raise UserError(
+            f"objective={objective} is no metric of a head; choose one of {', '.join(known)}"
+        )
 
 
 def keep_head(

@@ -1,6 +1,7 @@
 """Dictionary training for a command: recorded activations, fit, evaluation."""
 
 import logging
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,18 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from datamodules.activations.format import require_space
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.errors import UserError
 from saev.files import file_sha256
+from saev.metrics.collection import NAMES
 from saev.recording.record_activations import identity, record_activations, settings_of
 from saev.sae import SparseAutoencoder
 from saev.stopping import at_batch_ends
 from saev.tracking import Tracking, is_main_process
+from saev.training.arguments import count_latents
 from saev.training.distributed import part_ways
 from saev.training.fit import exported, fit_baseline_to, start_at_data
 from saev.training.resume_points import (
@@ -33,6 +37,8 @@ from saev.training.resume_points import (
 from saev.training.sae_module import SAETraining
 
 log = logging.getLogger(__name__)
+FIDELITY = ("kl", "agreement", "accuracy", "cross_entropy")
+"""Metrics of each arm where the model's own predictions are compared."""
 
 
 def train_sae(
@@ -45,6 +51,7 @@ def train_sae(
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
+    check_start(cfg, backbone, source, out_dir)
     module = instantiate(cfg.model, d_model=backbone.width)
     if not isinstance(module, SAETraining):
         if cfg.ckpt_path is not None:
@@ -90,6 +97,75 @@ def train_sae(
     return metrics
 
 
+def check_start(cfg: DictConfig, backbone: Backbone, source: ImageSource, out_dir: Path) -> None:
+    """Raises UserError for what would be refused only after the recording, or at the end of the run."""
+    for node in ("data", "evaluation"):
+        if cfg[node] is None:
+            raise UserError(f"{node} is null, and a dictionary is not trained without it")
+    check_objective(cfg.objective, cfg.evaluation.fidelity)
+    if not source.split("heldout"):
+        raise UserError(
+            f"the image source {source.name!r} has no held-out images to evaluate on; "
+            "give it a val or test folder, or set images.val_fraction above 0"
+        )
+    batch, mixed = cfg.data.batch_size, cfg.data.reservoir_tokens
+    if mixed < batch:
+        raise UserError(
+            f"data.reservoir_tokens={mixed} must be at least data.batch_size={batch}; several times "
+            "as much mixes better"
+        )
+    if cfg.trainer.devices not in (1, "auto"):  # this one is asked for now, not after the recording
+        L.Fabric(accelerator=cfg.trainer.accelerator, devices=cfg.trainer.devices)
+    per_image = cfg.tokens.n_per_image or len(backbone.token_indices(cfg.tokens.which))
+    n_tokens = len(source.split("train")) * per_image
+    if not cfg.data.dir and cfg.data.drop_last and n_tokens < batch:
+        raise UserError(
+            f"there are {n_tokens} tokens to train on, {per_image} an image, and they are fewer than one "
+            f"batch: lower data.batch_size={batch}, or take more images"
+        )
+    check_size(cfg, backbone.width, out_dir)
+
+
+def check_objective(objective: str, fidelity: bool) -> None:
+    """Raises UserError for a metric that the evaluation of a dictionary does not give."""
+    stage, _, name = objective.partition("/")
+    if stage in ("val", "val_all", "untrained") and name in NAMES:
+        return
+    if stage == "fidelity":
+        from saev.editing import ARMS
+
+        if not fidelity:
+            raise UserError(f"objective={objective} needs evaluation.fidelity=true")
+        metric, _, arm = name.partition("/")
+        if name == "kl_recovered" or (metric in FIDELITY and arm in ARMS):
+            return
+    raise UserError(
+        f"objective={objective} is no metric of a dictionary; choose one of "
+        f"{', '.join(f'val/{one}' for one in NAMES)}, the same of val_all or untrained, "
+        "fidelity/kl_recovered, or another line of a run's metrics.json"
+    )
+
+
+def check_size(cfg: DictConfig, d_model: int, out_dir: Path) -> None:
+    """Raises UserError where the dictionary fits neither into this machine's memory nor on its disk.
+
+    Held are weights, gradients and two moments; written are two checkpoints, one more while it is
+    replaced, and the export.
+    """
+    d_sae, expansion = cfg.model.get("d_sae"), cfg.model.get("expansion")
+    if d_sae is None and expansion is None:
+        return
+    n_bytes = 4 * 2 * d_model * count_latents(d_model, d_sae, expansion)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 4 * n_bytes > memory:
+        raise UserError(
+            f"model.{'expansion' if d_sae is None else 'd_sae'}={expansion if d_sae is None else d_sae} "
+            f"makes a dictionary that takes {4 * n_bytes / 1e9:.3g} GB to train, and this machine has "
+            f"{memory / 1e9:.3g} GB of memory"
+        )
+    require_space(out_dir, (3 * 3 + 1) * n_bytes, "the run, with its checkpoints,")
+
+
 def check_resumable(module: SAETraining, ckpt_path: str | None) -> None:
     """Raises UserError unless the checkpoint is readable and of a dictionary of the same shape."""
     if ckpt_path is None:
@@ -127,10 +203,21 @@ def check_schedules(module: SAETraining, cfg: DictConfig) -> None:
     try:
         module.check_length(steps if steps is not None else -1)
         for callback in _callbacks(cfg):
+            check_monitor(getattr(callback, "monitor", None))
             if check := getattr(callback, "check", None):
                 check(module, n_tokens)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def check_monitor(monitor: str | None) -> None:
+    """Raises UserError for a validation metric that there is not."""
+    stage, _, name = (monitor or "train/").partition("/")
+    if stage != "train" and not (stage in ("val", "val_all") and name in NAMES):
+        raise UserError(
+            f"a callback monitors {monitor}, which is not logged; choose one of "
+            f"{', '.join(f'val/{one}' for one in NAMES)}, or the same of val_all"
+        )
 
 
 def _callbacks(cfg: DictConfig) -> list[L.Callback]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -187,11 +188,14 @@ def test_values_out_of_range(run: Run, override: str, words: tuple[str, ...]) ->
     [
         (("model=matryoshka", "model.k=60"), ("narrowest prefix of", "60")),
         (("model=multi_topk", "model.k=100"), ("factor of MultiTopK", "100 × 4")),
-        (("model=jump_relu", "model.k=0"), ("model.k", "positive", "0")),
-        (("model=gated", "model.k=0"), ("model.k", "positive", "0")),
+        (("model=jump_relu", "model.k=0"), ("model.k=0", "above 0")),
+        (("model=gated", "model.k=0"), ("model.k=0", "above 0")),
         (("model=gated", "model.objective=null"), ("model.objective", "gate")),
         (("model=jump_relu", "model.activation=relu", "model.k=null"), ("TargetL0", "jump_relu")),
-        (("model=archetypal", "model.decoder.n_points=null"), ("n_points", "data points")),
+        (
+            ("model=archetypal", "model.decoder.n_points=null"),
+            ("model.decoder.n_points=null", "whole"),
+        ),
         (("model=archetypal", "model.init.atoms=data"), ("init.atoms", "ArchetypalAtoms")),
         (("callbacks=resample", "model=frozen_decoder"), ("ResampleDeadLatents", "FrozenAtoms")),
         (("callbacks=resample",), ("every_n_tokens=500000", "1024 tokens")),
@@ -199,7 +203,10 @@ def test_values_out_of_range(run: Run, override: str, words: tuple[str, ...]) ->
             ("callbacks=resample", "callbacks.resample.every_n_tokens=512"),
             ("dead_after_tokens=200000", "1024 tokens"),
         ),
-        (("callbacks=ema", "callbacks.ema.decay=1.0"), ("decay", "between 0 and 1", "1.0")),
+        (
+            ("callbacks=ema", "callbacks.ema.decay=1.0"),
+            ("callbacks.ema.decay=1.0", "above 0 below 1"),
+        ),
         (("trainer.max_steps=-1",), ("learning_rate.decay_fraction", "trainer.max_steps")),
         (
             ("model=p_anneal", "trainer.max_steps=-1", "model.learning_rate.decay_fraction=0"),
@@ -216,6 +223,67 @@ def test_combinations_without_sense_are_refused_before_any_data_is_read(
         tiny = [o for o in tiny if not o.startswith("model.k=")]
     assert_sentence(run("train", *tiny, *overrides), *words)
     assert not (tmp_path / "outputs" / "activations").exists()
+
+
+BEFORE_RECORDING = [
+    (("objective=val/explained_varianse",), ("objective=val/explained_varianse", "val/l0")),
+    (
+        ("objective=fidelity/kl_recovered", "evaluation.fidelity=false"),
+        ("evaluation.fidelity=true",),
+    ),
+    (("objective=fidelity/kl/rebuilt",), ("objective=fidelity/kl/rebuilt",)),
+    (("images.val_fraction=0.0",), ("no held-out images", "images.val_fraction")),
+    (("data.reservoir_tokens=200",), ("data.reservoir_tokens=200", "data.batch_size=256")),
+    (("data.batch_size=100000", "data.reservoir_tokens=100000"), ("lower data.batch_size=100000",)),
+    (("model.d_sae=1000000000",), ("model.d_sae=1000000000", "GB of memory")),
+    (("model.expansion=1e6",), ("model.expansion=1000000.0", "GB of memory")),
+    (("callbacks.best.monitor=val/typo",), ("val/typo", "val/explained_variance")),
+    (("trainer.devices=[7]",), ("trainer.devices", "int > 0")),
+]
+"""What used to be found out after the recording, or not at all."""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        pytest.param(
+            *case, marks=[] if case[0][0] == "images.val_fraction=0.0" else pytest.mark.slow
+        )
+        for case in BEFORE_RECORDING
+    ],
+)
+def test_what_a_run_would_refuse_at_its_end_is_refused_at_its_start(
+    run: Run, tmp_path: Path, overrides: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert_sentence(run("train", *ALONE, *overrides), *words)
+    assert not (tmp_path / "outputs" / "activations").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("objective=val/l0",), ("objective=val/l0", "test/accuracy")),
+        (("model.learning_rates=[]",), ("learning_rates",)),
+        (("images.val_fraction=0.0",), ("no held-out images",)),
+    ],
+)
+def test_a_head_that_cannot_end_well_is_refused_before_features_are_recorded(
+    run: Run, tmp_path: Path, overrides: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    tiny = [one for one in ALONE if one.startswith(("images.", "trainer.", "record."))]
+    assert_sentence(run("train", "task=head", *tiny, *overrides), *words)
+    assert not (tmp_path / "outputs" / "activations").exists()
+
+
+def test_a_disk_too_small_is_seen_before_anything_is_recorded(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 100_000  # bytes; 24 images of 144 tokens of width 128 in float16 take 0.9 MB
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert_sentence(run("record", *ALONE), "0.000946 GB", "0.0001 GB free", "paths.outputs")
+    assert not list((tmp_path / "outputs").rglob("*.tar"))
+    assert_sentence(run("train", *ALONE), "checkpoints", "0.0001 GB free", "paths.outputs")
 
 
 @pytest.mark.slow
@@ -262,8 +330,12 @@ def test_config_mistakes_on_the_real_command_line(
         assert word in done.stderr
 
 
-def test_disk_full_while_recording(run: Run, tmp_path: Path) -> None:
-    """On a real small file system where this process may mount one."""
+def test_disk_full_while_recording(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a real small file system where this process may mount one; another process filled it after the
+    start, when there was room enough."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
     small = tmp_path / "small"
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)]

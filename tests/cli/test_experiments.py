@@ -6,7 +6,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from saev.cli.experiments import refuse_foreign_experiments, verb_of
+from saev.cli.refusals import refuse_foreign_experiments, verb_of
 from saev.comparison.members import CompareSettings
 from saev.errors import UserError
 from tests.fakes.commands import Run

@@ -99,3 +99,14 @@ def test_a_missing_value_is_named() -> None:
     with pytest.raises(Exception, match="sae") as info:
         _ = cfg.sae
     assert sentence(info.value) == "sae is not set: add sae=… to the command"
+
+
+def test_a_value_error_of_ours_is_for_the_user_and_anothers_is_a_bug() -> None:
+    from saev.sae import SAEConfig
+
+    with pytest.raises(ValueError) as ours:
+        SAEConfig(4, 8, "topk", k=0)
+    assert sentence(ours.value) == str(ours.value)
+    with pytest.raises(ValueError) as others:
+        int("abc")
+    assert sentence(others.value) is None
