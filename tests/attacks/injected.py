@@ -16,12 +16,30 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-from tests.fakes.commands import in_process
+from tests.fakes.commands import ALONE, in_process
 
 MOST_BYTES = 4 * 2**30
 """Of address space beyond what the parent has."""
+
+
+FIT = (*ALONE, "evaluation.fidelity=false", "callbacks.progress=null", "callbacks.firing=null",
+       "callbacks.last.every_n_train_steps=1")  # fmt: skip
+"""A training of four steps with a checkpoint of each."""
+
+HYPOTHESIS: dict[str, Any] = {
+    "concept": ["shape/circle", "colour/red"],
+    "selector": {"by": "f1", "n": 1},
+    "images": {"discovery": "train", "test": "heldout"},
+    "alpha": 0.2,
+    "directions": 4,
+    "untrained": 1,
+    "shuffles": 1,
+    "calibration": 1,
+    "support": {"n_discovery_units": 1, "n_test_units": 1},
+}
+"""An experiment of a few seconds."""
 
 
 class End(NamedTuple):
@@ -85,6 +103,24 @@ def assert_good(end: End, *words: str) -> None:
     assert "Traceback" not in end.stderr + end.stdout, end.stderr[-3000:]
     for word in words:
         assert word in end.stderr + end.stdout, end.stderr[-2000:]
+
+
+def at_step(step: int, act: Callable[[], object]) -> Callable[[], None]:
+    """Does something when training has made so many steps."""
+
+    def inject() -> None:
+        from saev.training.resume_points import StopAtBatchEnd
+
+        real = StopAtBatchEnd.on_train_batch_end
+
+        def hook(self: Any, trainer: Any, *arguments: Any, **more: Any) -> None:
+            if trainer.global_step == step:
+                act()
+            real(self, trainer, *arguments, **more)
+
+        StopAtBatchEnd.on_train_batch_end = hook  # type: ignore[method-assign]
+
+    return inject
 
 
 def _wait(child: int, watch: Callable[[int], None], timeout: float) -> tuple[int, int, bool]:

@@ -22,15 +22,20 @@ import yaml
 from filelock import FileLock
 from PIL import Image
 
-from tests.attacks.injected import End, assert_good, assert_one_sentence, attack, nothing
-from tests.cli.test_intervene import FILE
+from tests.attacks.injected import (
+    FIT,
+    HYPOTHESIS,
+    End,
+    assert_good,
+    assert_one_sentence,
+    at_step,
+    attack,
+    nothing,
+)
 from tests.fakes.commands import ALONE, SMALL
 from tests.fakes.once import Once
 
 slow = pytest.mark.slow
-
-FIT = (*ALONE, "evaluation.fidelity=false", "callbacks.progress=null", "callbacks.firing=null",
-       "callbacks.last.every_n_train_steps=1")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +44,7 @@ def made(once: Once, sae_dir: Path) -> Path:
 
     def fill(folder: Path) -> None:
         shutil.copytree(sae_dir, folder / "sae")
-        (folder / "hypothesis.yaml").write_text(yaml.safe_dump({**FILE, "directions": 4}))
+        (folder / "hypothesis.yaml").write_text(yaml.safe_dump(HYPOTHESIS))
         outputs = (f"paths.outputs={folder / 'outputs'}", f"record.root={folder / 'activations'}")
         assert_good(attack(["record", *ALONE, *outputs], folder))
 
@@ -166,24 +171,6 @@ def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[700] ^= 64
     path.write_bytes(content)
-
-
-def at_step(step: int, act: Callable[[], object]) -> Callable[[], None]:
-    """Does something when training has made so many steps."""
-
-    def inject() -> None:
-        from saev.training.resume_points import StopAtBatchEnd
-
-        real = StopAtBatchEnd.on_train_batch_end
-
-        def hook(self: Any, trainer: Any, *arguments: Any, **more: Any) -> None:
-            if trainer.global_step == step:
-                act()
-            real(self, trainer, *arguments, **more)
-
-        StopAtBatchEnd.on_train_batch_end = hook  # type: ignore[method-assign]
-
-    return inject
 
 
 @pytest.mark.parametrize("damage", [cut, empty, flip, Path.unlink])

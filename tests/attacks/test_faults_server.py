@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.injected import assert_good, attack
-from tests.attacks.test_faults import FIT, at_step
+from tests.attacks.injected import FIT, assert_good, at_step, attack
 
 pytestmark = pytest.mark.slow
 

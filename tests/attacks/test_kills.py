@@ -20,9 +20,8 @@ import pytest
 import torch
 import yaml
 
-from tests.attacks.injected import End, assert_good, attack, nothing
-from tests.cli.test_interruption import differences
-from tests.cli.test_intervene import FILE
+from tests.attacks.injected import HYPOTHESIS, End, assert_good, attack, nothing
+from tests.fakes.checkpoints import differences
 from tests.fakes.commands import ALONE, SMALL
 from tests.fakes.once import Once
 
@@ -128,7 +127,7 @@ def shared(once: Once, sae_dir: Path) -> Path:
 
     def fill(folder: Path) -> None:
         shutil.copytree(sae_dir, folder / "sae")
-        (folder / "hypothesis.yaml").write_text(yaml.safe_dump({**FILE, "directions": 4}))
+        (folder / "hypothesis.yaml").write_text(yaml.safe_dump(HYPOTHESIS))
         root = f"record.root={folder / 'activations'}"
         for more in ((*ALONE,), CASES["head"].overrides(folder, folder)):
             verb = "record" if more == ALONE else "train"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.fakes.checkpoints import differences
 from tests.fakes.commands import TINY
 
 pytestmark = pytest.mark.slow
@@ -64,23 +65,6 @@ def test_recording_killed_five_times_is_byte_identical(tmp_path: Path) -> None:
     expected = digests(tmp_path / "whole" / "activations")
     assert len(expected) > 12
     assert digests(killed / "activations") == expected
-
-
-def differences(first: Any, second: Any, where: str = "") -> list[str]:
-    """Where two checkpoints differ by a single bit; times of day and folders are not looked at."""
-    if isinstance(first, dict):
-        if set(first) != set(second):
-            return [f"{where}: {set(first) ^ set(second)}"]
-        pairs = [(f"{where}/{key}", first[key], second[key]) for key in first]
-        return [d for name, a, b in pairs for d in differences(a, b, name)]
-    if isinstance(first, list | tuple):
-        pairs = [(f"{where}/{i}", *pair) for i, pair in enumerate(zip(first, second, strict=True))]
-        return [d for name, a, b in pairs for d in differences(a, b, name)]
-    if isinstance(first, torch.Tensor):
-        same = first.dtype == second.dtype and torch.equal(first, second)
-    else:
-        same = first == second
-    return [] if same else [where]
 
 
 def end_of(folder: Path) -> dict[str, Any]:
