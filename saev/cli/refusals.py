@@ -239,8 +239,10 @@ def _is(rule: str, value: Any) -> bool:
         case "target":
             return isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.]*", value) is not None
         case "list":
-            inner = rest.removeprefix("of ")
-            return isinstance(value, list) and all(_is(inner, one) for one in value)
+            kinds = rest.removeprefix("of ").split(" or ")
+            return isinstance(value, list) and all(
+                any(_is(inner, one) for inner in kinds) for one in value
+            )
         case "mapping":
             inner = rest.removeprefix("of ")
             return isinstance(value, dict) and all(_is(inner, one) for one in value.values())

@@ -79,19 +79,10 @@ def check_one(name: str, folder: Path, run: Run) -> None:
 
 
 FAST = ("one_pixel", "half_a_png")
-ELSEWHERE = {
-    "pipe": "pipes are read for ever until folders list regular files alone",
-    "link_to_itself": "listing a folder trips over a link to itself",
-    "not_utf8": "names that are no UTF-8 are refused while recording",
-}
-"""Mended by other changes; to be emptied when they are in."""
 
 
 def marks(name: str) -> list[pytest.MarkDecorator]:
-    found = [] if name in FAST else [pytest.mark.slow]
-    if name in ELSEWHERE:
-        found.append(pytest.mark.xfail(reason=ELSEWHERE[name]))
-    return found
+    return [] if name in FAST else [pytest.mark.slow]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in ONE_IMAGE])
