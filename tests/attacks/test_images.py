@@ -72,6 +72,8 @@ def check_one(name: str, folder: Path, run: Run) -> None:
         return
     assert expected in (REFUSED, EITHER)
     assert outcome.sentence is not None and "photos" in outcome.sentence
+    if name == "not_utf8":
+        return  # no manifest could say which image was left out
     shutil.rmtree(folder / "outputs", ignore_errors=True)
     again = record(quoted(root), folder, "images.on_error=skip", run=run)
     assert again.status == 0, again.stderr
