@@ -71,7 +71,7 @@ def test_a_failing_member_fails_the_sweep_and_no_other_member(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_stopped_sweep_is_marked_killed(tmp_path: Path) -> None:
     done = sweep(tmp_path, "logger=mlflow", "fail=terminate,null")
-    assert done.returncode == 130
+    assert done.returncode == 143
     parent, members = runs_of(tmp_path)
     assert parent.info.status == "KILLED"
     assert [member.info.status for member in members] == ["KILLED"]
