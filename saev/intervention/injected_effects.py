@@ -31,7 +31,7 @@ class InjectedEffects:
         if not proposals:
             return {}
         setting = self.result.setting
-        towards = self.plan.sign(self.file.scale) * self.plan.towards(latents)
+        towards = self.file.pushes * self.plan.towards(latents)
         per, positions = setting.readout.per, setting.edited_tokens.positions
         if per == "patch":
             positions = setting.backbone.token_indices("patch")

@@ -28,19 +28,6 @@ FIT = (*ALONE, "evaluation.fidelity=false", "callbacks.progress=null", "callback
        "callbacks.last.every_n_train_steps=1")  # fmt: skip
 """A training of four steps with a checkpoint of each."""
 
-HYPOTHESIS: dict[str, Any] = {
-    "concept": ["shape/circle", "colour/red"],
-    "selector": {"by": "f1", "n": 1},
-    "images": {"discovery": "train", "test": "heldout"},
-    "alpha": 0.2,
-    "directions": 4,
-    "untrained": 1,
-    "shuffles": 1,
-    "calibration": 1,
-    "support": {"n_discovery_units": 1, "n_test_units": 1},
-}
-"""An experiment of a few seconds."""
-
 
 class End(NamedTuple):
     """How a command ended."""

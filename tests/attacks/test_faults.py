@@ -25,7 +25,6 @@ from PIL import Image
 
 from tests.attacks.injected import (
     FIT,
-    HYPOTHESIS,
     End,
     assert_good,
     assert_one_sentence,
@@ -33,7 +32,7 @@ from tests.attacks.injected import (
     attack,
     nothing,
 )
-from tests.fakes.commands import ALONE, SMALL
+from tests.fakes.commands import ALONE, HYPOTHESIS, SMALL
 from tests.fakes.once import Once
 
 slow = pytest.mark.slow

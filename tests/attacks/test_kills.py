@@ -20,9 +20,9 @@ import pytest
 import torch
 import yaml
 
-from tests.attacks.injected import HYPOTHESIS, End, assert_good, attack, nothing
+from tests.attacks.injected import End, assert_good, attack, nothing
 from tests.fakes.checkpoints import differences
-from tests.fakes.commands import ALONE, SMALL
+from tests.fakes.commands import ALONE, HYPOTHESIS, SMALL
 from tests.fakes.once import Once
 
 EVENTS = {"open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir"}

@@ -10,19 +10,8 @@ import yaml
 
 from saev.intervention.hypothesis import ARMS
 from saev.intervention.judge.verdict import VERDICTS
-from tests.fakes.commands import Run, assert_sentence
+from tests.fakes.commands import HYPOTHESIS, Run, assert_sentence
 
-FILE: dict[str, Any] = {
-    "concept": ["shape/circle", "colour/red"],
-    "selector": {"by": "f1", "n": 1},
-    "images": {"discovery": "train", "test": "heldout"},
-    "alpha": 0.2,
-    "directions": 4,
-    "untrained": 1,
-    "shuffles": 1,
-    "calibration": 1,
-    "support": {"n_discovery_units": 1, "n_test_units": 1},
-}
 QUICK = (
     "head=attributes",
     "images=scenes",
@@ -34,7 +23,7 @@ QUICK = (
 
 def written(folder: Path, **changes: Any) -> Path:
     path = folder / "hypothesis.yaml"
-    path.write_text(yaml.safe_dump({**FILE, **changes}))
+    path.write_text(yaml.safe_dump({**HYPOTHESIS, **changes}))
     return path
 
 
@@ -47,15 +36,15 @@ def test_leaves_what_scripts_rely_on(run: Run, sae_dir: Path, tmp_path: Path) ->
     assert status is None
     report = out / "report"
     verdicts = json.loads((report / "verdict.json").read_text())
-    assert [v["concept"] for v in verdicts] == FILE["concept"]
+    assert [v["concept"] for v in verdicts] == HYPOTHESIS["concept"]
     assert {v["verdict"] for v in verdicts} <= set(VERDICTS)
     assert set(ARMS) <= set(pd.read_csv(report / "summary.csv").arm)
     assert {"hypothesis", "arm", "draw", "image"} <= set(
         pd.read_parquet(report / "effects.parquet").columns
     )
     registered = json.loads((report / "registered.json").read_text())
-    assert [h["concept"] for h in registered["hypotheses"]] == FILE["concept"]
-    assert yaml.safe_load((report / "hypothesis.yaml").read_text()) == FILE
+    assert [h["concept"] for h in registered["hypotheses"]] == HYPOTHESIS["concept"]
+    assert yaml.safe_load((report / "hypothesis.yaml").read_text()) == HYPOTHESIS
     page = (report / "index.html").read_text()
     assert "every concept was planted" in page
     metrics = json.loads((out / "metrics.json").read_text())

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import pytest
 from hydra._internal.hydra import Hydra
@@ -41,6 +42,19 @@ SMALL = (
     "pages.contact_sheets=false",
 )
 """An atlas of a few seconds."""
+
+HYPOTHESIS: dict[str, Any] = {
+    "concept": ["shape/circle", "colour/red"],
+    "selector": {"by": "f1", "n": 1},
+    "images": {"discovery": "train", "test": "heldout"},
+    "alpha": 0.2,
+    "directions": 4,
+    "untrained": 1,
+    "shuffles": 1,
+    "calibration": 1,
+    "support": {"n_discovery_units": 1, "n_test_units": 1},
+}
+"""An experiment of a few seconds."""
 
 
 def in_process(name: str, *overrides: str) -> str | int | None:

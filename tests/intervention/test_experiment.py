@@ -577,7 +577,7 @@ def test_atoms_count_for_what_the_edit_is_to_do(folder):
     win = setting(folder, edit={"kind": "set", "scale": 2.0}, direction="increase")
     against = setting(folder, edit={"kind": "set", "scale": 2.0})
     found = [atom_effects(one, gradients)["sae"] for one in (lose, win, against)]
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], -found[2])
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], -found[2])
     assert atom_effects(lose, gradients).keys() == lose.saes.keys()
 
 

@@ -236,7 +236,7 @@ class ArmPlan:
             device = self.saes["sae"].W_dec.device
             # directions take the length of the selected edit as a difference
             reference = self.steering(latents, scale, mode="add", amount=amount)
-            matched = MatchedDirection(self.sign(scale) * towards.to(device), reference)
+            matched = MatchedDirection(self.file.pushes_at(scale) * towards.to(device), reference)
             self.jobs[key] = Job(lambda batch: matched.steer(batch.encoded["sae"]), _only(owner))
         return key
 
@@ -335,10 +335,6 @@ class ArmPlan:
         first = self.untrained[0]
         key = self.latents_key(p.untrained[0][n], scale, self.owner(p), first)
         self.use(p, "untrained_sae", 0, n, scale, key, tested)
-
-    def sign(self, scale: float) -> float:
-        """Directions point away from the class where the edit lowers its latents."""
-        return self.file.pushes_at(scale)
 
     def _identity(self, p: Proposal) -> None:
         key = ("identity", p.concept)

@@ -58,7 +58,7 @@ class Discovery:
     sample: Float[Tensor, "b t d"]
     """The stream of a few images, for the sizes of edits."""
     attribution: Scores | None = None
-    effects: dict[str, Float[Tensor, "s c"]] = field(default_factory=dict)
+    effects: dict[str, Scores] = field(default_factory=dict)
     """Of each dictionary's atoms, where latents are chosen by them."""
     _scores: dict[tuple[str, str, int], Scores] = field(default_factory=dict)
     _tables: dict[tuple[str, int], CodeTable] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.images import ImageItem
+from saev.intervention.choose.selectors import Scores
 from saev.intervention.setting import Setting
 
 
@@ -57,14 +58,12 @@ def _margin(
     return margin, (own == column) & (margin > 0)
 
 
-def atom_effects(
-    setting: Setting, gradients: Float[Tensor, "c d"]
-) -> dict[str, Float[Tensor, "s c"]]:
+def atom_effects(setting: Setting, gradients: Float[Tensor, "c d"]) -> dict[str, Scores]:
     """By dictionary: the effect of each atom at length 1, positive where the edit does what the file
     expects of it."""
     wanted = 1.0 if setting.file.direction == "increase" else -1.0
     sign = wanted * setting.file.pushes
     return {
-        which: sign * (sae.W_dec.detach().float().cpu() @ gradients.T)
+        which: sign * (sae.W_dec.detach().double().cpu() @ gradients.double().T).numpy()
         for which, sae in setting.saes.items()
     }

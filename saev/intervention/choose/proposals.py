@@ -221,8 +221,7 @@ class Proposer:
     def _scores(self, which: str) -> dict[int, Scores]:
         method = self._method(which)
         if method == "effect":
-            effects = self.discovery.effects[which].double().numpy()
-            return self._effect_scores(which, None, effects)
+            return self._effect_scores(which, None, self.discovery.effects[which])
         n_columns = len(self.readout.concepts)
         groups = range(len(self.readout.groups.spans))
         return {g: self.discovery.scores(which, method, g, n_columns) for g in groups}
@@ -263,7 +262,7 @@ class Proposer:
 
     def _other_class_effects(self) -> Scores:
         """Effects on another class of the group: shuffled labels know nothing of them either."""
-        effects = self.discovery.effects["sae"].double().numpy().copy()
+        effects = self.discovery.effects["sae"].copy()
         for first, last in self.readout.groups.spans:
             order = self.rng.permutation(np.arange(first, last))
             effects[:, first:last] = effects[:, order]
