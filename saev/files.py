@@ -148,7 +148,7 @@ def a_text(most: int = 10_000) -> Check:
     def holds(value: Any) -> bool:
         return isinstance(value, str) and len(value) <= most and "\0" not in value and _whole(value)
 
-    return _check(f"text of at most {most:,} characters", holds)
+    return _check(f"text of at most {most:,} characters, none of them NUL,", holds)
 
 
 def a_flag() -> Check:

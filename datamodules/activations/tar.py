@@ -92,7 +92,13 @@ class ShardWriter:
         return self._file.digest.hexdigest()
 
     def write(self, key: str, acts: np.ndarray, meta: dict[str, Any]) -> None:
-        """Appends one image; ``key`` must be unique in the tar and hold no dot or slash."""
+        """Appends one image; ``key`` must be unique in the tar and hold no dot or slash.
+
+        Raises:
+            UserError: a description that the reader would refuse; a full or broken disk.
+        """
+        if wrong := META_FIELDS(meta, ""):
+            raise UserError(f"{self.path} cannot hold this image's description: {wrong}.")
         buffer = io.BytesIO()
         np.save(buffer, acts, allow_pickle=False)
         text = json.dumps(meta, ensure_ascii=False).encode()

@@ -23,9 +23,8 @@ from saev.errors import UserError
 from tests.fakes.activations import tagged, write_folder
 from tests.fakes.hostile import sparse_tar
 
-METAS = st.fixed_dictionaries(
-    {"image_id": st.text(max_size=20), "label": st.none() | st.integers(0, 99)}
-)
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+METAS = st.fixed_dictionaries({"image_id": NAMES, "label": st.none() | st.integers(0, 99)})
 
 
 def write(folder: Path, samples, name: str = "train-000000.tar") -> ShardInfo:
@@ -59,6 +58,13 @@ def test_what_is_written_is_read_and_equal_content_gives_equal_bytes(
     assert (again.sha256, again.n_bytes) == (shard.sha256, shard.n_bytes)
     assert shard.n_bytes == (folder / shard.name).stat().st_size
     assert not (folder / "unfinished").exists()
+
+
+@pytest.mark.parametrize("meta", [{"image_id": "a\0b"}, {"image_id": "a", "label": "cat"}, {}])
+def test_what_the_reader_would_refuse_is_not_written(tmp_path: Path, meta):
+    with pytest.raises(UserError, match="cannot hold this image's description: .*(image_id|label)"):
+        write(tmp_path, [(np.ones((1, 2), np.float16), meta)])
+    assert not list(tmp_path.rglob("*.tar*"))
 
 
 def test_a_tar_opens_with_tarfile_numpy_and_json_alone(tmp_path: Path):
@@ -248,7 +254,7 @@ def test_a_link_in_a_tar_is_refused(tmp_path: Path, kind: bytes):
 
 def test_an_exception_while_writing_leaves_nothing(tmp_path: Path):
     with pytest.raises(KeyError), ShardWriter(tmp_path / "a.tar", tmp_path / "a.tmp") as writer:
-        writer.write("0", np.ones((2, 2), np.float16), {})
+        writer.write("0", np.ones((2, 2), np.float16), {"image_id": "a"})
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
