@@ -1,4 +1,6 @@
-"""UserError: the error a user can act on."""
+"""UserError: the error a user can act on; and what of others' texts a sentence may show."""
+
+import unicodedata
 
 
 class UserError(ValueError):
@@ -14,3 +16,19 @@ class UserError(ValueError):
 def first_line(error: BaseException) -> str:
     """A library's message cut to what fits into a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:120].rstrip(". ")
+
+
+def printable(text: str) -> str:
+    """Others' text as a terminal may get it: control and formatting characters, which move the cursor,
+    colour or reverse what follows, as escapes; line breaks and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        repr(c)[1:-1] if unicodedata.category(c) in HIDDEN and c not in JOINING else c for c in text
+    )
+
+
+HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+"""Unicode categories of what is no sign, and can hide or forge some."""
+JOINING = "\n\t\u200c\u200d"
+"""Line breaks and tabs; the joiners of Persian, Indian scripts and emoji."""

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from saev import stopping
 from saev.cli.refusals import refuse_choices, refuse_foreign_experiments, refuse_values
 from saev.defaults import CONF_DIR
-from saev.errors import UserError
+from saev.errors import UserError, printable
 from saev.tracking.run import is_main_process, status_of
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,13 @@ _SHORT_ERRORS = "SAEV_SHORT_ERRORS"
 """Set by a command for itself and its child processes when the user asked for no traceback."""
 
 Task = Callable[[DictConfig], Any]
+
+
+class PrintableFormatter(logging.Formatter):
+    """Of messages on screen, which name classes and files of others."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def command(config_name: str) -> Callable[[Task], Callable[[], None]]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from saev.errors import printable
 from saev.tracking.run import is_main_process
 
 _LOG_FILE_WIDTH = 1000  # nobody's terminal: a table in a file is as wide as its cells
@@ -18,10 +19,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Prints a table; the first column is left-aligned, the others, numbers mostly, right."""
     table = Table(box=SIMPLE_HEAD)
     for index, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if index else "left", no_wrap=index > 0)
+        table.add_column(_text(column), justify="right" if index else "left", no_wrap=index > 0)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    _print(Text(title, style="bold"))
+        table.add_row(*map(_text, row))
+    _print(_text(title, style="bold"))
     _print(table)
 
 
@@ -29,7 +30,7 @@ def print_next(commands: Sequence[str]) -> None:
     """Prints the commands to try next, each on a line of its own and never broken."""
     _print(Text("Next:", style="bold"))
     for command in commands:
-        _print(Text(f"  {command}"))
+        _print(_text(f"  {command}"))
 
 
 def override(key: str, value: str | Path) -> str:
@@ -37,6 +38,11 @@ def override(key: str, value: str | Path) -> str:
     if re.fullmatch(r"[\w./~:@+-]*", str(value)):
         return f"{key}={value}"
     return f"\"{key}='{value}'\""
+
+
+def _text(words: str, style: str = "") -> Text:
+    """Names of classes and files are others' text."""
+    return Text(printable(words), style=style)
 
 
 def _print(content: Table | Text) -> None:

@@ -11,7 +11,7 @@ from hydra.errors import (
 )
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from saev.errors import UserError, first_line
+from saev.errors import UserError, first_line, printable
 from saev.files import full_disk
 
 _PLACES = (
@@ -139,4 +139,4 @@ def _machine(error: BaseException) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))

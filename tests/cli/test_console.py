@@ -1,12 +1,16 @@
 """Tables and commands on screen."""
 
+import logging
 import shlex
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from saev.cli.command import PrintableFormatter
 from saev.cli.console import override, print_next, print_table
+from saev.cli.sentence import sentence
+from saev.errors import UserError
 
 
 def test_a_table_keeps_every_cell_whole_away_from_a_terminal(
@@ -24,6 +28,20 @@ def test_commands_are_never_broken(capsys: pytest.CaptureFixture[str]) -> None:
     command = "python -m saev.evaluate sae=" + "a/long/path/" * 30
     print_next([command, "make ui"])
     assert capsys.readouterr().out.splitlines() == ["Next:", f"  {command}", "  make ui"]
+
+
+HOSTILE = "cat\x1b[2J\x1b]0;title\x07\u202egnp.exe\x9b31m"
+
+
+def test_names_of_others_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(HOSTILE, [HOSTILE], [[HOSTILE], ["Zoë 中 \u200d"]])
+    print_next([HOSTILE])
+    record = logging.makeLogRecord({"msg": HOSTILE})
+    told = capsys.readouterr().out + str(sentence(UserError(HOSTILE)))
+    told += PrintableFormatter("%(message)s").format(record)
+    assert told.count(r"cat\x1b[2J") == 6
+    assert all(c.isprintable() or c in "\n\u200d" for c in told)
+    assert "Zoë 中 \u200d" in told
 
 
 def test_other_ranks_are_silent(

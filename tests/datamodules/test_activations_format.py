@@ -62,7 +62,9 @@ def test_what_is_written_is_read_and_equal_content_gives_equal_bytes(
 
 @pytest.mark.parametrize("meta", [{"image_id": "a\0b"}, {"image_id": "a", "label": "cat"}, {}])
 def test_what_the_reader_would_refuse_is_not_written(tmp_path: Path, meta):
-    with pytest.raises(UserError, match="cannot hold this image's description: .*(image_id|label)"):
+    with pytest.raises(
+        UserError, match=r"cannot hold this image's description: .*(image_id|label)"
+    ):
         write(tmp_path, [(np.ones((1, 2), np.float16), meta)])
     assert not list(tmp_path.rglob("*.tar*"))
 

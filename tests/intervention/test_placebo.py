@@ -97,6 +97,11 @@ def test_power_by_strength():
     assert (low.share, middle.share, high.share) == (0.0, 0.5, 1.0)
     assert (middle.share_corrected, high.share_corrected) == (0.0, 1.0)
     assert high.interval[0] > 0.8 and high.n_latents == 20
+    assert (middle.by_test["images"], high.by_test["images"]) == (0.5, 1.0)
+    assert middle.strictest is high.strictest is None  # all tests say the same
+    lone = [replace(one, p_same_length={"random_direction": 0.2}) for one in strong]
+    [costly] = power_rates({1.0: lone}, CRITERIA, 5)
+    assert costly.share == 0.0 and costly.strictest == "random_direction"
 
 
 def pool(n_latents: int = 200) -> AlikePool:

@@ -18,6 +18,7 @@ from saev.intervention.judge.error_rates import (
 )
 from saev.intervention.judge.rungs import EFFECT
 from saev.intervention.judge.verdict import Criteria, Verdict, decide
+from saev.stats.correction import ROUNDING
 
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of injected effects, in median margins: at 1 the edit takes the median unit of a class to the point
@@ -43,6 +44,15 @@ class Power:
     share_corrected: float
     """With p ≤ α / h, the level that a lone true hypothesis among h has to reach."""
     interval_corrected: tuple[float, float]
+    by_test: dict[str, float] = field(default_factory=dict)
+    """At α, of each test of the rung on its own: which of them costs the power."""
+
+    @property
+    def strictest(self) -> str | None:
+        """The test that passes least, of several the first; None where all pass alike."""
+        if not self.by_test or min(self.by_test.values()) == max(self.by_test.values()):
+            return None
+        return min(self.by_test, key=lambda test: self.by_test[test])
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,10 @@ def power_rates(
             Power(
                 strength, rate.n, rate.n_latents, float(np.mean([row.effect for row in rows])),
                 rate.share, rate.interval, rate.share_corrected, rate.interval_corrected,
+                {
+                    test: float(np.mean(values <= criteria.alpha * (1 + ROUNDING)))
+                    for test, values in p_values(rows).items()
+                },
             )
         )  # fmt: skip
     return found

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saev.intervention.judge.placebo import Placebo
+from saev.intervention.judge.placebo import Placebo, Power
 from saev.intervention.report.figures import CONTROL, MARK, SELECTED
 from saev.pages.notebook_figure import new_figure
 
@@ -30,7 +30,8 @@ def table_rows(placebo: Placebo) -> list[list[str]]:
 
 
 def power_rows(placebo: Placebo) -> list[list[str]]:
-    """A row per strength: strength, mean effect, power at α and at α / h with intervals, number."""
+    """A row per strength: strength, mean effect, power at α and at α / h with intervals, the test that
+    passes least, number."""
     return [
         [
             f"{one.strength:g}",
@@ -39,6 +40,7 @@ def power_rows(placebo: Placebo) -> list[list[str]]:
             _interval(one.interval),
             f"{100 * one.share_corrected:.0f}",
             _interval(one.interval_corrected),
+            _strictest(one),
             str(one.n),
         ]
         for one in placebo.power
@@ -84,6 +86,11 @@ def placebo_figure(placebo: Placebo) -> "Figure":
     axis.tick_params(axis="x", labelsize=8)
     axis.spines[["top", "right", "left"]].set_visible(False)
     return figure
+
+
+def _strictest(power: Power) -> str:
+    test = power.strictest
+    return "" if test is None else f"{_words(test)}, {100 * power.by_test[test]:.0f}"
 
 
 def _words(test: str) -> str:
