@@ -36,7 +36,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     from saev.atlas.settings import AtlasSettings, NamingSettings
     from saev.cli.results import device_of, keep_metrics
     from saev.codes.images import ImageList
-    from saev.files import appearing_whole
+    from saev.files import write_table
     from saev.loading import open_dictionary, sources_for
 
     if cfg.sae is None:
@@ -62,8 +62,7 @@ def describe(cfg: DictConfig) -> dict[str, float]:
         if atlas.baseline_images:
             some = ImageList.of(sources, atlas.baseline_images)
             table = unit_baselines(sae, backbone, some, folder, atlas, device)
-            with appearing_whole(folder / "baselines.parquet") as path:
-                table.to_parquet(path, index=False)
+            write_table(table, folder / "baselines.parquet")
             _show_baselines(table)
         keep_metrics(found.metrics, out_dir, tracking)
         if cfg.pages.enabled:

@@ -66,6 +66,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def write_table(frame: "pd.DataFrame", path: Path) -> None:
+    """A table as CSV or Parquet, by the name's end, without its index, as ``appearing_whole`` does."""
+    with appearing_whole(path) as temporary:
+        if path.suffix == ".csv":
+            frame.to_csv(temporary, index=False)
+        else:
+            frame.to_parquet(temporary, index=False)
+
+
 def read_json(path: Path, remedy: str = "get or write it again") -> dict[str, Any]:
     """A JSON object from a file of at most ``MOST_BYTES``.
 

@@ -2,17 +2,23 @@
 
 import errno
 import hashlib
+import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from saev.files import (
     appearing_whole,
     file_sha256,
     full_disk,
+    read_parquet,
     remove_partials,
     write_atomically,
+    write_table,
 )
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_sha256_of_a_file_and_of_the_rest_of_an_open_one(tmp_path: Path) -> None:
@@ -35,6 +41,33 @@ def test_a_file_changes_whole_or_not_at_all(tmp_path: Path) -> None:
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tables_appear_whole_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pd.DataFrame({"name": ["Zoë", "b"], "value": [0.5, 2.0]}, index=[7, 9])
+    for name, read in (("a.csv", pd.read_csv), ("a.parquet", read_parquet)):
+        write_table(frame, tmp_path / name)
+        pd.testing.assert_frame_equal(read(tmp_path / name), frame.reset_index(drop=True))
+    before = (tmp_path / "a.parquet").read_bytes()
+
+    def half(_: pd.DataFrame, path: Path, **__: bool) -> None:
+        path.write_bytes(b"PAR1")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", half)
+    with pytest.raises(OSError, match="No space"):
+        write_table(frame, tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_every_table_is_written_whole() -> None:
+    writers = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "saev").rglob("*.py")
+        if re.search(r"\.to_(parquet|csv)\(", path.read_text(encoding="utf-8"))
+    }
+    assert writers == {"saev/files.py"}
 
 
 def test_a_folder_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from saev.cli.results import chosen_device, new_run_dir
 from saev.codes.images import ImageList
 from saev.defaults import defaults, replaced
 from saev.errors import UserError
+from saev.files import write_table
 from saev.loading import open_dictionary, sources_for
 from saev.sae import SparseAutoencoder
 from saev.sources import Images, open_images
@@ -88,7 +89,7 @@ def describe_dictionary(
         if atlas.baseline_images:
             some = ImageList.of(sources, atlas.baseline_images)
             table = unit_baselines(opened, model, some, folder, atlas, place)
-            table.to_parquet(folder / "baselines.parquet", index=False)
+            write_table(table, folder / "baselines.parquet")
         if pages is not False and shown.pop("enabled"):
             write_pages(found, opened, model, folder, **shown)
     return Atlas.open(folder)

@@ -46,7 +46,7 @@ from saev.codes.running_sums import LatentStatistics
 from saev.codes.store import CodeStore
 from saev.concepts.annotations import assign_splits
 from saev.concepts.best_latents import ConceptScores
-from saev.files import appearing_whole, write_atomically
+from saev.files import write_atomically, write_table
 from saev.metrics.class_mass import label_entropy
 from saev.metrics.geometry import geometry
 from saev.metrics.monosemanticity import uniqueness
@@ -225,8 +225,7 @@ def write_tables(description: Description, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():
-        with appearing_whole(folder / f"{name}.parquet") as path:
-            frame.to_parquet(path, index=False)
+        write_table(frame, folder / f"{name}.parquet")
     images = description.images
     index = [
         {"image_id": item.image_id, "source": name, "split": split}

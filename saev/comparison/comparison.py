@@ -17,6 +17,7 @@ from saev.comparison.members import CompareSettings, Member, check_same_patches,
 from saev.comparison.page import Tables, draw_tables, write_comparison_page, write_figures
 from saev.defaults import defaults
 from saev.errors import UserError
+from saev.files import write_table
 from saev.sae import SparseAutoencoder
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Comparison:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, frame in self.tables.files().items():
-            frame.to_parquet(folder / f"{name}.parquet", index=False)
+            write_table(frame, folder / f"{name}.parquet")
         figures = write_figures(self.tables, folder)
         if page:
             write_comparison_page(

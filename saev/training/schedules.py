@@ -1,5 +1,6 @@
 """Schedules by optimiser step: the learning rate, what is logged, and when AuxK is computed."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from torch.optim import Optimizer
 
 from saev.sae.objectives.objective import warmup
 from saev.training.arguments import AUTO, LearningRate, given_rate
+
+log = logging.getLogger(__name__)
 
 HORIZON_STEPS = 32
 """Steps a plan holds. One read from the device in 32 steps costs nothing measurable."""
@@ -70,6 +73,12 @@ def rate_factor(total_steps: float | int, d_sae: int, rate: LearningRate) -> Cal
     √(reference_width / d_sae) (Gao et al. 2024, A.3).
     """
     law = ((rate.reference_width or d_sae) / d_sae) ** 0.5
+    if 0 < total_steps < rate.warmup_steps:
+        log.warning(
+            "the learning rate rises for %d steps (model.learning_rate.warmup_steps) and the run has %d: "
+            "it ends at %.0f %% of its peak",
+            rate.warmup_steps, total_steps, 100 * total_steps / rate.warmup_steps,
+        )  # fmt: skip
 
     def factor(step: int) -> float:
         rise = warmup(step, rate.warmup_steps)

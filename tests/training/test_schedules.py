@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saev.sae.objectives.objective import warmup
+from saev.training.arguments import LearningRate
 from saev.training.schedules import (
     HORIZON_STEPS,
     AuxPlan,
@@ -14,6 +15,7 @@ from saev.training.schedules import (
     decay,
     make_plan,
     peak_rate,
+    rate_factor,
 )
 
 
@@ -26,6 +28,14 @@ def test_decay_by_hand() -> None:
     factors = [decay(step, 8, 0.5, "linear") for step in range(9)]
     assert factors == pytest.approx([1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
     assert decay(5, float("inf"), 0.0, "linear") == 1
+
+
+def test_a_run_shorter_than_its_warm_up_is_said_to_be(caplog: pytest.LogCaptureFixture) -> None:
+    rate = LearningRate(warmup_steps=100, decay_fraction=0)
+    assert rate_factor(100, 64, rate)(99) == 1.0 and rate_factor(float("inf"), 64, rate)(0) == 0.01
+    assert caplog.text == ""
+    assert rate_factor(25, 64, rate)(24) == 0.25
+    assert "warmup_steps) and the run has 25: it ends at 25 % of its peak" in caplog.text
 
 
 def test_the_rate_falls_with_width_and_length_and_rises_with_the_batch() -> None:

@@ -28,6 +28,7 @@ from saev.evaluation.baselines.concept_auroc import best_latent_auroc
 from saev.evaluation.baselines.image_pass import ImagePass
 from saev.evaluation.baselines.methods import BaselineSettings, Contender, contenders
 from saev.evaluation.baselines.sums import ImageSums, monosemanticity
+from saev.files import write_atomically, write_table
 from saev.pages.render import fill_template
 from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking
@@ -157,12 +158,11 @@ def report_table(table: Table, folder: Path, tracking: Tracking) -> dict[str, fl
     names = [one.name for one in table.contenders]
     rows = frame(table.cells, table.verdicts, names)
     folder.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(folder / "baselines.csv", index=False)
-    rows.to_parquet(folder / "baselines.parquet", index=False)
+    for end in ("csv", "parquet"):
+        write_table(rows, folder / f"baselines.{end}")
     shown = [metric for metric in METRICS if metric.key in table.cells]
-    (folder / "index.html").write_text(
-        fill_template(TEMPLATE, _content(table, names, shown)), encoding="utf-8"
-    )
+    page = fill_template(TEMPLATE, _content(table, names, shown))
+    write_atomically(folder / "index.html", page)
     tracking.log_artifact(folder, "baselines")
     print_table(
         f"Against baselines on {table.n_images:,} held-out images",

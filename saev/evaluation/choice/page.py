@@ -8,6 +8,7 @@ from typing import Any
 
 from saev.evaluation.choice.figure import Dot, pareto_figure
 from saev.evaluation.choice.outcome import Choice, off_front
+from saev.files import write_atomically, write_table
 from saev.pages.render import fill_template
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
@@ -23,8 +24,8 @@ def write_choice(choice: Choice, folder: Path, n_picks: int) -> None:
 
     rows = _rows(choice)
     frame = pd.DataFrame(rows)
-    frame.to_csv(folder / "members.csv", index=False)
-    frame.to_parquet(folder / "members.parquet", index=False)
+    for end in ("csv", "parquet"):
+        write_table(frame, folder / f"members.{end}")
     picks = _picks(choice, folder)
     kept = (
         "number",
@@ -37,7 +38,7 @@ def write_choice(choice: Choice, folder: Path, n_picks: int) -> None:
         "registered",
     )
     text = json.dumps([{key: pick[key] for key in kept} for pick in picks], indent=2)
-    (folder / "picks.json").write_text(text + "\n", encoding="utf-8")
+    write_atomically(folder / "picks.json", text + "\n")
     subject = _subject(choice)
     dots = [
         Dot(row["member"], row["l0"], row["explained_variance"], row["dead"], row["dense"],
@@ -50,7 +51,7 @@ def write_choice(choice: Choice, folder: Path, n_picks: int) -> None:
         "subject": subject, "summary": _summary(choice), "left_out": choice.sweep.left_out,
         "not_registered": choice.unregistered_because,
     })  # fmt: skip
-    (folder / "index.html").write_text(page, encoding="utf-8")
+    write_atomically(folder / "index.html", page)
 
 
 def _rows(choice: Choice) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from saev.evaluation.choice.card import model_card
 from saev.evaluation.choice.front import Pick
 from saev.evaluation.choice.outcome import ChoiceSettings, aliases, default_name
 from saev.evaluation.choice.runs import Sweep, SweepRun
+from saev.files import write_atomically
 from saev.tracking import MLflowTracking, Tracking
 from saev.tracking.sweeps import Version, add_artifact, register, tag
 
@@ -57,7 +58,7 @@ def _write(
     card: Path, member: SweepRun, pick: Pick, name: str, version: str, n_members: int, sweep: Sweep
 ) -> None:
     text = model_card(member, pick, name, version, n_members, sweep)
-    card.write_text(text, encoding="utf-8")
+    write_atomically(card, text)
 
 
 def _home(member: SweepRun, number: int, tracking: MLflowTracking) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saev.files import write_atomically, write_table
 from saev.intervention.arms.arms import Use
 from saev.intervention.hypothesis import ARMS
 from saev.intervention.judge.dose_curves import TradeoffRow
@@ -29,7 +30,7 @@ def write_registered(content: dict[str, Any], folder: Path) -> Path:
     """Writes ``registered.json``: what is about to be tested, before a test image is read."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "registered.json"
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return path
 
 
@@ -39,22 +40,23 @@ def write_files(outcome: ExperimentResult, folder: Path) -> "pd.DataFrame":
     summary."""
     folder.mkdir(parents=True, exist_ok=True)
     verdicts = [verdict.to_dict() for verdict in outcome.verdicts]
-    (folder / "verdict.json").write_text(json.dumps(verdicts, indent=2, ensure_ascii=False) + "\n")
-    effects_table(outcome).to_parquet(folder / "effects.parquet", index=False)
+    text = json.dumps(verdicts, indent=2, ensure_ascii=False)
+    write_atomically(folder / "verdict.json", text + "\n")
+    write_table(effects_table(outcome), folder / "effects.parquet")
     summary = summary_table(outcome)
-    summary.round(4).to_csv(folder / "summary.csv", index=False)
+    write_table(summary.round(4), folder / "summary.csv")
     if outcome.mean_tradeoff:
         for name, table in (
             ("tradeoff", tradeoff_table(outcome.verdicts)),
             ("mean_tradeoff", mean_tradeoff_table(outcome.mean_tradeoff)),
         ):
-            table.round(4).to_csv(folder / f"{name}.csv", index=False)
+            write_table(table.round(4), folder / f"{name}.csv")
     if outcome.calibration is not None:
         text = json.dumps(outcome.calibration.to_dict(), indent=2)
-        (folder / "calibration.json").write_text(text + "\n")
+        write_atomically(folder / "calibration.json", text + "\n")
     if outcome.placebo is not None:
         text = json.dumps(plain(outcome.placebo.to_dict()), indent=2)
-        (folder / "placebo.json").write_text(text + "\n")
+        write_atomically(folder / "placebo.json", text + "\n")
     return summary
 
 

@@ -11,6 +11,7 @@ from datamodules.images import ImageSource
 from saev.cli.console import print_table
 from saev.cli.results import device_of, keep_metrics
 from saev.errors import UserError
+from saev.files import write_atomically
 from saev.heads import load_head
 from saev.intervention.experiment import run_setting
 from saev.intervention.hypothesis import Hypothesis, read_hypothesis
@@ -52,7 +53,7 @@ def intervene_and_report(
     file, text = read_hypothesis(cfg.hypothesis, concepts, cfg.placebo)
     report = out_dir / "report"
     report.mkdir(parents=True, exist_ok=True)
-    (report / "hypothesis.yaml").write_text(text)
+    write_atomically(report / "hypothesis.yaml", text)
     tracking.log_artifact(report / "hypothesis.yaml", "report")
     tracking.set_tags({"saev.sha256.hypothesis_file": file.sha256()})
     outcomes: list[ExperimentResult] = []

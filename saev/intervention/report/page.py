@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datamodules.images import ScenesImages
+from saev.files import write_atomically
 from saev.intervention.judge.mean_tradeoff import mean_paths
 from saev.intervention.judge.rungs import RUNGS
 from saev.intervention.judge.verdict import SUPPORTED, VERDICTS, Verdict
@@ -82,7 +83,7 @@ def write_page(outcome: ExperimentResult, summary: "pd.DataFrame", folder: Path)
         "registered": outcome.registered_sha256,
     }
     path = folder / "index.html"
-    path.write_text(fill_template(TEMPLATE, content), encoding="utf-8")
+    write_atomically(path, fill_template(TEMPLATE, content))
     return path
 
 

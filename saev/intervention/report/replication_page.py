@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from saev.files import write_atomically, write_table
 from saev.intervention.judge.rungs import RUNGS
 from saev.intervention.replication import Replicated, Replication
 from saev.pages.notebook_figure import DPI, new_figure
@@ -26,8 +27,8 @@ def write_replication(found: Replication, folder: Path, pages: Sequence[str]) ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False)
-    (folder / "replication.json").write_text(text + "\n", encoding="utf-8")
-    found.to_frame().round(5).to_csv(folder / "replication.csv", index=False)
+    write_atomically(folder / "replication.json", text + "\n")
+    write_table(found.to_frame().round(5), folder / "replication.csv")
     (folder / "figures").mkdir(exist_ok=True)
     rungs = [name for name in RUNGS if any(name in one.rungs for one in found.concepts)]
     rung_intervals_figure(found.concepts, rungs).savefig(
@@ -59,7 +60,7 @@ def write_replication(found: Replication, folder: Path, pages: Sequence[str]) ->
         "alpha": first.setting.file.alpha,
     }
     path = folder / "index.html"
-    path.write_text(fill_template(TEMPLATE, content), encoding="utf-8")
+    write_atomically(path, fill_template(TEMPLATE, content))
     return path
 
 
