@@ -20,7 +20,6 @@ from saev.intervention.result import ExperimentResult
 from saev.pages.site import plain
 from saev.stats.correction import ROUNDING, benjamini_hochberg
 from saev.stats.hierarchy import mean_over_seeds
-from saev.stats.tests import marking_level
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +38,8 @@ class ReplicatedRung:
     n_tested: int
     """Dictionaries with which it could be tested."""
     estimate: float
-    """effect: over the random latents that mark their upper α; learned: over the strongest untrained
-    dictionary; selective: other change less than the closest rival's, at half of the target."""
+    """effect: over the strongest random latents; learned: over the strongest untrained dictionary;
+    selective: other change less than the closest rival's, at half of the target."""
     interval: tuple[float, float]
     """95 %, with dictionaries and images as random effects."""
     p: float
@@ -165,22 +164,21 @@ def pseudo_values(statistic: Statistic, n_images: int) -> Float[np.ndarray, " n"
         return n_images * whole - (n_images - 1) * np.array(left)
 
 
-def _over(rivals: str) -> Callable[[Evidence, float], Statistic]:
-    """Effect over the random latents that mark their upper α, or over the strongest untrained
-    dictionary."""
+def _over_strongest(rivals: str) -> Callable[[Evidence, float], Statistic]:
+    """Effect over the strongest α of random latents, or over the strongest untrained dictionary."""
 
     def statistic(e: Evidence, alpha: float) -> Statistic:
         ask, clean = e.question, e.clean
         stack = e.random if rivals == "random" else e.untrained
         assert stack is not None
         effects = ask.effects(stack, clean)
-        strongest = np.flatnonzero(effects >= effects.max())
-        chosen = marking_level(effects, alpha) if rivals == "random" else strongest
+        level = np.quantile(effects, 1 - alpha) if rivals == "random" else effects.max()
+        strongest = np.flatnonzero(effects >= level)
 
         def excess(weights_mn: Weights) -> np.ndarray:
             others = [
                 ask.resampled(Tally(*(values[r] for values in stack)), clean, weights_mn)
-                for r in chosen
+                for r in strongest
             ]
             return ask.resampled(e.selected, clean, weights_mn) - np.mean(others, 0)
 
@@ -206,8 +204,8 @@ def _less_than_rivals(e: Evidence, alpha: float) -> Statistic:
 
 
 STATISTICS: dict[str, Callable[[Evidence, float], Statistic]] = {
-    EFFECT: _over("random"),
-    LEARNED: _over("untrained"),
+    EFFECT: _over_strongest("random"),
+    LEARNED: _over_strongest("untrained"),
     SELECTIVE: _less_than_rivals,
 }
 

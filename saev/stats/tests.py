@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 
 N_FLIPS = 9999
@@ -28,14 +28,6 @@ def rank_p(
     n_at_least = len(null) - np.searchsorted(np.sort(null), observed_k - rounding)
     known = ~(np.isnan(observed_k) | np.isnan(null).any())
     return np.where(known, (1 + n_at_least) / (1 + len(null)), np.nan)
-
-
-def marking_level(null: Float[np.ndarray, " r"], alpha: float) -> Int[np.ndarray, " k"]:
-    """The draws that mark where the upper α of a null begins: the α of them around its 1 − α quantile,
-    one at least. The mean of all draws above it would lie higher, at 1 − α / 2 and beyond."""
-    n = max(1, round(alpha * len(null)))
-    last = min(len(null), round((1 - alpha) * (len(null) - 1) + n / 2 + 0.5))
-    return np.argsort(null, kind="stable")[max(0, last - n) : last]
 
 
 def max_null(

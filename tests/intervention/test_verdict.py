@@ -189,7 +189,7 @@ def test_one_stronger_control_of_twenty_is_one_too_many(rng):
         assert verdict(replace(one, same_length={"random_direction": control})).verdict == expected
 
 
-def test_images_are_compared_with_the_upper_random_latents(rng):
+def test_images_are_compared_with_the_strongest_random_latents(rng):
     """An edit above the average random latent, as half of all are, is no effect on any image."""
     null = [(share, 0.05) for share in np.linspace(0.1, 0.6, 40)]
     assert verdict(evidence(0.45, null, rng)).p_images > 0.5

@@ -13,7 +13,6 @@ from saev.stats.tests import (
     N_FLIPS,
     cliffs_delta,
     dose_response,
-    marking_level,
     max_null,
     rank_p,
     sign_flip_p,
@@ -36,14 +35,6 @@ def test_rank_p_of_several_at_once_and_with_rounding():
     assert rank_p(0.4 + 1e-9, null, rounding=1e-6) == 2 / 5
     np.testing.assert_array_equal(rank_p(np.array([np.nan, 1.0]), null), [np.nan, 0.2])
     assert np.isnan(rank_p(1.0, np.array([0.5, np.nan])))
-
-
-@pytest.mark.parametrize("n_draws", [1, 19, 40, 139, 519])
-def test_draws_that_mark_a_level_lie_around_its_quantile(n_draws: int):
-    null = np.random.default_rng(0).permutation(n_draws).astype(float)
-    marking = null[marking_level(null, 0.05)]
-    assert len(marking) == max(1, round(0.05 * n_draws)) and np.ptp(marking) == len(marking) - 1
-    assert marking.mean() == pytest.approx(np.quantile(null, 0.95), abs=0.5)
 
 
 def test_fifty_draws_never_reach_one_in_fifty():

@@ -28,7 +28,6 @@ from saev.stats.correction import ROUNDING, benjamini_hochberg, draws_needed
 from saev.stats.tests import (
     N_FLIPS,
     cliffs_delta,
-    marking_level,
     max_null,
     rank_p,
     sign_flip_p,
@@ -92,8 +91,7 @@ class Verdict:
     p: float
     """Rank of the effect among random latents of the same dose."""
     p_images: float
-    """Paired over images: the effect above that of the random latents that mark the upper α of their
-    null (sign flips)."""
+    """Paired over images: the effect above that of the strongest α of the random latents (sign flips)."""
     p_selection: float | None
     """Rank of the latents' fit to the concept's labels among the best fits to shuffled labels."""
     p_same_length: dict[str, float]
@@ -188,10 +186,7 @@ def _tests(row: Verdict) -> list[tuple[float, str]]:
     """Every p that the rung "effect" needs, and what it says when it is large."""
     tests = [
         (row.p, "random latents of the same dose do as much"),
-        (
-            row.p_images,
-            "not on image after image more than random latents at the upper α of their null",
-        ),
+        (row.p_images, "not on image after image more than the strongest random latents"),
     ]
     if row.p_selection is not None:
         tests.append((row.p_selection, "latents fit shuffled labels as well"))
@@ -218,7 +213,7 @@ def measure_effects(
     per_image = ask.per_image(evidence.selected, clean)
     random_rn = ask.per_image(evidence.random, clean)
     shown = ~np.isnan(per_image)
-    marking = marking_level(effects_r, criteria.alpha)
+    strongest = effects_r >= np.quantile(effects_r, 1 - criteria.alpha)
     target = replace(ask, metric="target_change").effect(evidence.selected, clean)
     other = other_change(evidence.selected, clean, ask.label, ask.groups)
     weights_rn = image_weights(
@@ -234,7 +229,7 @@ def measure_effects(
         interval=(low, high),
         p=_matched_p(effect, effects_r, evidence, rng),
         p_images=sign_flip_p(
-            per_image[shown] - random_rn[marking][:, shown].mean(0), n_flips=max(N_FLIPS, needed)
+            per_image[shown] - random_rn[strongest][:, shown].mean(0), n_flips=max(N_FLIPS, needed)
         ),
         p_selection=evidence.p_selection,
         p_same_length={
