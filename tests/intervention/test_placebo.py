@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from saev.intervention.arms.injection import Injection, median_margin
+from saev.intervention.arms.injection import Injection, fitting_slope, margins
 from saev.intervention.arms.matched_latents import SIZES, AlikePool
 from saev.intervention.choose.code_table import LatentStats
 from saev.intervention.choose.placebo_sets import placebo_sets, sets_needed, turns
@@ -171,8 +171,25 @@ def test_the_margin_is_what_a_prediction_has_to_lose_or_to_win():
         [[[5.0, 1, 0], [2, 1, 9], [0, 1, 0], [9, 1, 0]]]
     )  # the last column: another group
     base = np.array([[0, 0, 0, 1]])
-    assert (
-        median_margin(logits, base, (0, 2), 0, "decrease") == 2.5
-    )  # of 4 and 1: the third is wrong
-    assert median_margin(logits, base, (0, 2), 1, "increase") == 2.5
-    assert np.isnan(median_margin(logits, np.ones((1, 4), int), (0, 2), 0, "decrease"))
+    nan = np.nan
+    lose = margins(logits, base, (0, 2), 0, "decrease")
+    np.testing.assert_array_equal(lose, [[4, 1, -1, nan]])  # the third is wrong
+    win = margins(logits, base, (0, 2), 1, "increase")
+    np.testing.assert_array_equal(win, [[4, 1, -1, nan]])
+    assert np.isnan(margins(logits, base - 1, (0, 2), 1, "decrease")).sum() == 4
+
+
+@pytest.mark.parametrize("strength", [0.25, 1.0, 4.0])
+def test_an_injected_effect_has_its_size_whatever_the_edit_does_by_itself(strength: float):
+    rng = np.random.default_rng(0)
+    before, along = rng.exponential(2, 201), rng.uniform(0.5, 2, 201)
+    for natural in (-3.0, 0.0, 1.0):  # the edit raises the class, does nothing, lowers it
+        after = before - natural * along + rng.normal(0, 0.3, 201)
+        slope = fitting_slope(before, after, along, strength)
+        ended = np.median(after - slope * along)
+        assert ended == pytest.approx((1 - strength) * np.median(before))
+    reached = np.where(np.arange(201) < 50, along, 0.0)
+    slope = fitting_slope(before, before, reached, strength)
+    ended = np.median((before - slope * reached)[:50])
+    assert ended == pytest.approx((1 - strength) * np.median(before[:50]))
+    assert np.isnan(fitting_slope(before, before, np.zeros(201), strength))

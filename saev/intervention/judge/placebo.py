@@ -21,8 +21,8 @@ from saev.intervention.judge.verdict import Criteria, Verdict, decide
 from saev.stats.correction import ROUNDING
 
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Of injected effects, in median margins: at 1 the edit takes the median unit of a class to the point
-where its prediction changes."""
+"""Of injected effects, in median margins: at 1 the edit, with all that it does, takes the median unit of
+a class to the point where its prediction changes."""
 MIDDLE = 1.0
 
 
