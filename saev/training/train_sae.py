@@ -16,6 +16,7 @@ from datamodules.activations.format import require_space
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
+from saev.cli.refusals import of_kind
 from saev.errors import UserError
 from saev.files import file_sha256
 from saev.metrics.collection import NAMES
@@ -23,7 +24,7 @@ from saev.recording.record_activations import identity, record_activations, sett
 from saev.sae import SparseAutoencoder
 from saev.stopping import at_batch_ends
 from saev.tracking import Tracking, is_main_process
-from saev.training.arguments import count_latents
+from saev.training.arguments import callbacks_of, count_latents
 from saev.training.distributed import part_ways
 from saev.training.fit import exported, fit_baseline_to, start_at_data
 from saev.training.resume_points import (
@@ -54,6 +55,9 @@ def train_sae(
     check_start(cfg, backbone, source, out_dir)
     module = instantiate(cfg.model, d_model=backbone.width)
     if not isinstance(module, SAETraining):
+        from saev.sae.baselines import Baseline
+
+        module = of_kind("model", module, Baseline)
         if cfg.ckpt_path is not None:
             raise UserError(
                 f"ckpt_path={cfg.ckpt_path} has no effect: {module.kind} is fitted in one go"
@@ -202,7 +206,7 @@ def check_schedules(module: SAETraining, cfg: DictConfig) -> None:
     n_tokens = steps * cfg.data.batch_size if steps and steps > 0 else float("inf")
     try:
         module.check_length(steps if steps is not None else -1)
-        for callback in _callbacks(cfg):
+        for callback in callbacks_of(cfg):
             check_monitor(getattr(callback, "monitor", None))
             if check := getattr(callback, "check", None):
                 check(module, n_tokens)
@@ -220,10 +224,6 @@ def check_monitor(monitor: str | None) -> None:
         )
 
 
-def _callbacks(cfg: DictConfig) -> list[L.Callback]:
-    return [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
-
-
 def _data(
     cfg: DictConfig, backbone: Backbone, source: ImageSource, shape: Any
 ) -> ActivationDataModule:
@@ -232,7 +232,7 @@ def _data(
     if not folder:
         device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
         folder = record_activations(backbone, source, **settings_of(cfg), device=device).path
-    data = instantiate(cfg.data, dir=str(folder))
+    data = of_kind("data", instantiate(cfg.data, dir=str(folder)), ActivationDataModule)
     belongs_to = {"backbone": identity(backbone), "layer": backbone.layer}
     data.check_backbone(replace(shape, **belongs_to))
     return data
@@ -246,13 +246,13 @@ def _train(
     start_at_data(module, data, cfg.seed, resumes=cfg.ckpt_path is not None)
     checkpoints = out_dir / "checkpoints"
     lost_rank = LostRank(checkpoints / LAST)
-    trainer: L.Trainer = instantiate(
+    trainer = instantiate(
         cfg.trainer,
         logger=tracking.lightning_logger() or False,
-        callbacks=[*_callbacks(cfg), StopAtBatchEnd(checkpoints / LAST), lost_rank],
+        callbacks=[*callbacks_of(cfg), StopAtBatchEnd(checkpoints / LAST), lost_rank],
         default_root_dir=str(out_dir),
     )
-    write_whole(trainer)
+    write_whole(of_kind("trainer", trainer, L.Trainer))
     try:
         with at_batch_ends():
             trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
