@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -73,7 +74,10 @@ def text_cases(kind: str, file: str, argv: Callable[[Path], list[str]]) -> list[
     def case(name: str, text: bytes | None) -> Case:
         def make(folder: Path) -> list[str]:
             evil = Path(shutil.copytree(EXPORTS / kind, folder / "evil"))
-            if text is None:
+            if name == "pipe":
+                (evil / file).unlink()
+                os.mkfifo(evil / file)
+            elif text is None:
                 with (evil / file).open("wb") as opened:
                     opened.truncate(1 << 36)
             else:
@@ -82,7 +86,9 @@ def text_cases(kind: str, file: str, argv: Callable[[Path], list[str]]) -> list[
 
         return Case(f"{kind} {file} {name}", make)
 
-    return [case(name, text) for name, text in texts.items()] + [case("sparse", None)]
+    return [case(name, text) for name, text in texts.items()] + [
+        case("sparse", None), case("pipe", None)
+    ]  # fmt: skip
 
 
 def evaluate(folder: Path) -> list[str]:
@@ -242,7 +248,8 @@ HYPOTHESIS = [
     "edit: x", "edit: {kind: set}", "edit: {kind: set, scale: .nan}", "edit: {kind: set, scale: x}",
     "edit: {kind: set, scale: .inf}", "edit: {kind: rm}", "edit: {kind: set, scale: 1, where: 5}",
     "edit: {kind: set, scale: 1, where: {patches: [x]}}", "edit: {kind: swap, source: 1}",
-    "doses: [.nan, 1, 2]", "doses: x", "doses: [[1]]", "doses: 1e999", "smallest_effect: .nan",
+    "doses: [.nan, 1, 2]", "doses: x", "doses: [[1]]", "doses: 1e999",
+    "directions: 1000000", "alpha: 1.0e-300", "untrained: 1000000", "smallest_effect: .nan",
     "smallest_effect: x", "smallest_effect: -1", "alpha: .nan", "alpha: 0", "alpha: []", "alpha: true",
     "images: {n_test: -1}", "images: {test: 5}", "images: {discovery: [a], test: [a]}", "images: x",
     "images: {test: [nothing]}", "support: {n_test_units: x}", "support: {purity: .nan}",
@@ -489,7 +496,8 @@ def atlas_cases() -> list[Case]:
         case("names.parquet", {key: [[1]] for key in tables["names"]}, "tabby"),
         *[case("atlas.json", good, query) for query in (
             "patches:", "patches: cat/0", "patches: cat/0 0.1", "images: a", "images: a against b",
-            "near: x", "near: 99", "concept: nothing", "concept:", "unnamed:", "patches: cat/0 1")],
+            "near: x", "near: 99", "concept: nothing",
+            "near: " + "9" * 5000, "concept: " + "x" * 9999, "concept:", "unnamed:", "patches: cat/0 1")],
     ]  # fmt: skip
 
 
