@@ -318,8 +318,10 @@ def remove_partials(folder: Path) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_WORDS = (
+    "No space left on device", "Disk quota exceeded", "File too large", "database or disk is full",
+)  # fmt: skip
 
 
 def full_disk(error: BaseException | None, path: str | Path | None = None) -> OSError | None:

@@ -16,7 +16,7 @@ from saev.files import full_disk
 
 _PLACES = (
     errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
-    errno.EIO, errno.ESTALE, errno.EFBIG, errno.ENOENT,
+    errno.EIO, errno.ESTALE, errno.ENOENT, errno.EEXIST,
 )  # fmt: skip
 """What the system says of a path that another path would not suffer from."""
 
@@ -24,6 +24,7 @@ LONGEST = 1200
 """Characters of a sentence."""
 
 _WORKER_DIED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)", re.S)
+_TOO_MANY_FILES = "Too many open files"
 _NO_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory")
 _DEVICES = (
     "lightning.fabric.accelerators",
@@ -113,10 +114,18 @@ def _machine(error: BaseException) -> str | None:
     """What the machine refused: disk, paths, memory, the store."""
     if (full := full_disk(error)) is not None:
         place = f" at {full.filename}" if full.filename else ""
-        return f"the disk is full{place}: free some space, or write elsewhere with paths.outputs=…"
+        return (
+            f"the disk is full{place}: free some space (or lift ulimit -f, where it limits files), "
+            "or write elsewhere with paths.outputs=…"
+        )
     cause, seen = error, []
     while cause is not None and cause not in seen:
         seen.append(cause)
+        if _TOO_MANY_FILES in str(cause):
+            return (
+                "more files are open than one process may have: lower num_workers, or raise the limit with "
+                "ulimit -n, and run the same command again"
+            )
         if isinstance(cause, OSError) and cause.errno in _PLACES:
             path = f"{cause.filename2 or cause.filename or 'a path'}"
             if len(path) > 300:
