@@ -204,6 +204,7 @@ KEYS = {
         baselines.n_bootstrap: 0 39 -1 1.5 nan inf abc [] {} null
         choice.n_picks: count
         choice.register: flag
+        choice.where: null x 5 true
         choice.model_name: '' 5 [] {} true
         """,
     "evaluate images@concept_images=folder": "concept_images.roots: paths",

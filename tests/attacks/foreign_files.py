@@ -508,10 +508,7 @@ def sweep_cases() -> list[Case]:
         def make(folder: Path) -> list[str]:
             member = folder / "sweep" / "0_k=4"
             shutil.copytree(EXPORTS / "topk", member / "sae")
-            metrics = dict.fromkeys(
-                ("val/l0", "val/explained_variance", "val/dead_fraction", "val/dense_fraction"), 0.5
-            )
-            (member / "metrics.json").write_text(json.dumps(metrics))
+            (member / "metrics.json").write_text(json.dumps(good))
             (member / "config.yaml").write_text("model: {k: 4}\n")
             (member / file).write_text(text)
             return ["evaluate", f"sweep={folder / 'sweep'}"]
@@ -519,10 +516,16 @@ def sweep_cases() -> list[Case]:
         return Case(f"sweep {file} {text[:20]!r}", make)
 
     config = json.loads((EXPORTS / "topk" / "config.json").read_text())
+    good = dict.fromkeys(
+        ("val/l0", "val/explained_variance", "val/dead_fraction", "val/dense_fraction"), 0.5
+    )
     texts = {
-        "metrics.json": ["", "[]", "{}", '{"val/l0": "abc"}', '{"val/l0": NaN}', DEEP],
+        "metrics.json": ["", "[]", "{}", '{"val/l0": "abc"}', '{"val/l0": NaN}', DEEP,
+                         *[json.dumps(good | {f"val/{key}": value}) for key, value in (
+                             ("dead_fraction", 5), ("l0", -3), ("nmse", 10**400))]],
         "config.yaml": ["", "- a", "[" * 5000, "5", "!!python/object/apply:os.system [ls]",
-                        "a: &a [x,x]\nb: &b [*a,*a]\n"],
+                        "a: &a [x,x]\nb: &b [*a,*a]\n", "trainer: [1]",
+                        "trainer: {max_steps: x}", "model: {optimizer: {lr: [1]}}"],
         "sae/config.json": ["{}", "[]", json.dumps(config | {"tokens": None}),
                             json.dumps(config | {"backbone": {}}), json.dumps(config | {"layer": "x"})],
     }  # fmt: skip
