@@ -17,7 +17,7 @@ from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.cli.refusals import of_kind
-from saev.errors import UserError
+from saev.errors import UserError, first_line
 from saev.files import file_sha256
 from saev.metrics.collection import NAMES
 from saev.recording.record_activations import identity, record_activations, settings_of
@@ -32,6 +32,7 @@ from saev.training.resume_points import (
     PREVIOUS,
     LostRank,
     StopAtBatchEnd,
+    is_restoring,
     keep_end,
     write_whole,
 )
@@ -179,13 +180,21 @@ def check_resumable(module: SAETraining, ckpt_path: str | None) -> None:
         raise UserError(f"ckpt_path={ckpt_path} is not a file; give a run's checkpoints/last.ckpt")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, OSError) as error:
+        tensors = {name: tensor for name, tensor in state.items() if tensor.ndim >= 0}
+    except (
+        pickle.UnpicklingError, RuntimeError, KeyError, EOFError, OSError, TypeError, AttributeError,
+    ) as error:  # fmt: skip
         raise UserError(
             f"ckpt_path={ckpt_path} is damaged or not a checkpoint of saev.train; "
             f"{_older_than(path)}, or leave it out to start again"
         ) from error
     here = module.state_dict()
-    for name, tensor in state.items():
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"ckpt_path={ckpt_path} has values in {name} that are not finite: the training diverged; "
+                f"{_older_than(path)}"
+            )
         if name in here and here[name].shape != tensor.shape:
             raise UserError(
                 f"ckpt_path={ckpt_path} holds {name} of shape {tuple(tensor.shape)}, this run has "
@@ -259,6 +268,12 @@ def _train(
     except Exception as error:
         if lost_rank.noticed:  # and said
             raise SystemExit(1) from error
+        if is_restoring(error):
+            raise UserError(
+                f"ckpt_path={cfg.ckpt_path} cannot be gone on with ({type(error).__name__}: "
+                f"{first_line(error)}); give a checkpoint of this very configuration, or leave it out to "
+                "start again"
+            ) from error
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt
