@@ -5,12 +5,14 @@ Leaves ``comparison/`` in the run folder: ``matches.parquet``, ``concepts.parque
 """
 
 from pathlib import Path
+from types import NoneType
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from saev.cli.command import command
 from saev.cli.console import print_next, print_table
+from saev.cli.refusals import of_kind
 from saev.cli.tracked_run import tracked_run
 from saev.errors import UserError
 
@@ -21,9 +23,11 @@ def compare(cfg: DictConfig) -> dict[str, float]:
     Raises:
         UserError: fewer than two dictionaries, names or weights that do not fit, or other bad input.
     """
+    from datamodules.images import ImageSource
     from saev.cli.results import device_of, keep_metrics
     from saev.comparison.comparison import make_comparison
     from saev.comparison.members import CompareSettings
+    from saev.comparison.page import AtlasLinks
     from saev.loading import open_dictionary, sources_for
 
     names = _names(cfg)
@@ -36,8 +40,13 @@ def compare(cfg: DictConfig) -> dict[str, float]:
             open_dictionary(sae, weights)
             for sae, weights in zip(cfg.saes, _each(cfg, "weights"), strict=True)
         ]
-        images = instantiate(cfg.images) if cfg.images is not None else None
-        more = {key: instantiate(node) for key, node in (cfg.more_images or {}).items()}
+        for name, (sae, _) in zip(names, opened, strict=True):
+            AtlasLinks(atlases[name], sae.cfg.d_sae, folder)  # refused before anything is computed
+        images = of_kind("images", instantiate(cfg.images), ImageSource, NoneType)
+        more = {
+            key: of_kind(f"more_images.{key}", instantiate(node), ImageSource)
+            for key, node in (cfg.more_images or {}).items()
+        }
         sources = sources_for(opened[0][0], cfg.saes[0], images, more)
         device = device_of(cfg.trainer.accelerator)
         found = make_comparison(
@@ -59,10 +68,12 @@ def compare(cfg: DictConfig) -> dict[str, float]:
 
 
 def _names(cfg: DictConfig) -> list[str]:
+    from saev.comparison.members import letters
+
     if len(cfg.saes) < 2:
         raise UserError(f"saes holds {len(cfg.saes)}; give two or more: saes=[A/sae,B/sae]")
     if cfg.names is None:
-        return [chr(97 + i) for i in range(len(cfg.saes))]
+        return letters(len(cfg.saes))
     names = [str(name) for name in cfg.names]
     if len(names) != len(cfg.saes) or len(set(names)) < len(names):
         raise UserError(

@@ -5,6 +5,7 @@ Leaves ``latents/`` in the run folder: ``latents.parquet``, ``concepts.parquet``
 """
 
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 
 from saev.cli.command import command
 from saev.cli.console import print_next, print_table
+from saev.cli.refusals import of_kind
 from saev.cli.tracked_run import tracked_run
 from saev.errors import UserError
 
@@ -30,10 +32,12 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     """
     import lightning as L
 
+    from datamodules.images import ImageSource
     from saev.atlas.baseline_table import unit_baselines
     from saev.atlas.description import make_description, write_tables
     from saev.atlas.pages.overview import write_pages
     from saev.atlas.settings import AtlasSettings, NamingSettings
+    from saev.backbones import Backbone
     from saev.cli.results import device_of, keep_metrics
     from saev.codes.images import ImageList
     from saev.files import write_table
@@ -48,10 +52,13 @@ def describe(cfg: DictConfig) -> dict[str, float]:
     with tracked_run(cfg, out_dir, verb="describe", is_shared=is_shared) as tracking:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         sae, backbone = open_dictionary(cfg.sae, cfg.backbone.weights)
-        images = instantiate(cfg.images) if cfg.images is not None else None
-        more = {key: instantiate(node) for key, node in (cfg.more_images or {}).items()}
+        images = of_kind("images", instantiate(cfg.images), ImageSource, NoneType)
+        more = {
+            key: of_kind(f"more_images.{key}", instantiate(node), ImageSource)
+            for key, node in (cfg.more_images or {}).items()
+        }
         sources = sources_for(sae, cfg.sae, images, more)
-        embedder = instantiate(cfg.embedder) if cfg.embedder is not None else None
+        embedder = of_kind("embedder", instantiate(cfg.embedder), Backbone, NoneType)
         device = device_of(cfg.trainer.accelerator)
         found = make_description(
             sae, backbone, sources, folder, atlas, naming, embedder=embedder, device=device
@@ -125,6 +132,10 @@ def main(cfg: DictConfig) -> float | None:
             raise UserError("query needs atlas_dir, the run folder of an earlier saev.describe")
         search(cfg.atlas_dir, str(cfg.query))
         return None
+    if cfg.atlas_dir is not None:
+        raise UserError(
+            "atlas_dir is asked with query=WORDS; to go on with an atlas give hydra.run.dir, its folder"
+        )
     return describe(cfg).get("latents/named_fraction")
 
 

@@ -5,6 +5,7 @@
 """
 
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 
 from saev.cli.command import command
 from saev.cli.console import print_next
+from saev.cli.refusals import of_kind
 from saev.cli.tracked_run import tracked_run
 from saev.errors import UserError
 from saev.tracking import Tracking
@@ -29,6 +31,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
+    from datamodules.images import ImageSource
     from saev.evaluation.baselines.methods import BaselineSettings
     from saev.evaluation.report import evaluate_and_report
     from saev.heads import load_head
@@ -44,7 +47,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         tracking.set_tags({"saev.sae": str(cfg.sae), "saev.manifest_id": str(sae.cfg.manifest_id)})
         head = load_head(cfg.head) if cfg.head is not None else None
         backbone = backbone_of(sae, str(cfg.sae), weights=cfg.backbone.weights, head=head)
-        images = instantiate(cfg.images) if cfg.get("images") else None
+        images = of_kind("images", instantiate(cfg.images), ImageSource, NoneType)
         source = images_for(sae, cfg.sae, images, head)
         metrics = evaluate_and_report(
             sae,
@@ -70,10 +73,12 @@ def against_baselines(
     """Leaves the table metric × {SAE, baselines} in ``baselines/``; adds it to ``metrics.json``."""
     import json
 
+    from datamodules.images import ImageSource
     from saev.cli.results import device_of, keep_metrics
     from saev.evaluation.baselines.table import PassSettings, baseline_table, report_table
 
-    concept_source = instantiate(cfg.concept_images) if cfg.get("concept_images") else None
+    given = instantiate(cfg.concept_images) if cfg.get("concept_images") else None
+    concept_source = of_kind("concept_images", given, ImageSource, NoneType)
     device = device_of(cfg.trainer.accelerator)
     one = cfg.evaluation
     run = PassSettings(one.fidelity, one.n_images, one.batch_size, one.num_workers, device)

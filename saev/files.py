@@ -11,6 +11,7 @@ import math
 import os
 import re
 import reprlib
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,12 +81,27 @@ def read_json(path: Path, remedy: str = "get or write it again") -> dict[str, An
 
     Raises UserError where the file cannot be read, is larger, or holds something else.
     """
+    return parse_json(read_whole(path, remedy), str(path), remedy)
+
+
+def read_whole(path: Path, remedy: str = "get or write it again", most: int = MOST_BYTES) -> bytes:
+    """All of a file; raises UserError where it cannot be read or has more than ``most`` bytes."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UserError(f"{path} has more than {MOST_BYTES:,} bytes; {remedy}.")
-        return parse_json(path.read_bytes(), str(path), remedy)
+        require_file(path, remedy, most)
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}.") from error
+
+
+def require_file(path: Path, remedy: str, most: int) -> None:
+    """Raises UserError unless it is a file of at most ``most`` bytes, and OSError where nothing is
+    there: a pipe would be waited for, and a device may never end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+        raise UserError(f"{path} is {what} and no file; {remedy}.")
+    if found.st_size > most:
+        raise UserError(f"{path} has more than {most:,} bytes; {remedy}.")
 
 
 def parse_json(text: bytes, where: str, remedy: str) -> dict[str, Any]:
@@ -302,8 +318,10 @@ def remove_partials(folder: Path) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_WORDS = (
+    "No space left on device", "Disk quota exceeded", "File too large", "database or disk is full",
+)  # fmt: skip
 
 
 def full_disk(error: BaseException | None, path: str | Path | None = None) -> OSError | None:

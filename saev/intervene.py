@@ -8,12 +8,14 @@ is read.
 """
 
 from pathlib import Path
+from types import NoneType
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from saev.cli.command import command
 from saev.cli.console import print_next
+from saev.cli.refusals import of_kind
 from saev.cli.tracked_run import tracked_run
 
 
@@ -23,11 +25,12 @@ def intervene(cfg: DictConfig) -> dict[str, float]:
     Raises:
         UserError: one sentence on what cannot be done and what to set.
     """
+    from datamodules.images import ImageSource
     from saev.intervention.report.from_config import intervene_and_report
 
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="intervene") as tracking:
-        images = instantiate(cfg.images) if cfg.images is not None else None
+        images = of_kind("images", instantiate(cfg.images), ImageSource, NoneType)
         metrics = intervene_and_report(cfg, images, out_dir, tracking)
     print_next([f"xdg-open {out_dir / 'report' / 'index.html'}", "make ui"])
     return metrics

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from saev.cli.command import command, refuse_multirun_ddp
 from saev.cli.console import print_next, print_table
+from saev.cli.refusals import of_kind
 from saev.cli.tracked_run import tracked_run
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def record(cfg: DictConfig) -> dict[int, Path]:
     import lightning as L
 
     from datamodules.activations import Manifest
+    from datamodules.images import ImageSource
+    from saev.backbones import Backbone
 
     refuse_multirun_ddp(cfg)
     out_dir = Path(cfg.paths.run)
@@ -44,7 +47,8 @@ def record(cfg: DictConfig) -> dict[int, Path]:
     )
     fabric.launch()
     with tracked_run(cfg, out_dir, verb="record") as tracking:
-        backbone, source = instantiate(cfg.backbone), instantiate(cfg.images)
+        backbone = of_kind("backbone", instantiate(cfg.backbone), Backbone)
+        source = of_kind("images", instantiate(cfg.images), ImageSource)
         folders = record_all(cfg, backbone, source, fabric)
         manifests = {layer: Manifest.read(folder) for layer, folder in folders.items()}
         for layer, manifest in manifests.items():

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from saev.cli.command import command, refuse_multirun_ddp
+from saev.cli.refusals import of_kind
 from saev.cli.tracked_run import tracked_run
 
 log = logging.getLogger(__name__)
@@ -25,11 +26,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """
     import lightning as L
 
+    from datamodules.images import ImageSource
+    from saev.backbones import Backbone
+
     refuse_multirun_ddp(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="train") as tracking:
-        backbone, source = instantiate(cfg.backbone), instantiate(cfg.images)
+        backbone = of_kind("backbone", instantiate(cfg.backbone), Backbone)
+        source = of_kind("images", instantiate(cfg.images), ImageSource)
         metrics = instantiate(cfg.task)(cfg, out_dir, tracking, backbone, source)
     return metrics
 

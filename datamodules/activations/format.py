@@ -174,7 +174,9 @@ class Manifest:
                 "either the path is wrong or the recording is not finished; run saev.record."
             ) from None
         except OSError as error:
-            raise UserError(f"{path} cannot be read ({error}).") from error
+            raise UserError(
+                f"{path} cannot be read ({error}); check the folder or address, and the network."
+            ) from error
         if len(text) > MOST_BYTES:
             raise UserError(f"{path} has more than {MOST_BYTES:,} bytes; {REMEDY}.")
         fields = parse_json(text, path, REMEDY)
@@ -260,6 +262,8 @@ def join(location: str | Path, name: str) -> str:
 def open_read(path: str) -> io.BufferedReader:
     """A stream of bytes from a local file or a URL; raises OSError, FileNotFoundError if absent."""
     if not is_url(path):
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "it is no file", path)
         return Path(path).open("rb")
     import fsspec
 

@@ -15,7 +15,16 @@ from saev.codes.store import CodeStore
 from saev.concepts.pair_scores import score_pairs
 from saev.concepts.ranked_codes import CodeEntries
 from saev.errors import UserError
-from saev.files import Check, a_list, a_text, a_whole, an_object, check_fields, read_parquet
+from saev.files import (
+    Check,
+    a_list,
+    a_text,
+    a_whole,
+    an_object,
+    check_fields,
+    read_parquet,
+    read_whole,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -225,10 +234,8 @@ def _plain(text: str) -> str:
 
 def _read_json(path: Path, check: Check) -> Any:
     try:
-        if path.stat().st_size > MOST_JSON_BYTES:
-            raise UserError(f"{path} has more than {MOST_JSON_BYTES:,} bytes; describe again")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = json.loads(read_whole(path, "describe again", MOST_JSON_BYTES))
+    except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is missing or damaged; describe again") from error

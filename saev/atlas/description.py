@@ -46,6 +46,7 @@ from saev.codes.running_sums import LatentStatistics
 from saev.codes.store import CodeStore
 from saev.concepts.annotations import assign_splits
 from saev.concepts.best_latents import ConceptScores
+from saev.errors import UserError
 from saev.files import write_atomically, write_table
 from saev.metrics.class_mass import label_entropy
 from saev.metrics.geometry import geometry
@@ -125,9 +126,12 @@ def make_description(
     several and others have not finished.
 
     Raises:
-        UserError: no images, annotations that do not match them, a folder of other codes.
+        UserError: no images, or too few; annotations, a vocabulary or a tree that do not fit; a folder of
+            other codes.
     """
     images = ImageList.of(sources, atlas.n_images)
+    splits = splits_of(images, atlas.seed)
+    words, tree = read_vocabulary(naming.vocabulary), read_tree(naming.tree)
     concepts = annotations(images, backbone, atlas)
     store = open_code_store(out_dir / "codes", sae, backbone, images, "sae", sae.cfg.d_sae,
                        atlas.images_per_part)  # fmt: skip
@@ -137,7 +141,6 @@ def make_description(
     if missing := store.missing():
         log.info("%d parts are other processes' and not there yet; run this again", len(missing))
         return None
-    splits = splits_of(images, atlas.seed)
     embedding = embedding_of(store, images, embedder, atlas, device)
     statistics = statistics_of(store, labels_per_image(images), atlas.seed)
     summaries = summarize(
@@ -151,8 +154,8 @@ def make_description(
     for name, column in summaries.columns.items():
         table[name] = column
     coactive = neighbours(table, sae, statistics)
-    columns = columns_of(backbone, store, read_vocabulary(naming.vocabulary))
-    if columns is not None and naming.vocabulary is not None:
+    columns = columns_of(backbone, store, words)
+    if columns is not None and words is not None:
         concepts.append(vocabulary_concepts(columns, splits))
     scores = score_all(store, concepts, atlas)
     best_concepts(table, scores)
@@ -165,7 +168,7 @@ def make_description(
     )
     add_names(table, names)
     exemplars = exemplar_table(summaries.samples, store.image_ids)
-    if (tree := read_tree(naming.tree)) is not None:
+    if tree is not None:
         add_tree_places(table, exemplars, images, tree)
     metrics = _metrics(table, exemplars, scores, sae, summaries.chance)
     alive = ~table["dead"].to_numpy()
@@ -190,10 +193,21 @@ def make_description(
 
 
 def splits_of(images: ImageList, seed: int) -> list[str]:
-    """discovery, calibration or test for every image of every source."""
-    return [
+    """discovery, calibration or test for every image of every source.
+
+    Raises:
+        UserError: no image for discovery, or none for test.
+    """
+    splits = [
         split for name in images.sources for split in assign_splits(images.of_source(name)[1], seed)
     ]
+    for needed in ("discovery", "test"):
+        if needed not in splits:
+            raise UserError(
+                f"none of the {len(splits)} images is for {needed}, and latents are found on some images "
+                "and tested on others; take more images, of train and held-out"
+            )
+    return splits
 
 
 def _class_token(sae: SparseAutoencoder, backbone: Backbone) -> int | None:

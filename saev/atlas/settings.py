@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from saev.errors import UserError
+from saev.files import read_whole, shown
 from saev.metrics.class_mass import Tree
+
+GIVE_TREE = "give a CSV file with columns child and parent"
 
 
 @dataclass(frozen=True)
@@ -55,18 +59,27 @@ class NamingSettings:
 
 
 def read_tree(path: str | None) -> Tree | None:
-    """A hierarchy from a CSV file with columns child and parent."""
+    """A hierarchy from a CSV file with columns child and parent, and a row for each child."""
     if path is None:
         return None
     import pandas as pd
 
+    where = f"naming.tree={path}"
+    text = read_whole(Path(path), GIVE_TREE)
     try:
-        frame = pd.read_csv(path, dtype=str).dropna(subset=["child", "parent"])
-        return Tree(dict(zip(frame["child"], frame["parent"], strict=True)))
-    except (OSError, KeyError, ValueError) as error:
+        frame = pd.read_csv(BytesIO(text), dtype=str).dropna(subset=["child", "parent"])
+        tree = Tree(dict(zip(frame["child"], frame["parent"], strict=True)))
+    except (KeyError, ValueError) as error:
         raise UserError(
-            f"naming.tree={path} is not a CSV file with columns child and parent: {error}"
+            f"{where} is not a CSV file with columns child and parent: {error}"
         ) from error
+    if frame.empty:
+        raise UserError(f"{where} has no row with child and parent; {GIVE_TREE}")
+    pairs = frame[["child", "parent"]].drop_duplicates()
+    if (again := pairs["child"].duplicated()).any():
+        child = shown(pairs["child"][again].iloc[0])
+        raise UserError(f"{where} gives {child} more than one parent; leave it one")
+    return tree
 
 
 def read_vocabulary(path: str | None) -> list[str] | None:
@@ -78,8 +91,8 @@ def read_vocabulary(path: str | None) -> list[str] | None:
             f"naming.vocabulary={path} is not a file; give a text file, a name per line"
         )
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_whole(Path(path), "give fewer names").decode()
+    except UnicodeDecodeError as error:
         raise UserError(f"naming.vocabulary={path} is no text in UTF-8; save it as such") from error
     words = [line.strip() for line in text.splitlines()]
     words = list(dict.fromkeys(word for word in words if word))

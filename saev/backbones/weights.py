@@ -39,7 +39,7 @@ def find_weights(weights: str, preferred: str) -> WeightsFiles:
     """
     path = Path(weights).expanduser()
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
+        found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
         found = [p for p in found if p.name == preferred] or found
         if len(found) != 1:
             names = ", ".join(p.name for p in found) or "none"

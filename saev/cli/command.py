@@ -15,7 +15,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from saev import stopping
-from saev.cli.refusals import refuse_choices, refuse_foreign_experiments, refuse_values
+from saev.cli.refusals import (
+    refuse_choices,
+    refuse_foreign_experiments,
+    refuse_options,
+    refuse_values,
+)
 from saev.defaults import CONF_DIR
 from saev.errors import UserError, printable
 from saev.tracking.run import is_main_process, status_of
@@ -128,6 +133,7 @@ def _run(run: Callable[[], Any], verb: str) -> None:
         os.environ[_SHORT_ERRORS] = "1"
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print; printed below
     try:
+        refuse_options(sys.argv[1:])
         refuse_choices(sys.argv[1:])
         refuse_foreign_experiments(verb, sys.argv[1:])
         run()

@@ -8,9 +8,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
@@ -23,6 +24,8 @@ from saev.errors import UserError
 
 SHARED = {"record": "train"}
 """A verb that takes another's experiments too: recording is the first half of training."""
+
+Kind = TypeVar("Kind")
 
 _COMMAND = re.compile(r"^# Command:\s+python -m saev\.(\w+)", re.M)
 _EXPERIMENT = re.compile(r"^\+?experiment=")
@@ -54,6 +57,20 @@ def refuse_foreign_experiments(verb: str, arguments: Sequence[str]) -> None:
                     f"experiment={name} belongs to another command: "
                     f"python -m saev.{owner} +experiment={name}"
                 )
+
+
+def refuse_options(arguments: Sequence[str]) -> None:
+    """Raises ``UserError`` for options that Hydra's parser does not take, which would end in a page on
+    how it is used."""
+
+    def complain(message: str) -> NoReturn:
+        raise UserError(
+            f"{message}; options, such as -m, stand before the first key=value, and --help names them"
+        )
+
+    parser = get_args_parser()
+    parser.error = complain  # type: ignore[method-assign]
+    parser.parse_args(arguments)
 
 
 def refuse_choices(arguments: Sequence[str]) -> None:
@@ -93,6 +110,21 @@ def _chosen(argument: str) -> list[str]:
     return [str(one) for one in (value if isinstance(value, list) else [value])]
 
 
+def of_kind(key: str, made: Any, *kinds: type[Kind]) -> Kind:
+    """What was instantiated from the node under ``key``.
+
+    Raises:
+        UserError: it is none of the ``kinds``, as after a ``_target_`` that was mistyped or left out.
+    """
+    if not isinstance(made, kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise UserError(
+            f"{key} makes a {type(made).__name__} and no {wanted}: correct {key}._target_, or leave the "
+            "node as conf/ has it"
+        )
+    return made
+
+
 class RefuseValues(Callback):
     """Checks the composed configuration before Hydra makes the run folder."""
 
@@ -109,6 +141,12 @@ class RefuseValues(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """The same for what all members of a sweep share."""
         self.on_run_start(config)
+        subdir = str(OmegaConf.to_container(config.hydra.sweep)["subdir"])  # type: ignore[index,call-overload]
+        if "${" not in subdir:
+            raise SystemExit(
+                f"hydra.sweep.subdir={subdir} is one folder for all members of a sweep, of which the last "
+                "would be left; write ${hydra.job.num} into it, or leave it out"
+            )
 
 
 def refuse_values(cfg: DictConfig) -> None:

@@ -16,11 +16,15 @@ from saev.files import full_disk
 
 _PLACES = (
     errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
-    errno.EIO, errno.ESTALE, errno.EFBIG,
+    errno.EIO, errno.ESTALE, errno.ENOENT, errno.EEXIST,
 )  # fmt: skip
 """What the system says of a path that another path would not suffer from."""
 
+LONGEST = 1200
+"""Characters of a sentence."""
+
 _WORKER_DIED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)", re.S)
+_TOO_MANY_FILES = "Too many open files"
 _NO_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory")
 _DEVICES = (
     "lightning.fabric.accelerators",
@@ -29,6 +33,8 @@ _DEVICES = (
     "lightning.pytorch.trainer.connectors.accelerator_connector",
 )
 """Where Lightning looks at the devices that it is asked for."""
+_SAY_WHAT_IS_WRONG = ("saev.", "datamodules.", "callbacks.", "hydra._internal.defaults_list")
+"""Where a ``ValueError`` speaks of what the user wrote."""
 _WRONG_KEYWORD = re.compile(r"unexpected keyword argument|missing \d+ required")
 
 
@@ -54,7 +60,7 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, (CompactHydraException, OmegaConfBaseException)):
         return _composition(error)
     where = _raised_in(error)
-    if type(error) is ValueError and where.startswith(("saev.", "datamodules.", "callbacks.")):
+    if type(error) is ValueError and where.startswith(_SAY_WHAT_IS_WRONG):
         return _one_line(str(error))
     if isinstance(error, TypeError | ValueError | RuntimeError) and where.startswith(_DEVICES):
         return _one_line(
@@ -77,6 +83,8 @@ def _instantiation(error: InstantiationException) -> str | None:
     ours = isinstance(cause, ValueError) or type(cause).__name__ == "MisconfigurationException"
     if ours or (isinstance(cause, TypeError) and _WRONG_KEYWORD.search(str(cause))):
         return _one_line(f"{key}: {cause}" if key else str(cause))
+    if isinstance(cause, TypeError) and key:
+        return _one_line(f"{key} has a value of the wrong type ({cause}): compare it with conf/")
     return None
 
 
@@ -106,10 +114,18 @@ def _machine(error: BaseException) -> str | None:
     """What the machine refused: disk, paths, memory, the store."""
     if (full := full_disk(error)) is not None:
         place = f" at {full.filename}" if full.filename else ""
-        return f"the disk is full{place}: free some space, or write elsewhere with paths.outputs=…"
+        return (
+            f"the disk is full{place}: free some space (or lift ulimit -f, where it limits files), "
+            "or write elsewhere with paths.outputs=…"
+        )
     cause, seen = error, []
     while cause is not None and cause not in seen:
         seen.append(cause)
+        if _TOO_MANY_FILES in str(cause):
+            return (
+                "more files are open than one process may have: lower num_workers, or raise the limit with "
+                "ulimit -n, and run the same command again"
+            )
         if isinstance(cause, OSError) and cause.errno in _PLACES:
             path = f"{cause.filename2 or cause.filename or 'a path'}"
             if len(path) > 300:
@@ -139,4 +155,8 @@ def _machine(error: BaseException) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    return printable(" ".join(text.split()))
+    """Others' words in it may be endless; what to do about them stands at its end."""
+    line = printable(" ".join(text.split()))
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"

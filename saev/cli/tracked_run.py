@@ -6,15 +6,19 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from saev.defaults import conf_node
 from saev.errors import UserError
-from saev.files import remove_partials
+from saev.files import read_whole, remove_partials, write_atomically
 from saev.tracking import Tracking, is_main_process, status_of
 
+CONFIG = "config.yaml"
+VERBS = ("record", "train", "evaluate", "describe", "compare", "intervene")
 NOT_PARAMS = ("paths", "callbacks", "logger")
 """Sections that say where results go and not what they are; ``config.yaml`` has them all the same."""
 
@@ -34,17 +38,19 @@ def tracked_run(
     the verb and the experiment file.
 
     Raises:
-        UserError: the tracking store cannot be opened, or another command is at work in ``out_dir``.
+        UserError: the tracking store cannot be opened, another command is at work in ``out_dir``, or it
+            holds the results of another verb.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     with nullcontext() if is_shared or not is_main_process() else _held(out_dir):
+        _refuse_another_verb(out_dir, verb)
         yield from _tracked(cfg, out_dir, verb)
 
 
 def _tracked(cfg: DictConfig, out_dir: Path, verb: str) -> Iterator[Tracking]:
     tracking: Tracking = instantiate(cfg.logger)
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    OmegaConf.save(OmegaConf.create(resolved), out_dir / "config.yaml")
+    write_atomically(out_dir / CONFIG, OmegaConf.to_yaml(OmegaConf.create(resolved)))
     tags = {
         "saev.verb": verb,
         "saev.run_dir": str(out_dir),
@@ -53,12 +59,34 @@ def _tracked(cfg: DictConfig, out_dir: Path, verb: str) -> Iterator[Tracking]:
     params = {key: value for key, value in resolved.items() if key not in NOT_PARAMS}
     tracking.start(run_name=_run_name(cfg, verb), tags=tags, params=params)
     try:
-        tracking.log_artifact(out_dir / "config.yaml")
+        tracking.log_artifact(out_dir / CONFIG)
         yield tracking
     except BaseException as error:
         tracking.finish(status_of(error))
         raise
     tracking.finish("FINISHED")
+
+
+def _refuse_another_verb(folder: Path, verb: str) -> None:
+    """Raises UserError where the folder's ``config.yaml`` is another verb's, or somebody's own: it and
+    ``metrics.json`` would be replaced."""
+    path = folder / CONFIG
+    if not path.exists():
+        return
+    try:
+        found = yaml.safe_load(read_whole(path, "give another hydra.run.dir"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        found = "unreadable"
+    if found is None:  # empty
+        return
+    keys = set(found) if isinstance(found, dict) else set()
+    fitting = [one for one in VERBS if set(conf_node(one)) <= keys]
+    owner = max(fitting, key=lambda one: len(conf_node(one)), default=None)
+    if owner != verb:
+        whose = "is none of saev's" if owner is None else f"is of saev.{owner}"
+        raise UserError(
+            f"{path} {whose}, and saev.{verb} would replace it; give another hydra.run.dir"
+        )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from datamodules.progress import progress_bars
 from saev.backbones import Backbone
 from saev.cli.results import chosen_device
 from saev.comparison.comparison import Comparison, make_comparison
-from saev.comparison.members import CompareSettings
+from saev.comparison.members import CompareSettings, letters
 from saev.defaults import OUTPUTS, defaults, replaced
 from saev.errors import UserError
 from saev.loading import open_dictionary, sources_for
@@ -57,7 +57,9 @@ def compare_dictionaries(
             cannot be compared.
     """
     named = (
-        dict(saes) if isinstance(saes, Mapping) else {chr(97 + i): s for i, s in enumerate(saes)}
+        dict(saes)
+        if isinstance(saes, Mapping)
+        else dict(zip(letters(len(saes)), saes, strict=True))
     )
     if len(named) < 2:
         raise UserError(f"saes holds {len(named)}; give two or more dictionaries")

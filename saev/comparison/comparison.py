@@ -96,6 +96,8 @@ def make_comparison(
     if settings.rows == "patch":
         check_same_patches(dictionaries)
     images = ImageList.of(sources, settings.n_images)
+    if len(images.entries) < 2:
+        raise UserError("latents of several dictionaries are matched over images; give two or more")
     members = [
         encode_member(name, *pair, images, codes_dir, settings, device)
         for name, pair in dictionaries.items()

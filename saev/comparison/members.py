@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
 import torch
 
@@ -46,6 +47,11 @@ class CompareSettings:
             )
         if self.rows not in ("image", "patch"):
             raise UserError(f"comparison.rows={self.rows!r}; choose image or patch")
+
+
+def letters(n: int) -> list[str]:
+    """Names of so many dictionaries: a to z, then a1 to z1 and so on."""
+    return [f"{ascii_lowercase[i % 26]}{i // 26 or ''}" for i in range(n)]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from datamodules.scenes import ATTRIBUTES
 from saev.backbones import Backbone
 from saev.concepts.best_latents import Concepts
 from saev.errors import UserError
-from saev.files import read_parquet
+from saev.files import read_parquet, shown
 
 CALIBRATION_SHARE = 0.25
 """Of the training images: they set thresholds and choose nothing."""
@@ -80,12 +80,15 @@ def concepts_of(
         rows = [source.attributes(item) for item in items]
         found.append(_attributes(source.name, rows, positions, splits))
     if table is not None:
-        rows = read_table(Path(table), [item.image_id for item in items])
+        every = [item.image_id for item in source.items]
+        row_of = dict(zip(every, read_table(Path(table), every), strict=True))
+        rows = [row_of[item.image_id] for item in items]
         known = [index for index, row in enumerate(rows) if row]
-        found.append(
-            _attributes(Path(table).stem, [rows[i] for i in known], positions[known],
-                        [splits[i] for i in known])
-        )  # fmt: skip
+        if any(any(row.values()) for row in rows):
+            found.append(
+                _attributes(Path(table).stem, [rows[i] for i in known], positions[known],
+                            [splits[i] for i in known])
+            )  # fmt: skip
     if isinstance(source, ScenesImages):
         found.append(_objects(source, items, positions, splits, backbone))
     elif named and source.mask(items[0]) is not None:
@@ -110,8 +113,8 @@ def read_table(path: Path, image_ids: Sequence[str]) -> list[dict[str, str]]:
     per value. Empty cells say nothing.
 
     Raises:
-        UserError: no such file, unreadable, no image_id column, an image twice or unknown, or a
-            column of numbers or of too many values.
+        UserError: no such file, unreadable, no image_id column, an image twice or unknown, a
+            column of numbers or of too many values, or no attribute of any image.
     """
     import pandas as pd
 
@@ -121,6 +124,10 @@ def read_table(path: Path, image_ids: Sequence[str]) -> list[dict[str, str]]:
         if path.stat().st_size > MOST_TABLE_BYTES:
             raise UserError(f"{path} has more than {MOST_TABLE_BYTES:,} bytes; leave columns out")
         frame = read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        if path.suffix != ".parquet" and not isinstance(frame.index, pd.RangeIndex):
+            raise UserError(
+                f"{path} has rows with more cells than the first; quote what holds commas"
+            )
     except UserError:
         raise
     except Exception as error:  # parsers fail in many ways, all meaning the same
@@ -131,7 +138,7 @@ def read_table(path: Path, image_ids: Sequence[str]) -> list[dict[str, str]]:
         )
     if len(frame.columns) == 1:
         raise UserError(f"{path} has the column image_id alone; add a column for each attribute")
-    ids = frame["image_id"].astype(str)
+    ids = frame["image_id"].map(str)
     if ids.duplicated().any():
         raise UserError(f"{path} names the image {ids[ids.duplicated()].iloc[0]!r} twice")
     unknown = sorted(set(ids) - set(image_ids))
@@ -151,7 +158,11 @@ def read_table(path: Path, image_ids: Sequence[str]) -> list[dict[str, str]]:
                 )
             texts = values.map({0: "", 1: "yes"})
         else:
-            texts = values.astype(str)
+            if stray := [one for one in values[present] if not isinstance(one, str | bool)]:
+                raise UserError(
+                    f"{path}: the column {column} holds {shown(stray[0])}; give text, or use 0 and 1"
+                )
+            texts = values.map(str)
             if texts[present].nunique() > MAX_VALUES:
                 raise UserError(
                     f"{path}: the column {column} has {texts[present].nunique():,} different values, "
@@ -160,6 +171,8 @@ def read_table(path: Path, image_ids: Sequence[str]) -> list[dict[str, str]]:
         for image_id, text, there in zip(ids, texts, present, strict=True):
             if there:
                 rows[image_id][str(column)] = str(text)
+    if not any(any(row.values()) for row in rows.values()):
+        raise UserError(f"{path} gives no image an attribute; fill in some cells")
     return [rows[image_id] for image_id in image_ids]
 
 

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saev.backbones.base import Backbone
-from saev.errors import UserError
+from saev.errors import UserError, first_line
+from saev.files import read_whole
 from saev.heads.own import TEMPERATURE, make_head
 from saev.heads.reading import Reading
 from saev.heads.trained import TrainedHead, backbone_identity
@@ -140,14 +141,17 @@ def _read_rows(path: Path) -> Float[Tensor, "c e"]:
 
 def _read_names(file: str) -> list[str]:
     path = Path(file)
+    where = f"model.class_names={file}"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path, f"correct {where}").decode()
         names = json.loads(text) if path.suffix == ".json" else text.split("\n")
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.class_names={file} cannot be read ({error})") from error
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} cannot be read ({first_line(error)})") from error
     entries = names if isinstance(names, list) else []
     plain = [entry.get("name") if isinstance(entry, dict) else entry for entry in entries]
     found = [name.strip() for name in plain if isinstance(name, str) and name.strip()]
     if not found:
-        raise UserError(f"model.class_names={file} must hold a list of names, or objects with one")
+        raise UserError(f"{where} must hold a list of names, or objects with one")
     return found

@@ -11,7 +11,7 @@ from saev.defaults import CONF_DIR, names
 from saev.editing.edits import KINDS, parse_edit
 from saev.errors import UserError
 from saev.files import MOST_BYTES, check_fields
-from saev.intervention.hypothesis_fields import fields_fit
+from saev.intervention.hypothesis_fields import MOST_ARMS, fields_fit
 from saev.stats.correction import draws_needed
 
 ARMS = (
@@ -178,6 +178,10 @@ class Hypothesis:
         _check("mode", self.mode in ("add", "replace"), self.mode, "add or replace")
         _check("alpha", 0 < self.alpha < 1, self.alpha, "between 0 and 1")
         _check("max_ratio", self.max_ratio > 1, self.max_ratio, "above 1")
+        least = 3 / MOST_ARMS  # of which each control needs 2/α draws
+        _check(
+            "alpha", self.alpha >= least, self.alpha, f"{least} or more: less needs too many draws"
+        )
         needed = draws_needed(self.alpha, 1)
         fewest = f"null, or {needed} or more: fewer can never give p ≤ {self.alpha}"
         _check("directions", self.n_directions >= needed, self.directions, fewest)

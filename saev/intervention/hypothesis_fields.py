@@ -6,6 +6,8 @@ from typing import Any
 from saev.files import Check, a_list, a_number, a_text, a_whole, an_object, or_null, shown
 
 MOST_DRAWS = 10**6
+MOST_ARMS = 10**4
+"""Directions, dictionaries and repetitions: each takes memory, or as long as the tested edit."""
 AMOUNT = a_number(-1e6, 1e6)
 _TEXT = a_text(1000)
 _LATENTS = a_list(a_whole(), 1, 10**6)
@@ -65,8 +67,8 @@ _EVERY: dict[str, Check] = {
     "alpha": a_number(),
     "draws": or_null(a_whole(1, MOST_DRAWS)),
     "max_ratio": a_number(),
-    "directions": or_null(a_whole(0, MOST_DRAWS)),
-    "shuffles": a_whole(0, MOST_DRAWS),
+    "directions": or_null(a_whole(0, MOST_ARMS)),
+    "shuffles": a_whole(0, MOST_ARMS),
     "baselines": a_list(_TEXT),
     "smallest_effect": a_number(0),
     "table": an_object(
@@ -78,13 +80,13 @@ _EVERY: dict[str, Check] = {
         },
         more=True,
     ),
-    "untrained": a_whole(0, MOST_DRAWS),
+    "untrained": a_whole(0, MOST_ARMS),
     "tradeoff": an_object(
-        {}, {"doses": a_list(AMOUNT, 0, 1000), "draws": a_whole(0, MOST_DRAWS)}, more=True
+        {}, {"doses": a_list(AMOUNT, 0, 1000), "draws": a_whole(0, MOST_ARMS)}, more=True
     ),
-    "calibration": a_whole(-1, MOST_DRAWS),
-    "placebo": a_whole(-1, MOST_DRAWS),
-    "power": a_whole(-1, MOST_DRAWS),
+    "calibration": a_whole(-1, MOST_ARMS),
+    "placebo": a_whole(-1, MOST_ARMS),
+    "power": a_whole(-1, MOST_ARMS),
     "support": an_object(
         {},
         {

@@ -120,7 +120,11 @@ def _experiment_id(tracking_uri: str, name: str, artifact_root: str | None) -> s
         if experiment is None:
             location = None if artifact_root is None else f"{artifact_root.rstrip('/')}/{name}"
             return store.create_experiment(name, artifact_location=location)
-    except (MlflowException, SQLAlchemyError) as error:
+    except (
+        MlflowException,
+        SQLAlchemyError,
+        ImportError,
+    ) as error:  # without the database's driver
         raise UserError(
             f"cannot open the MLflow store {tracking_uri} ({_reason(error)}): set "
             "logger.tracking_uri to another one, or logger=none"

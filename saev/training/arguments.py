@@ -1,14 +1,18 @@
-"""Arguments of ``SAETraining``: its three nodes, and what is refused before any data is read."""
+"""Arguments of ``SAETraining``: its three nodes, and what is refused before any data is read; callbacks."""
 
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+import lightning as L
 import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
 
+from saev.cli.refusals import of_kind
 from saev.sae import SAEConfig
 from saev.sae.atoms import ArchetypalAtoms, FrozenAtoms, UnitAtoms
 from saev.sae.initialize import ATOM_INITS, BIAS_INITS, ENCODER_INITS
@@ -136,6 +140,15 @@ def check_dead_latents(
     _not_negative("aux_coefficient", aux_coefficient)
     _positive_count("dead_after_tokens", dead_after_tokens)
     _positive_count("k_aux", k_aux)
+
+
+def callbacks_of(cfg: DictConfig) -> list[L.Callback]:
+    """Builds those of ``cfg.callbacks``; raises UserError for what is none of Lightning's."""
+    return [
+        of_kind(f"callbacks.{name}", instantiate(node), L.Callback)
+        for name, node in (cfg.callbacks or {}).items()
+        if node is not None
+    ]
 
 
 def given_rate(make: Callable[..., Optimizer]) -> float | str | None:

@@ -5,6 +5,7 @@ another rank that dies, ends it with one sentence.
 """
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,9 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 SIGNS = ("Connection reset by peer", "Connection closed by peer", "Broken pipe")
 """What gloo says when a peer has gone; NCCL has a type of its own."""
+
+_CONNECTOR = "lightning.pytorch.trainer.connectors.checkpoint_connector"
+_TAKES_UP = re.compile("_?restore|resume_start")
 
 VALIDATION_SECONDS = 10.0
 """So long a validation may still take once a signal has come; then it is given up, and what was trained
@@ -170,6 +174,19 @@ def is_lost_connection(error: BaseException) -> bool:
     if isinstance(error, dist.DistBackendError | dist.DistNetworkError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+
+
+def is_restoring(error: Exception) -> bool:
+    """Whether it was raised while a trainer took up the state of a checkpoint."""
+    if isinstance(error, UserError):
+        return False
+    frame = error.__traceback__
+    while frame is not None:
+        here = frame.tb_frame
+        if here.f_globals.get("__name__") == _CONNECTOR and _TAKES_UP.match(here.f_code.co_name):
+            return True
+        frame = frame.tb_next
+    return False
 
 
 def how_to_go_on(last_checkpoint: Path) -> str:

@@ -13,6 +13,7 @@ from datamodules.features import FeatureDataModule
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.cli.console import override, print_next, print_table
+from saev.cli.refusals import of_kind
 from saev.cli.results import device_of, keep_metrics
 from saev.errors import UserError
 from saev.evaluation.heads import evaluate_head, evaluate_recorded
@@ -23,6 +24,7 @@ from saev.heads.targets import class_names_of, labels_of
 from saev.recording.final_features import record_features
 from saev.stopping import at_batch_ends
 from saev.tracking import Tracking
+from saev.training.arguments import callbacks_of
 from saev.training.head_module import HeadTraining
 from saev.training.resume_points import StopAtBatchEnd, keep_end, write_whole
 
@@ -53,7 +55,8 @@ def train_head(
     class_names = class_names_of(source, kind)
     Reading.of(cfg.model.features, backbone)  # refused before anything is recorded
     check_head_objective(cfg.objective, kind)
-    instantiate(cfg.model, n_features=backbone.width, n_classes=len(class_names))  # refused now
+    sizes = {"n_features": backbone.width, "n_classes": len(class_names)}
+    of_kind("model", instantiate(cfg.model, **sizes), HeadTraining)  # refused now
     split = _test_split(source)
     trainer = _trainer(cfg, out_dir, tracking)
     folder = _features(cfg, backbone, source)
@@ -101,7 +104,7 @@ def build_class_rows(
     """
     check_head_objective(cfg.objective, "class_rows")
     split = _test_split(source)
-    recipe: ClassRows = instantiate(cfg.model)
+    recipe = of_kind("model", instantiate(cfg.model), ClassRows)
     head = recipe.build(backbone, source.class_names)
     device = device_of(cfg.trainer.accelerator)
     settings = cfg.record
@@ -174,13 +177,13 @@ def _trainer(cfg: DictConfig, out_dir: Path, tracking: Tracking) -> L.Trainer:
             "a head trains in a minute and does not resume: leave ckpt_path out; features that are "
             "recorded already are used again"
         )
-    callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
-    trainer: L.Trainer = instantiate(
+    trainer = instantiate(
         cfg.trainer,
         logger=tracking.lightning_logger() or False,
-        callbacks=[*callbacks, StopAtBatchEnd(None)],
+        callbacks=[*callbacks_of(cfg), StopAtBatchEnd(None)],
         default_root_dir=str(out_dir),
     )
+    trainer = of_kind("trainer", trainer, L.Trainer)
     if trainer.world_size > 1:
         raise UserError(
             f"heads train on one device and trainer.devices asks for {trainer.world_size}; "

@@ -16,14 +16,15 @@ from datamodules.activations.format import require_space
 from datamodules.activations.module import ActivationDataModule
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
-from saev.errors import UserError
+from saev.cli.refusals import of_kind
+from saev.errors import UserError, first_line
 from saev.files import file_sha256
 from saev.metrics.collection import NAMES
 from saev.recording.record_activations import identity, record_activations, settings_of
 from saev.sae import SparseAutoencoder
 from saev.stopping import at_batch_ends
 from saev.tracking import Tracking, is_main_process
-from saev.training.arguments import count_latents
+from saev.training.arguments import callbacks_of, count_latents
 from saev.training.distributed import part_ways
 from saev.training.fit import exported, fit_baseline_to, start_at_data
 from saev.training.resume_points import (
@@ -31,6 +32,7 @@ from saev.training.resume_points import (
     PREVIOUS,
     LostRank,
     StopAtBatchEnd,
+    is_restoring,
     keep_end,
     write_whole,
 )
@@ -54,6 +56,9 @@ def train_sae(
     check_start(cfg, backbone, source, out_dir)
     module = instantiate(cfg.model, d_model=backbone.width)
     if not isinstance(module, SAETraining):
+        from saev.sae.baselines import Baseline
+
+        module = of_kind("model", module, Baseline)
         if cfg.ckpt_path is not None:
             raise UserError(
                 f"ckpt_path={cfg.ckpt_path} has no effect: {module.kind} is fitted in one go"
@@ -175,13 +180,21 @@ def check_resumable(module: SAETraining, ckpt_path: str | None) -> None:
         raise UserError(f"ckpt_path={ckpt_path} is not a file; give a run's checkpoints/last.ckpt")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, OSError) as error:
+        tensors = {name: tensor for name, tensor in state.items() if tensor.ndim >= 0}
+    except (
+        pickle.UnpicklingError, RuntimeError, KeyError, EOFError, OSError, TypeError, AttributeError,
+    ) as error:  # fmt: skip
         raise UserError(
             f"ckpt_path={ckpt_path} is damaged or not a checkpoint of saev.train; "
             f"{_older_than(path)}, or leave it out to start again"
         ) from error
     here = module.state_dict()
-    for name, tensor in state.items():
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"ckpt_path={ckpt_path} has values in {name} that are not finite: the training diverged; "
+                f"{_older_than(path)}"
+            )
         if name in here and here[name].shape != tensor.shape:
             raise UserError(
                 f"ckpt_path={ckpt_path} holds {name} of shape {tuple(tensor.shape)}, this run has "
@@ -202,7 +215,7 @@ def check_schedules(module: SAETraining, cfg: DictConfig) -> None:
     n_tokens = steps * cfg.data.batch_size if steps and steps > 0 else float("inf")
     try:
         module.check_length(steps if steps is not None else -1)
-        for callback in _callbacks(cfg):
+        for callback in callbacks_of(cfg):
             check_monitor(getattr(callback, "monitor", None))
             if check := getattr(callback, "check", None):
                 check(module, n_tokens)
@@ -220,10 +233,6 @@ def check_monitor(monitor: str | None) -> None:
         )
 
 
-def _callbacks(cfg: DictConfig) -> list[L.Callback]:
-    return [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
-
-
 def _data(
     cfg: DictConfig, backbone: Backbone, source: ImageSource, shape: Any
 ) -> ActivationDataModule:
@@ -232,7 +241,7 @@ def _data(
     if not folder:
         device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
         folder = record_activations(backbone, source, **settings_of(cfg), device=device).path
-    data = instantiate(cfg.data, dir=str(folder))
+    data = of_kind("data", instantiate(cfg.data, dir=str(folder)), ActivationDataModule)
     belongs_to = {"backbone": identity(backbone), "layer": backbone.layer}
     data.check_backbone(replace(shape, **belongs_to))
     return data
@@ -246,19 +255,25 @@ def _train(
     start_at_data(module, data, cfg.seed, resumes=cfg.ckpt_path is not None)
     checkpoints = out_dir / "checkpoints"
     lost_rank = LostRank(checkpoints / LAST)
-    trainer: L.Trainer = instantiate(
+    trainer = instantiate(
         cfg.trainer,
         logger=tracking.lightning_logger() or False,
-        callbacks=[*_callbacks(cfg), StopAtBatchEnd(checkpoints / LAST), lost_rank],
+        callbacks=[*callbacks_of(cfg), StopAtBatchEnd(checkpoints / LAST), lost_rank],
         default_root_dir=str(out_dir),
     )
-    write_whole(trainer)
+    write_whole(of_kind("trainer", trainer, L.Trainer))
     try:
         with at_batch_ends():
             trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
     except Exception as error:
         if lost_rank.noticed:  # and said
             raise SystemExit(1) from error
+        if is_restoring(error):
+            raise UserError(
+                f"ckpt_path={cfg.ckpt_path} cannot be gone on with ({type(error).__name__}: "
+                f"{first_line(error)}); give a checkpoint of this very configuration, or leave it out to "
+                "start again"
+            ) from error
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt

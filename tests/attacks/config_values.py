@@ -182,7 +182,7 @@ KEYS = {
         images.urls: paths
         images.image_key: '' 5 [] {} true
         images.label_key: text
-        images.classes: 5 '' {} true nan [5]
+        images.classes: 5 '' {} true nan [5] names.txt
         images.cache_dir: path
         """,
     "train backbone=clip_b16": "backbone.pretrained_tag: '' 5 [] {} true nan",
@@ -204,6 +204,7 @@ KEYS = {
         baselines.n_bootstrap: 0 39 -1 1.5 nan inf abc [] {} null
         choice.n_picks: count
         choice.register: flag
+        choice.where: null x 5 true
         choice.model_name: '' 5 [] {} true
         """,
     "evaluate images@concept_images=folder": "concept_images.roots: paths",
@@ -370,6 +371,15 @@ REFUSED_LATER = [
     intervene sae=a head=b
     intervene hypothesis=nowhere sae=a head=b
     train trainer.max_steps=-1
+    train +callbacks.more={}
+    train images._target_=builtins.list
+    train backbone._target_=builtins.dict
+    train model=matryoshka model.objective.prefixes=[]
+    train callbacks=resample +callbacks.resample.pool_tokens=abc
+    train =5
+    train -m seed=1,2
+    train --nope
+    describe sae=x atlas_dir=y
     """.strip().splitlines()
 ]
 """Trainings and recordings that cannot end well, though each value by itself is possible."""

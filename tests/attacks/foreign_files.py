@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -73,7 +74,10 @@ def text_cases(kind: str, file: str, argv: Callable[[Path], list[str]]) -> list[
     def case(name: str, text: bytes | None) -> Case:
         def make(folder: Path) -> list[str]:
             evil = Path(shutil.copytree(EXPORTS / kind, folder / "evil"))
-            if text is None:
+            if name == "pipe":
+                (evil / file).unlink()
+                os.mkfifo(evil / file)
+            elif text is None:
                 with (evil / file).open("wb") as opened:
                     opened.truncate(1 << 36)
             else:
@@ -82,7 +86,9 @@ def text_cases(kind: str, file: str, argv: Callable[[Path], list[str]]) -> list[
 
         return Case(f"{kind} {file} {name}", make)
 
-    return [case(name, text) for name, text in texts.items()] + [case("sparse", None)]
+    return [case(name, text) for name, text in texts.items()] + [
+        case("sparse", None), case("pipe", None)
+    ]  # fmt: skip
 
 
 def evaluate(folder: Path) -> list[str]:
@@ -242,7 +248,8 @@ HYPOTHESIS = [
     "edit: x", "edit: {kind: set}", "edit: {kind: set, scale: .nan}", "edit: {kind: set, scale: x}",
     "edit: {kind: set, scale: .inf}", "edit: {kind: rm}", "edit: {kind: set, scale: 1, where: 5}",
     "edit: {kind: set, scale: 1, where: {patches: [x]}}", "edit: {kind: swap, source: 1}",
-    "doses: [.nan, 1, 2]", "doses: x", "doses: [[1]]", "doses: 1e999", "smallest_effect: .nan",
+    "doses: [.nan, 1, 2]", "doses: x", "doses: [[1]]", "doses: 1e999",
+    "directions: 1000000", "alpha: 1.0e-300", "untrained: 1000000", "smallest_effect: .nan",
     "smallest_effect: x", "smallest_effect: -1", "alpha: .nan", "alpha: 0", "alpha: []", "alpha: true",
     "images: {n_test: -1}", "images: {test: 5}", "images: {discovery: [a], test: [a]}", "images: x",
     "images: {test: [nothing]}", "support: {n_test_units: x}", "support: {purity: .nan}",
@@ -489,7 +496,8 @@ def atlas_cases() -> list[Case]:
         case("names.parquet", {key: [[1]] for key in tables["names"]}, "tabby"),
         *[case("atlas.json", good, query) for query in (
             "patches:", "patches: cat/0", "patches: cat/0 0.1", "images: a", "images: a against b",
-            "near: x", "near: 99", "concept: nothing", "concept:", "unnamed:", "patches: cat/0 1")],
+            "near: x", "near: 99", "concept: nothing",
+            "near: " + "9" * 5000, "concept: " + "x" * 9999, "concept:", "unnamed:", "patches: cat/0 1")],
     ]  # fmt: skip
 
 
@@ -500,10 +508,7 @@ def sweep_cases() -> list[Case]:
         def make(folder: Path) -> list[str]:
             member = folder / "sweep" / "0_k=4"
             shutil.copytree(EXPORTS / "topk", member / "sae")
-            metrics = dict.fromkeys(
-                ("val/l0", "val/explained_variance", "val/dead_fraction", "val/dense_fraction"), 0.5
-            )
-            (member / "metrics.json").write_text(json.dumps(metrics))
+            (member / "metrics.json").write_text(json.dumps(good))
             (member / "config.yaml").write_text("model: {k: 4}\n")
             (member / file).write_text(text)
             return ["evaluate", f"sweep={folder / 'sweep'}"]
@@ -511,10 +516,16 @@ def sweep_cases() -> list[Case]:
         return Case(f"sweep {file} {text[:20]!r}", make)
 
     config = json.loads((EXPORTS / "topk" / "config.json").read_text())
+    good = dict.fromkeys(
+        ("val/l0", "val/explained_variance", "val/dead_fraction", "val/dense_fraction"), 0.5
+    )
     texts = {
-        "metrics.json": ["", "[]", "{}", '{"val/l0": "abc"}', '{"val/l0": NaN}', DEEP],
+        "metrics.json": ["", "[]", "{}", '{"val/l0": "abc"}', '{"val/l0": NaN}', DEEP,
+                         *[json.dumps(good | {f"val/{key}": value}) for key, value in (
+                             ("dead_fraction", 5), ("l0", -3), ("nmse", 10**400))]],
         "config.yaml": ["", "- a", "[" * 5000, "5", "!!python/object/apply:os.system [ls]",
-                        "a: &a [x,x]\nb: &b [*a,*a]\n"],
+                        "a: &a [x,x]\nb: &b [*a,*a]\n", "trainer: [1]",
+                        "trainer: {max_steps: x}", "model: {optimizer: {lr: [1]}}"],
         "sae/config.json": ["{}", "[]", json.dumps(config | {"tokens": None}),
                             json.dumps(config | {"backbone": {}}), json.dumps(config | {"layer": "x"})],
     }  # fmt: skip

@@ -6,9 +6,10 @@ import pytest
 
 from tests.attacks.foreign_files import EXPORTS, Case, evaluate, evaluate_head, foreign_cases, train
 from tests.attacks.forked import run_forked
+from tests.attacks.side_files import side_cases
 from tests.fakes.commands import assert_sentence, in_process
 
-CASES = foreign_cases()
+CASES = [*foreign_cases(), *side_cases()]
 MOST_BYTES = 2 << 30
 """Of resident memory, the 0.6 GB of the warm process included."""
 
@@ -16,7 +17,7 @@ MOST_BYTES = 2 << 30
 FEW = [
     next(case for case in CASES if case.name[4:].startswith(kind))
     for kind in ("topk", "spec", "images named", "weights", "head", "recording", "images sparse",
-                 "hypothesis", "atlas", "sweep")
+                 "hypothesis", "atlas", "side", "sweep")
 ]  # fmt: skip
 """One of each kind, for the fast suite."""
 

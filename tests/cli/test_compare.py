@@ -107,5 +107,7 @@ def test_bad_input(run: Run, sae_dir: Path) -> None:
     assert_sentence(run("compare", two, "names=[a,a]"), "names")
     assert_sentence(run("compare", two, "weights=[null]"), "weights holds 1 entries for 2")
     assert_sentence(run("compare", two, "comparison.rows=token"), "rows='token'", "image or patch")
+    assert_sentence(run("compare", two, "comparison.n_images=1"), "two or more")
+    assert_sentence(run("compare", two, "atlases=[null,nowhere]"), "latents.parquet")
     table = "+comparison.tables.nowhere=x.csv"
     assert_sentence(run("compare", two, table), "comparison.tables", "nowhere", "scenes")

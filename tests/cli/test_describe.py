@@ -182,7 +182,7 @@ def test_attribute_table_becomes_concepts(run: Run, sae_dir: Path, tmp_path: Pat
     out = tmp_path / "atlas"
     more = ("naming.proposers=[vote]", "pages.enabled=false", f"+atlas.tables.scenes={table}")
     status = run(
-        "describe", f"sae={sae_dir}", f"hydra.run.dir={out}", *SMALL, "atlas.baseline_images=0", *more
+        "describe", f"sae={sae_dir}", f"hydra.run.dir={out}", *SMALL, *more
     )  # fmt: skip
     assert status is None
     concepts = tables(out)["concepts"]

@@ -67,13 +67,26 @@ def test_a_full_disk_is_found_behind_other_errors() -> None:
 
 @pytest.mark.parametrize(
     "number",
-    [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO],
+    [
+        errno.ENOENT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+        errno.EIO,
+    ],
 )
 def test_a_path_that_the_system_refuses_is_named(number: int) -> None:
     refused = OSError(number, "no", "/runs/a")
     assert str(sentence(refused)).startswith("/runs/a cannot be read or written (no)")
     moved = OSError(number, "no", "/tmp/a", None, "/runs/b" * 200)
     assert str(sentence(moved)).startswith("/runs/b/runs/b") and len(str(sentence(moved))) < 500
+
+
+def test_a_sentence_is_cut_where_others_words_are_endless() -> None:
+    text = str(sentence(UserError(f"{'x' * 9000} is no concept; give another")))
+    assert len(text) < 1500 and text.endswith("x is no concept; give another")
 
 
 def test_a_killed_worker_and_a_store_that_is_away_are_no_bugs() -> None:

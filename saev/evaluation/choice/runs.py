@@ -12,11 +12,14 @@ from saev.files import (
     BACKBONE_IDENTITY,
     MOST_BYTES,
     RECORDED_TOKENS,
+    Check,
     a_number,
     a_text,
     a_whole,
     an_object,
+    or_null,
     plain_data,
+    plain_object,
     read_json,
     shown,
 )
@@ -26,20 +29,32 @@ from saev.tracking.sweeps import artifact, run_in_folder, sweep_runs
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-NEEDED = ("val/l0", "val/explained_variance", "val/dead_fraction", "val/dense_fraction")
-"""What ``metrics.json`` of an evaluated dictionary always holds."""
+NEEDED = {
+    "val/l0": a_number(0), "val/explained_variance": a_number(most=1),
+    "val/dead_fraction": a_number(0, 1), "val/dense_fraction": a_number(0, 1),
+}  # fmt: skip
+"""What ``metrics.json`` of an evaluated dictionary always holds, and what it can be."""
 
 _NAMED = an_object({"name": a_text()}, more=True)
 
 
 def _metrics_fit(value: Any, name: str) -> str | None:
-    """Numbers, those of ``NEEDED`` finite."""
+    """Numbers, those of ``NEEDED`` within their ranges; others may be nan."""
     for key, entry in value.items():
-        if not isinstance(entry, int | float):
+        if not isinstance(entry, float) and a_number()(entry, key):
             return f"{key} is {shown(entry)}, no number"
-        if key in NEEDED and (wrong := a_number()(entry, key)):
+        if key in NEEDED and (wrong := NEEDED[key](entry, key)):
             return wrong
     return None
+
+
+def _rate_fits(value: Any, name: str) -> str | None:
+    return (a_text() if isinstance(value, str) else or_null(a_number()))(value, name)
+
+
+def _node(**fields: Check) -> Check:
+    """A node of the configuration, or null; other keys are not looked at."""
+    return or_null(an_object({}, fields, more=True))
 
 
 def _belongs_fit(value: Any, name: str) -> str | None:
@@ -47,11 +62,26 @@ def _belongs_fit(value: Any, name: str) -> str | None:
 
 
 CHECKS = {
-    "config.yaml": an_object({}, more=True),
+    "config.yaml": an_object(
+        {},
+        {
+            "trainer": _node(max_steps=or_null(a_whole(-1))),
+            "data": _node(batch_size=or_null(a_whole(1))),
+            "model": _node(optimizer=_node(lr=_rate_fits)),
+            "evaluation": _node(n_images=or_null(a_whole(1))),
+        },
+        more=True,
+    ),
     "metrics.json": _metrics_fit,
     "sae/config.json": an_object(
-        {"backbone": _belongs_fit, "layer": a_whole(0, 10_000), "tokens": RECORDED_TOKENS},
-        {"manifest_sha256": plain_data},
+        {
+            "backbone": _belongs_fit,
+            "layer": a_whole(0, 10_000),
+            "tokens": RECORDED_TOKENS,
+            "activation": a_text(100),
+            "d_sae": a_whole(1),
+        },
+        {"manifest_sha256": plain_data, "recipe": or_null(plain_object)},
         more=True,
     ),
 }
@@ -165,6 +195,8 @@ def _from_folder(folder: Path, tracking: Tracking) -> Sweep:
         if isinstance(tracking, MLflowTracking):
             run_id = run_in_folder(tracking.tracking_uri, tracking.experiment_name, path.resolve())
         found = _member(name, run_id, path)
+        if any(a_text()(text, "name") for text in (name, path.name)):
+            found = "its name is no UTF-8"
         if isinstance(found, SweepRun):
             members.append(found)
         else:

@@ -45,9 +45,9 @@ class Matryoshka(Objective):
         if (prefixes is None) == (n_random is None):
             raise ValueError("Matryoshka: give one of prefixes and n_random, not both or neither.")
         ends = [1.0] if prefixes is None else list(prefixes)
-        rising = all(a < b for a, b in zip([0, *ends[:-1]], ends, strict=True))
+        rising = all(a < b for a, b in zip([0, *ends], ends, strict=False))
         require(
-            "Matryoshka: prefixes", rising and ends[-1] == 1, ends, "rising shares that end in 1"
+            "Matryoshka: prefixes", rising and ends[-1:] == [1], ends, "rising shares that end in 1"
         )
         require(
             "Matryoshka: n_random",
