@@ -14,7 +14,7 @@ from datamodules.images.decode import decode_image, read_mask
 from datamodules.images.layout import find_sections, named_roots, no_images, walk_images
 from datamodules.patches import IGNORE
 from saev.errors import UserError, first_line
-from saev.files import MOST_BYTES, a_list, a_text
+from saev.files import MOST_BYTES, a_list, a_text, shown
 
 
 class SegmentationImages(ImageSource):
@@ -143,6 +143,9 @@ def _read_classes(root: Path) -> list[str]:
         if isinstance(names, dict):
             names = names.get("classes")
         if isinstance(names, list) and a_list(a_text(1000), 1)(names, "classes") is None:
+            if len(set(names)) < len(names):
+                again = next(name for i, name in enumerate(names) if name in names[:i])
+                raise UserError(f"{file} names {shown(again)} twice: give every class its own name")
             return names
         raise UserError(
             f'{file} names no classes: it must hold a list of names, or {{"classes": [...]}}'

@@ -141,7 +141,7 @@ class WebDatasetImages(ImageSource):
                 f"the label of {where} is {shown(label)}: it must be a number or a name of at most "
                 "1,000 characters"
             )
-        return int(label) if label.isascii() and label.isdigit() else label
+        return int(label) if re.fullmatch(r"-?[0-9]+", label) else label
 
     def load(self, item: ImageItem) -> Image.Image:
         """Raises `BrokenImage` with tar and member."""

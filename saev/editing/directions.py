@@ -3,7 +3,6 @@
 Suffixes: b images, p chosen tokens, d width, n units, r draws.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,16 +69,6 @@ def covariance_directions(
     root_dd = vectors_dd * values_d.clamp(min=0).sqrt()
     noise_rd = torch.randn(n, len(covariance), generator=generator, dtype=torch.float64)
     return torch.nn.functional.normalize(noise_rd @ root_dd.T, dim=-1).float()
-
-
-def apart_from(
-    directions: Float[Tensor, "r d"], others: Sequence[Float[Tensor, " d"]]
-) -> Float[Tensor, "r d"]:
-    """What the directions have beside the span of others, normalised."""
-    basis_dk, _ = torch.linalg.qr(torch.stack([*others], 1).double())
-    rest_rd = directions.double()
-    rest_rd = rest_rd - rest_rd @ basis_dk @ basis_dk.T
-    return torch.nn.functional.normalize(rest_rd, dim=-1).to(directions)
 
 
 def diffmean_direction(

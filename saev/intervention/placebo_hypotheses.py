@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saev.editing.edits import parse_edit
-from saev.intervention.arms.control_directions import ignorant_of, random_directions
+from saev.intervention.arms.control_directions import random_directions
 from saev.intervention.arms.matched_latents import AlikePool, Matched
 from saev.intervention.choose.discovery import Discovery
 from saev.intervention.choose.placebo_sets import placebo_sets, sets_needed, turns
@@ -185,10 +185,8 @@ class _Tester:
 
     def _directions(self, one: _PlaceboSet) -> dict[str, Float[Tensor, "r d"]]:
         """Fresh ones: where all sets meet the same few, the error is theirs and not the test's."""
-        concepts = [self.plan.directions.diffmean[p.column] for p in one.proposals]
-        seed = self.file.seed + 1000 * (one.number + 1)
-        covariance = self.result.discovery.covariance
-        return ignorant_of(random_directions(covariance, self.file.n_directions, seed), concepts)
+        covariance, seed = self.result.discovery.covariance, self.file.seed
+        return random_directions(covariance, self.file.n_directions, seed + 1000 * (one.number + 1))
 
     def _untrained(self, one: _PlaceboSet, p: Proposal) -> list[Hashable]:
         plan, scale, arm = self.plan, self.file.scale, "untrained_same_length"

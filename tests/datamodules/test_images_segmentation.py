@@ -93,6 +93,7 @@ def test_missing_mask_and_size_mismatch(streets):
         ("{}", "names no classes"),
         ("[]", "names no classes"),
         ("[1, 2]", "names no classes"),
+        ('["road", "sky", "road"]', "names 'road' twice"),
     ],
 )
 def test_bad_class_names(streets, content, message):

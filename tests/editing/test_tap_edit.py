@@ -10,7 +10,6 @@ from saev.editing.code_edits import Add, Scale, SetTo, Where
 from saev.editing.directions import (
     MatchedDirection,
     RawUnit,
-    apart_from,
     covariance_directions,
     diffmean_direction,
     isotropic_directions,
@@ -196,12 +195,6 @@ def test_random_directions_are_unit_and_follow_the_covariance():
     covariance = torch.diag(torch.tensor([100.0, 1, 1, 1, 1, 1, 1, 1]))
     shaped = covariance_directions(500, covariance, generator)
     assert shaped[:, 0].square().mean() > 0.7 > 0.2 > isotropic[:, 0].square().mean()
-    concepts = [torch.eye(8)[0] + torch.eye(8)[1], torch.eye(8)[0]]
-    for k in (1, 2):  # the second lies across the data, and the rest keeps its shape
-        rest = apart_from(shaped, concepts[:k])
-        torch.testing.assert_close(rest.norm(dim=-1), torch.ones(500))
-        torch.testing.assert_close((rest @ concepts[k - 1]).abs().max(), torch.tensor(0.0))
-    assert rest[:, :2].abs().max() < 1e-6 < 0.5 < rest[:, 2:].abs().max()
 
 
 def test_baseline_directions_find_a_planted_one():

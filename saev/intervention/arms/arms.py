@@ -320,7 +320,7 @@ class ArmPlan:
         self, p: Proposal, n: int, scale: float, n_directions: int, n_shuffles: int, tested: bool
     ) -> None:
         latents = p.latents[n]
-        for arm, directions in self.directions.random[p.column].items():
+        for arm, directions in self.directions.random.items():
             for draw, direction in enumerate(directions[:n_directions]):
                 key = self.direction_key((arm, draw), direction, latents, scale, p.concept)
                 self.use(p, arm, draw, n, scale, key, tested)

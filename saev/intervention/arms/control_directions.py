@@ -3,7 +3,7 @@
 Suffixes: r draws, c columns, d width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saev.editing.directions import (
-    apart_from,
     covariance_directions,
     diffmean_direction,
     isotropic_directions,
@@ -22,15 +21,13 @@ from saev.intervention.choose.discovery import Discovery
 from saev.intervention.hypothesis import Hypothesis
 from saev.intervention.readout import Readout
 
-COVARIANCE = "covariance_direction"
-
 
 @dataclass(frozen=True)
 class ControlDirections:
     """Of one experiment; those of a column point towards its class."""
 
-    random: dict[int, dict[str, Float[Tensor, "r d"]]]
-    """Per arm: ``random_direction`` and ``covariance_direction``."""
+    random: dict[str, Float[Tensor, "r d"]]
+    """``random_direction`` and ``covariance_direction``."""
     diffmean: dict[int, Float[Tensor, " d"]]
     pca: dict[int, Float[Tensor, " d"]]
     probe: Float[Tensor, "c d"]
@@ -42,11 +39,10 @@ def control_directions(
 ) -> ControlDirections:
     """All directions that the arms of some columns need, from discovery images alone."""
     covariance = discovery.covariance
+    random = random_directions(covariance, file.n_directions, file.seed)
     diffmean = {
         c: diffmean_direction(discovery.class_mean[c], discovery.rest_mean[c]) for c in columns
     }
-    drawn = random_directions(covariance, file.n_directions, file.seed)
-    random = {c: ignorant_of(drawn, [own]) for c, own in diffmean.items()}
     pca = {}
     if "pca_direction" in file.baselines:
         pca = {c: pca_direction(covariance, towards) for c, towards in diffmean.items()}
@@ -60,20 +56,8 @@ def random_directions(
     generator = torch.Generator().manual_seed(seed)
     return {
         "random_direction": isotropic_directions(n, len(covariance), generator),
-        COVARIANCE: covariance_directions(n, covariance, generator),
+        "covariance_direction": covariance_directions(n, covariance, generator),
     }
-
-
-def ignorant_of(
-    random: Mapping[str, Float[Tensor, "r d"]], concepts: Sequence[Float[Tensor, " d"]]
-) -> dict[str, Float[Tensor, "r d"]]:
-    """The same draws for a test on some concepts, whose DiffMean directions are taken out of those with
-    the data's covariance.
-
-    In street scenes a class holds up to 15 % of the variance: draws as close to its own direction as a
-    cosine of 0.4 to 0.7 are common, and they are no control for it.
-    """
-    return {**random, COVARIANCE: apart_from(random[COVARIANCE], concepts)}
 
 
 def _probe_rows(discovery: Discovery, readout: Readout) -> Float[Tensor, "c d"]:
