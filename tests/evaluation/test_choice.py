@@ -186,7 +186,7 @@ def test_aliases_are_different(sweep: Path, tmp_path: Path) -> None:
         ("sae/config.json", "{}", "backbone is missing"),
         (
             "sae/config.json",
-            '{"backbone": {}, "layer": 1, "tokens": {"which": "patch"}}',
+            '{"backbone": {}, "layer": 1, "tokens": {"which": "patch"}, "activation": "relu", "d_sae": 8}',
             "name is",
         ),
         ("sae/config.json", '{"backbone": {"name": "a"}, "layer": 1}', "tokens is missing"),
