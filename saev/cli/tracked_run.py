@@ -80,13 +80,20 @@ def _refuse_another_verb(folder: Path, verb: str) -> None:
     if found is None:  # empty
         return
     keys = set(found) if isinstance(found, dict) else set()
-    fitting = [one for one in VERBS if set(conf_node(one)) <= keys]
-    owner = max(fitting, key=lambda one: len(conf_node(one)), default=None)
+    fit = {one: _fit(set(conf_node(one)), keys) for one in VERBS}
+    owner = max(VERBS, key=lambda one: fit[one])
+    if fit[owner] <= 0:
+        owner = None
     if owner != verb:
         whose = "is none of saev's" if owner is None else f"is of saev.{owner}"
         raise UserError(
             f"{path} {whose}, and saev.{verb} would replace it; give another hydra.run.dir"
         )
+
+
+def _fit(own: set[str], keys: set[str]) -> int:
+    """Keys of a verb that a file has, less those that it lacks: older versions had fewer."""
+    return len(own & keys) - len(own - keys)
 
 
 @contextmanager

@@ -308,6 +308,24 @@ def test_a_checkpoint_that_is_no_more(
     assert_good(attack([*command("train"), f"ckpt_path={older}"], tmp_path))
 
 
+@slow
+def test_a_checkpoint_of_other_content(command: Command, tmp_path: Path) -> None:
+    assert_good(attack(command("train"), tmp_path))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    whole = torch.load(last, weights_only=True)
+    weights = whole["state_dict"]
+    more = ("trainer.max_steps=8", f"ckpt_path={tmp_path / 'odd.ckpt'}")
+    for content in (
+        weights, {"state_dict": weights}, {"state_dict": [1]}, [1], {**whole, "state_dict": {}},
+        {**whole, "state_dict": {k: v * float("nan") for k, v in weights.items()}},
+        {**whole, "optimizer_states": [{}]}, {**whole, "loops": 5}, {**whole, "callbacks": [1]},
+        {**whole, "ActivationDataModule": {"position": "x"}},
+        {**whole, "pytorch-lightning_version": 5},
+    ):  # fmt: skip
+        torch.save(content, tmp_path / "odd.ckpt")
+        assert_one_sentence(attack([*command("train"), *more], tmp_path), "odd.ckpt")
+
+
 # --- divergence -------------------------------------------------------------------------------
 
 
