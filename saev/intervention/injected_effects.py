@@ -1,6 +1,6 @@
 """Injected effects: for a set of latents a known effect on a concept, in five strengths.
 
-Suffixes: n test images, u units, c columns, d width.
+Suffixes: n test images, u units, c columns.
 """
 
 from collections.abc import Sequence
