@@ -17,6 +17,7 @@ from torch import Tensor
 from saev.sae.config import TOPK_FAMILY
 from saev.sae.model import SparseAutoencoder, top_k
 from saev.sae.sparse import (
+    GradientMemory,
     SparseSupport,
     attach_encoder,
     decode_topk,
@@ -49,6 +50,8 @@ class Encoding:
     sparse: bool | None = None
     """Force a path; None takes the sparse one where ``prefers_sparse`` says so. Both give the same
     numbers up to rounding; the dense one is the reference."""
+    memory: GradientMemory | None = None
+    """Where the sparse path writes gradients of weights to."""
 
 
 class BatchCodes(NamedTuple):
@@ -138,7 +141,7 @@ def _encode_topk(
 ) -> BatchCodes:
     d_sae, k = sae.cfg.d_sae, int(k)
     if _is_sparse(how, d_sae, k, x_bar.device.type):
-        z, support = encode_topk(x_bar, sae.W_enc, sae.b_enc, sae.input_shift, k)
+        z, support = encode_topk(x_bar, sae.W_enc, sae.b_enc, sae.input_shift, k, how.memory)
         return BatchCodes(z, support, None, None, d_sae)
     return BatchCodes(top_k(_pre_activations(sae, x_bar), k), None, None, None, d_sae)
 
@@ -166,6 +169,6 @@ def _encode_batch_topk(
     if indices is None:
         assert pre is not None
         return BatchCodes(torch.where(kept, pre, 0.0), None, None, threshold, d_sae)
-    support = SparseSupport(indices, d_sae, kept)
+    support = SparseSupport(indices, d_sae, kept, how.memory)
     z = attach_encoder(values, x_bar, sae.W_enc, sae.b_enc, shift, support)
     return BatchCodes(torch.where(kept, z, 0.0), support, None, threshold, d_sae)

@@ -21,6 +21,9 @@ FITTED_TOKENS = 2048
 FITTED_CODES = 2**23
 """Codes held at once meanwhile: 32 MB."""
 
+CACHED_WEIGHTS = 2**17
+"""Weights that a pass over rows looks at twice: half a megabyte."""
+
 
 @torch.no_grad()
 def initialize_(
@@ -59,8 +62,14 @@ def initialize_(
 @torch.no_grad()
 def normalize_atoms_(W_dec: Float[Tensor, "s d"]) -> None:
     """Scale every row to norm 1 in place; a zero row stays zero."""
-    norms = torch.linalg.vector_norm(W_dec, dim=1, keepdim=True)
-    W_dec.div_(norms.clamp_(min=1e-12))
+    for atoms in W_dec.split(_rows_at_once(W_dec)):
+        norms = torch.linalg.vector_norm(atoms, dim=1, keepdim=True)
+        atoms.div_(norms.clamp_(min=1e-12))
+
+
+def _rows_at_once(W: Float[Tensor, "s d"]) -> int:
+    """So that what two passes read stays in the cache in between; all rows on a GPU."""
+    return len(W) if W.is_cuda else max(1, CACHED_WEIGHTS // W.shape[1])
 
 
 @torch.no_grad()
@@ -70,8 +79,10 @@ def remove_parallel_gradient_(grad: Float[Tensor, "s d"], W_dec: Float[Tensor, "
     That part only lengthens the atom, which normalisation undoes; left in, it would still feed
     Adam's moments. Source: Bricken et al. 2023, Towards Monosemanticity.
     """
-    along = torch.linalg.vecdot(grad, W_dec).unsqueeze(1)
-    grad.addcmul_(along, W_dec, value=-1)
+    step = _rows_at_once(W_dec)
+    for rows, atoms in zip(grad.split(step), W_dec.split(step), strict=True):
+        along = torch.linalg.vecdot(rows, atoms).unsqueeze(1)
+        rows.addcmul_(along, atoms, value=-1)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from saev.sae.config import SAEConfig
 from saev.sae.initialize import best_gain, initialize_, latents_per_token, some_normal
+from saev.sae.sparse import largest
 
 
 class SparseAutoencoder(nn.Module):
@@ -214,5 +215,7 @@ def top_k(pre: Float[Tensor, "*n s"], k: int) -> Float[Tensor, "*n s"]:
 
     Source: Gao et al. 2024 (arXiv 2406.04093), eq. 2, with the ReLU of their released models.
     """
-    values, indices = pre.topk(k, dim=-1, sorted=False)
-    return torch.zeros_like(pre).scatter(-1, indices, values.relu())
+    rows = pre.reshape(-1, pre.shape[-1])
+    _, indices = largest(rows.detach(), k)
+    values = rows.gather(1, indices).relu()
+    return torch.zeros_like(rows).scatter_(1, indices, values).view_as(pre)

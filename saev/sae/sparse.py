@@ -13,7 +13,8 @@ the rest concerns k of s latents and shrinks to about 8·d·k here.
 Shapes: `b` tokens, `d` d_model, `s` d_sae, `k` active; `bk` all chosen (token, latent) pairs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ from torch.autograd.function import once_differentiable
 PRE_BLOCK_ELEMENTS = {"cpu": 2**22, "cuda": 2**29}
 """Pre-activations held at once: 16 MB on a CPU (larger blocks leave the cache and are returned to
 the system after each step), 1 to 2 GB on a GPU."""
+
+GRADIENT_BLOCK_ELEMENTS = 2**18
+"""Entries of a gradient written at once: 1 MB, which stays in the cache."""
 
 GROUP = 8
 """Entries of a row compared before the search for the k largest; 4 and 16 were slower."""
@@ -41,10 +45,37 @@ def prefers_sparse(d_sae: int, k: int, device_type: str) -> bool:
     return d_sae >= SPARSE_RATIO.get(device_type, float("inf")) * k
 
 
+class GradientMemory:
+    """Memory of last step's gradients, which this step's are written to.
+
+    Tensors as large as a dictionary go back to the system when they are freed, and the next ones are
+    faulted in page by page: on a CPU a sixth of the time of a step. On a GPU torch keeps memory itself.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+        self._n_lent = 0
+
+    def take(self, n_rows: int, like: Float[Tensor, "b d"]) -> Float[Tensor, "s d"]:
+        """Memory for n_rows × d numbers, whose values are anything."""
+        self._n_lent += 1
+        shape = n_rows, like.shape[1]
+        for place, one in enumerate(self._kept):
+            if (one.shape, one.dtype, one.device) == (shape, like.dtype, like.device):
+                return self._kept.pop(place)
+        return like.new_empty(shape)
+
+    def give_back(self, grads: Iterable[Tensor]) -> None:
+        """Keeps no more of the gradients than were asked for since the last time."""
+        self._kept = [one for one in grads if one.dim() == 2][: self._n_lent]
+        self._n_lent = 0
+
+
 class SparseSupport:
     """The chosen latents of a batch, and the same pairs sorted by latent (once, when asked for).
 
     Args:
+        memory: where gradients of weights are written to; None: to new tensors.
         held_bk: which of the pairs count, where rows are of unequal length; the values at the others
             are 0. None: all.
     """
@@ -54,16 +85,18 @@ class SparseSupport:
         indices_bk: Int[Tensor, "b k"],
         d_sae: int,
         held_bk: Bool[Tensor, "b k"] | None = None,
+        memory: GradientMemory | None = None,
     ) -> None:
         self.indices_bk = indices_bk
         self.d_sae = d_sae
         self.held_bk = held_bk
+        self.memory = memory
         self._by_latent: tuple[Tensor, Tensor, Tensor] | None = None
 
     def restrict(self, chosen_bk: Bool[Tensor, "b k"]) -> "SparseSupport":
         """The pairs of this support that are also chosen."""
         held = chosen_bk if self.held_bk is None else chosen_bk & self.held_bk
-        return SparseSupport(self.indices_bk, self.d_sae, held)
+        return SparseSupport(self.indices_bk, self.d_sae, held, self.memory)
 
     def _sort(self) -> tuple[Tensor, Tensor, Tensor]:
         if self._by_latent is None:
@@ -105,13 +138,22 @@ class SparseSupport:
         The order of summation is fixed, so two runs agree bit for bit.
         """
         order, tokens, starts = self._sort()
-        return F.embedding_bag(
-            tokens,
-            rows_bd,
-            starts,
-            mode="sum",
-            per_sample_weights=values_bk.flatten()[order],
-        )
+        values = values_bk.flatten()[order]
+        if self.memory is None or rows_bd.device.type != "cpu":
+            return F.embedding_bag(tokens, rows_bd, starts, mode="sum", per_sample_weights=values)
+        whole = self.memory.take(self.d_sae, rows_bd)
+        step = max(1, GRADIENT_BLOCK_ELEMENTS // rows_bd.shape[1])
+        bounds = [*starts[::step].tolist(), len(tokens)]
+        for block, bags, (first, last) in zip(
+            whole.split(step), starts.split(step), pairwise(bounds), strict=True
+        ):
+            here = slice(first, last)
+            block.copy_(
+                F.embedding_bag(
+                    tokens[here], rows_bd, bags - first, mode="sum", per_sample_weights=values[here]
+                )
+            )
+        return whole
 
 
 def largest(
@@ -139,15 +181,26 @@ def largest(
 def pre_blocks(
     x_bd: Float[Tensor, "b d"], W_enc: Float[Tensor, "s d"], b_enc: Float[Tensor, " s"]
 ) -> Iterator[Float[Tensor, "rows s"]]:
-    """x·W_encᵀ + b_enc in blocks of rows that stay in the cache, in float32 also under autocast."""
+    """x·W_encᵀ + b_enc in blocks of rows that stay in the cache, in float32 also under autocast.
+
+    Without gradients; on a CPU each block is written where the one before it was.
+    """
     # Once for all blocks: autocast caches a cast weight only while gradients are recorded.
     W = narrowed(W_enc)
     n_rows = max(1, PRE_BLOCK_ELEMENTS.get(x_bd.device.type, 2**22) // W.shape[0])
+    if x_bd.device.type != "cpu":
+        for rows in x_bd.split(n_rows):
+            yield (
+                F.linear(rows, W, b_enc)
+                if W is W_enc
+                else wide_product(rows.to(W.dtype), W) + b_enc
+            )
+        return
+    if W is not W_enc:
+        x_bd, W = x_bd.to(W.dtype).float(), W.float()
+    block = x_bd.new_empty(min(n_rows, len(x_bd)), W.shape[0])
     for rows in x_bd.split(n_rows):
-        if W is W_enc:
-            yield F.linear(rows, W_enc, b_enc)
-        else:
-            yield wide_product(rows.to(W.dtype), W) + b_enc
+        yield torch.addmm(b_enc, rows, W.T, out=block[: len(rows)])
 
 
 @torch.no_grad()
@@ -263,10 +316,11 @@ def encode_topk(
     b_enc: Float[Tensor, " s"],
     b_dec: Float[Tensor, " d"],
     k: int,
+    memory: GradientMemory | None = None,
 ) -> tuple[Float[Tensor, "b k"], SparseSupport]:
     """Codes relu(top-k((x − b_dec)·W_encᵀ + b_enc)) at the chosen latents, and which these are."""
     values, indices = select_topk((x_bd - b_dec).detach(), W_enc, b_enc, k)
-    support = SparseSupport(indices, W_enc.shape[0])
+    support = SparseSupport(indices, W_enc.shape[0], memory=memory)
     return attach_encoder(values, x_bd, W_enc, b_enc, b_dec, support), support
 
 

@@ -30,6 +30,7 @@ from saev.sae.initialize import (
 )
 from saev.sae.objectives import Objective, Step
 from saev.sae.objectives.objective import l1
+from saev.sae.sparse import GradientMemory
 from saev.training.arguments import (
     AUTO,
     Initialization,
@@ -180,11 +181,16 @@ class SAETraining(L.LightningModule):
         self.sae = SparseAutoencoder(cfg)
         initialize_(self.sae.W_enc, self.sae.W_dec, self.init.encoder)
         self.decoder.attach(self.sae)
-        self.encoding = Encoding(gather=gather_rows)
+        self.memory = GradientMemory()
+        self.encoding = Encoding(gather=gather_rows, memory=self.memory)
         if self.jump is not None:
             start, paper = self.jump.start_threshold, 0.001 * d_model**0.5
             self.sae.threshold.data.fill_(paper if start is None else start)
-            self.encoding = Encoding(self.jump.bandwidth, self.jump.jump_to_input, gather_rows)
+            self.encoding = replace(
+                self.encoding,
+                bandwidth=self.jump.bandwidth,
+                jump_to_input=self.jump.jump_to_input,
+            )
         self.averaged: dict[str, Tensor] | None = None
         self.val_metrics = ReconstructionMetrics(d_model, n_latents)
         self.val_all_metrics = ReconstructionMetrics(d_model, n_latents)
@@ -374,6 +380,10 @@ class SAETraining(L.LightningModule):
             nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         elif gradient_clip_val:
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        self.memory.give_back(p.grad for p in self.parameters() if p.grad is not None)
+        super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
