@@ -27,6 +27,9 @@ PRE_BLOCK_ELEMENTS = {"cpu": 2**22, "cuda": 2**29}
 """Pre-activations held at once: 16 MB on a CPU (larger blocks leave the cache and are returned to
 the system after each step), 1 to 2 GB on a GPU."""
 
+MIN_BLOCK_ROWS = 256
+"""Rows of a block of a wide dictionary: each block reads all weights."""
+
 GRADIENT_BLOCK_ELEMENTS = 2**18
 """Entries of a gradient written at once: 1 MB, which stays in the cache."""
 
@@ -97,6 +100,17 @@ class SparseSupport:
         """The pairs of this support that are also chosen."""
         held = chosen_bk if self.held_bk is None else chosen_bk & self.held_bk
         return SparseSupport(self.indices_bk, self.d_sae, held, self.memory)
+
+    def split(self, group_bk: Int[Tensor, "b k"], n: int) -> "SparseSupport":
+        """The pairs of each of n groups in rows of their own, b rows a group."""
+        groups = torch.arange(n, device=group_bk.device)[:, None, None]
+        held_gbk = group_bk == groups
+        if self.held_bk is not None:
+            held_gbk &= self.held_bk
+        indices_gbk = self.indices_bk.expand_as(held_gbk)
+        return SparseSupport(
+            indices_gbk.flatten(0, 1), self.d_sae, held_gbk.flatten(0, 1), self.memory
+        )
 
     def _sort(self) -> tuple[Tensor, Tensor, Tensor]:
         if self._by_latent is None:
@@ -187,7 +201,9 @@ def pre_blocks(
     """
     # Once for all blocks: autocast caches a cast weight only while gradients are recorded.
     W = narrowed(W_enc)
-    n_rows = max(1, PRE_BLOCK_ELEMENTS.get(x_bd.device.type, 2**22) // W.shape[0])
+    at_once = max(MIN_BLOCK_ROWS, PRE_BLOCK_ELEMENTS.get(x_bd.device.type, 2**22) // len(W))
+    # In blocks alike: a product with a few rows reads as many weights as one with hundreds.
+    n_rows = -(-len(x_bd) // max(1, round(len(x_bd) / at_once))) or 1
     if x_bd.device.type != "cpu":
         for rows in x_bd.split(n_rows):
             yield (
@@ -198,7 +214,7 @@ def pre_blocks(
         return
     if W is not W_enc:
         x_bd, W = x_bd.to(W.dtype).float(), W.float()
-    block = x_bd.new_empty(min(n_rows, len(x_bd)), W.shape[0])
+    block = x_bd.new_empty(n_rows, len(W))
     for rows in x_bd.split(n_rows):
         yield torch.addmm(b_enc, rows, W.T, out=block[: len(rows)])
 
@@ -232,9 +248,9 @@ def select_above(
     """
     found = []
     for block in pre_blocks(x_bd, W_enc, b_enc):
-        above = block >= floor
-        rows, latents = above.nonzero().unbind(1)
-        found.append((above.sum(1), rows, latents, block[rows, latents]))
+        rows, latents = (block >= floor).nonzero().unbind(1)
+        counts = torch.bincount(rows, minlength=len(block))
+        found.append((counts, rows, latents, block[rows, latents]))
     counts = torch.cat([counts for counts, *_ in found])
     width = max(1, int(counts.max()))
     values, indices = [], []

@@ -15,8 +15,8 @@ from saev.sae.sparse import wide_pre_activations
 CHUNK_CODES = 2**24
 """Codes held at once while calibrating: 64 MB."""
 
-FLOOR_TOKENS = 128
-FLOOR_MARGIN = 1.5
+FLOOR_TOKENS = 32
+FLOOR_MARGIN = 1.75
 """BatchTopK looks at what would be kept with so many times k on so many of the tokens; where that
 turns out too little, at everything that is positive."""
 

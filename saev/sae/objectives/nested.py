@@ -5,6 +5,7 @@ Shapes: `b` tokens, `d` d_model, `s` d_sae.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from saev.sae.config import TOPK_FAMILY, SAEConfig
 from saev.sae.encode import BatchCodes, encode_normalized
 from saev.sae.model import SparseAutoencoder
 from saev.sae.objectives.objective import Objective, ObjectiveValue, Step, require, squared_error
+from saev.sae.sparse import decode_topk
 from saev.sae.threshold import batch_threshold
 
 
@@ -105,17 +107,18 @@ def prefix_reconstructions(
     codes: BatchCodes, W_dec: Float[Tensor, "s d"], b_dec: Float[Tensor, " d"], widths: list[int]
 ) -> list[Float[Tensor, "b d"]]:
     """Reconstruction by the first so many latents, for each width; every latent is decoded once."""
-    found: list[Tensor] = []
-    total, first = b_dec, 0
-    for end in widths:
-        if codes.indices is None:
-            total = total + codes.values[:, first:end] @ W_dec[first:end]
-        else:
-            group = (codes.indices >= first) & (codes.indices < end)
-            total = total + codes.keep(group).decode(W_dec, torch.zeros_like(b_dec))
-        found.append(total)
-        first = end
-    return found
+    if codes.support is None:
+        firsts = [0, *widths]
+        parts = torch.stack([codes.values[:, a:b] @ W_dec[a:b] for a, b in pairwise(firsts)])
+    else:
+        # All groups as one batch: one product, and one gradient as large as the dictionary.
+        ends = torch.tensor(widths, device=W_dec.device)
+        group_bk = torch.bucketize(codes.support.indices_bk, ends, right=True)
+        support = codes.support.split(group_bk, len(widths))
+        values = codes.values.repeat(len(widths), 1)
+        y = decode_topk(values, W_dec, torch.zeros_like(b_dec), support)
+        parts = y.unflatten(0, (len(widths), -1))
+    return list(parts.cumsum(0) + b_dec)
 
 
 class MultiTopK(Objective):
