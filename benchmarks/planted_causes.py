@@ -25,7 +25,7 @@ from saev.concepts.known_features import encode_tokens
 from saev.editing import edits
 from saev.editing.tap_edit import TapEdit
 from saev.editing.tokens import Tokens, encode
-from saev.intervention.judge.verdict import SUPPORTED
+from saev.intervention.judge.verdict import SUPPORTED, Verdict
 from saev.sae import SparseAutoencoder
 
 ACTS = 0.25
@@ -36,6 +36,8 @@ LEAST_UNITS = 25
 LEAST_NAMED = 5
 """Patches that the model gives a class before an edit is named after it."""
 N_PLACEBO = 24
+N_UNTRAINED = 1
+"""Dictionaries for the rung "learned"; the other rung, which is scored, does not need any."""
 
 
 def true_effects(readers: Readers, prepared: Prepared) -> Float[np.ndarray, "m c"]:
@@ -75,8 +77,8 @@ def latent_effects(
 def experiment(
     sae: SparseAutoencoder, readers: Readers, head_dir: Path, latents: dict[str, list[int]] | None,
     concepts: Sequence[str],
-) -> dict[str, tuple[str, list[int]]]:  # fmt: skip
-    """Verdict and latents of each concept, with latents given or chosen by the experiment."""
+) -> dict[str, Verdict]:  # fmt: skip
+    """Verdict of each concept, with latents given or chosen by the experiment."""
     result = run_experiment(
         {
             "concept": list(concepts),
@@ -86,11 +88,12 @@ def experiment(
                 "test": [item.image_id for item in readers.test],
             },
             "shuffles": 1,
+            "untrained": N_UNTRAINED,
             "support": {"n_discovery_units": LEAST_UNITS, "n_test_units": LEAST_UNITS},
         },
         sae, head_dir, readers.source, backbone=readers.backbone, num_workers=0, progress=False,
     )  # fmt: skip
-    return {row.concept: (row.verdict, list(row.latents)) for row in result.verdicts}
+    return {row.concept: row for row in result.verdicts}
 
 
 def causes(
@@ -187,19 +190,25 @@ def verdicts(
         false = experiment(sae, readers, head_dir, by_hand, list(concepts))
     of_feature = {
         name for name, m in concepts.items()
-        if (found.predictors.f1[m] >= RECOVERED and chosen[name][1] == [int(latent_m[m])])
-        or carries_sm[chosen[name][1], m].all()
+        if (found.predictors.f1[m] >= RECOVERED and list(chosen[name].latents) == [int(latent_m[m])])
+        or carries_sm[list(chosen[name].latents), m].all()
     }  # fmt: skip
-    hits = {name for name, (verdict, _) in chosen.items() if verdict == SUPPORTED}
+    hits = {name for name, row in chosen.items() if row.verdict == SUPPORTED}
     return {
         "n_true": len(concepts),
         "n_chosen_of_feature": len(of_feature),
         "n_supported_true": len(hits & of_feature),
         "n_supported_other_latent": len(hits - of_feature),
         "n_false": len(false),
-        "n_supported_false": sum(verdict == SUPPORTED for verdict, _ in false.values()),
-        "verdicts": {name: verdict for name, (verdict, _) in chosen.items()},
+        "n_supported_false": sum(row.verdict == SUPPORTED for row in false.values()),
+        "n_learned_true": sum(_learned(chosen[name]) for name in of_feature),
+        "n_learned_false": sum(_learned(row) for row in false.values()),
+        "verdicts": {name: row.to_dict() for name, row in chosen.items()},
     }
+
+
+def _learned(row: Verdict) -> bool:
+    return row.rungs["learned"].holds
 
 
 def unit_counts(readers: Readers) -> tuple[np.ndarray, np.ndarray]:

@@ -71,6 +71,16 @@ def covariance_directions(
     return torch.nn.functional.normalize(noise_rd @ root_dd.T, dim=-1).float()
 
 
+def apart_from(
+    directions: Float[Tensor, "r d"], other: Float[Tensor, " d"]
+) -> Float[Tensor, "r d"]:
+    """What the directions have at right angles to another one, normalised."""
+    unit_d = torch.nn.functional.normalize(other.double(), dim=0)
+    wide_rd = directions.double()
+    rest_rd = wide_rd - torch.outer(wide_rd @ unit_d, unit_d)
+    return torch.nn.functional.normalize(rest_rd, dim=-1).to(directions)
+
+
 def diffmean_direction(
     inside: Float[Tensor, " d"], outside: Float[Tensor, " d"]
 ) -> Float[Tensor, " d"]:

@@ -186,7 +186,10 @@ class _Tester:
     def _directions(self, one: _PlaceboSet) -> dict[str, Float[Tensor, "r d"]]:
         """Fresh ones: where all sets meet the same few, the error is theirs and not the test's."""
         covariance, seed = self.result.discovery.covariance, self.file.seed
-        return random_directions(covariance, self.file.n_directions, seed + 1000 * (one.number + 1))
+        fresh = random_directions(
+            covariance, self.file.n_directions, seed + 1000 * (one.number + 1)
+        )
+        return self.plan.others(fresh, one.latents)
 
     def _untrained(self, one: _PlaceboSet, p: Proposal) -> list[Hashable]:
         plan, scale, arm = self.plan, self.file.scale, "untrained_same_length"

@@ -3,7 +3,7 @@
 Suffixes: b images, p chosen tokens, d width.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saev.editing.code_edits import Scale, Where
-from saev.editing.directions import MatchedDirection, RawUnit
+from saev.editing.directions import MatchedDirection, RawUnit, apart_from
 from saev.editing.edits import parse_edit
 from saev.editing.tap_edit import TapEdit
 from saev.editing.tokens import encode
-from saev.intervention.arms.control_directions import control_directions
+from saev.intervention.arms.control_directions import COVARIANCE, control_directions
 from saev.intervention.arms.matched_latents import (
     AlikePool,
     Matched,
@@ -245,6 +245,14 @@ class ArmPlan:
         index = list(latents)
         return self.largest[which][index] @ self.saes[which].W_dec[index]
 
+    def others(
+        self, random: Mapping[str, Float[Tensor, "r d"]], latents: Latents
+    ) -> dict[str, Float[Tensor, "r d"]]:
+        """Random directions by arm, those of the data's covariance without the edit's own: where the
+        edit goes the way that the data varies most, they would be the same edit in part."""
+        own = self.towards(latents).cpu()
+        return {**random, COVARIANCE: apart_from(random[COVARIANCE], own)}
+
     # --- arms -------------------------------------------------------------------------------
 
     def use(
@@ -320,7 +328,7 @@ class ArmPlan:
         self, p: Proposal, n: int, scale: float, n_directions: int, n_shuffles: int, tested: bool
     ) -> None:
         latents = p.latents[n]
-        for arm, directions in self.directions.random.items():
+        for arm, directions in self.others(self.directions.random, latents).items():
             for draw, direction in enumerate(directions[:n_directions]):
                 key = self.direction_key((arm, draw), direction, latents, scale, p.concept)
                 self.use(p, arm, draw, n, scale, key, tested)

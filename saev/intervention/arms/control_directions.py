@@ -21,6 +21,9 @@ from saev.intervention.choose.discovery import Discovery
 from saev.intervention.hypothesis import Hypothesis
 from saev.intervention.readout import Readout
 
+COVARIANCE = "covariance_direction"
+"""The arm of directions along which the data varies."""
+
 
 @dataclass(frozen=True)
 class ControlDirections:
@@ -56,7 +59,7 @@ def random_directions(
     generator = torch.Generator().manual_seed(seed)
     return {
         "random_direction": isotropic_directions(n, len(covariance), generator),
-        "covariance_direction": covariance_directions(n, covariance, generator),
+        COVARIANCE: covariance_directions(n, covariance, generator),
     }
 
 
