@@ -216,6 +216,5 @@ def top_k(pre: Float[Tensor, "*n s"], k: int) -> Float[Tensor, "*n s"]:
     Source: Gao et al. 2024 (arXiv 2406.04093), eq. 2, with the ReLU of their released models.
     """
     rows = pre.reshape(-1, pre.shape[-1])
-    _, indices = largest(rows.detach(), k)
-    values = rows.gather(1, indices).relu()
-    return torch.zeros_like(rows).scatter_(1, indices, values).view_as(pre)
+    at = largest(rows.detach(), k)[1]
+    return torch.zeros_like(rows).scatter_(1, at, rows.gather(1, at).relu()).view_as(pre)

@@ -10,6 +10,7 @@ from saev.editing.code_edits import Add, Scale, SetTo, Where
 from saev.editing.directions import (
     MatchedDirection,
     RawUnit,
+    apart_from,
     covariance_directions,
     diffmean_direction,
     isotropic_directions,
@@ -215,3 +216,15 @@ def test_refused():
         TapEdit(sae, [SetTo((96,), scale=1.0)], largest, tokens)
     with pytest.raises(ValueError, match="mode"):
         TapEdit(sae, [SetTo((9,), scale=1.0)], largest, tokens, mode="subtract")
+
+
+def test_directions_apart_from_another_keep_what_is_at_right_angles_to_it():
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(20, 6, generator=generator), dim=1)
+    other = 3 * torch.randn(6, generator=generator)
+    rest = apart_from(directions, other)
+    assert torch.allclose(rest @ other, torch.zeros(20), atol=1e-5)
+    assert torch.allclose(rest.norm(dim=1), torch.ones(20))
+    # each is left as near to what it was as a direction at right angles can be
+    kept = 1 - (directions @ other / other.norm()).square()
+    assert torch.allclose((rest * directions).sum(1), kept.sqrt(), atol=1e-5)

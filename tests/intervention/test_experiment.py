@@ -278,6 +278,24 @@ def test_planted_latents_hold_every_rung_that_can_be_held(outcome):
         assert v.rung in ("learned", "selective")
 
 
+def test_directions_of_the_covariance_are_not_the_edit_in_part(outcome):
+    """Where the data varies most along the concept, unprojected draws would do half of its work."""
+    plan, p = outcome.plan, outcome.proposals[0]
+    own = torch.nn.functional.normalize(plan.towards(p.tried[0]), dim=0)
+    drawn, used = plan.directions.random, plan.others(plan.directions.random, p.tried[0])
+    assert (drawn["covariance_direction"] @ own).abs().max() > 0.2
+    assert (used["covariance_direction"] @ own).abs().max() < 1e-5
+    assert torch.equal(used["random_direction"], drawn["random_direction"])
+    job = next(
+        u.key
+        for u in plan.uses
+        if (u.concept, u.arm) == (p.concept, "covariance_direction") and u.tested
+    )
+    encoded = outcome.runner.batch(np.arange(4))
+    moved = plan.jobs[job].steer(encoded) - encoded.encoded["sae"].acts
+    assert moved.abs().max() > 0 and (moved @ own).abs().max() < 1e-3 * moved.norm(dim=-1).max()
+
+
 @pytest.fixture(scope="module")
 def placebo(folder):
     return run(setting(folder, placebo=210, power=20, untrained=1, tradeoff={"doses": [0.25, 2]}))

@@ -75,11 +75,77 @@ def test_second_backward_starts_from_nothing() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_gradients_in_kept_memory_are_the_same_to_the_bit(
+    held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Block by block, some without a single pair, over what was there before."""
+    monkeypatch.setattr(sparse, "GRADIENT_BLOCK_ELEMENTS", 5 * D)
+    generator = torch.Generator().manual_seed(2)
+    indices = torch.randint(20, 30, (11, K), generator=generator)
+    indices[:, 0] = S - 1
+    mask = torch.rand(11, K, generator=generator) < 0.5 if held else None
+    values, rows = torch.randn(11, K, generator=generator), torch.randn(11, D, generator=generator)
+    memory = sparse.GradientMemory()
+    memory.take(S, rows)
+    memory.give_back([torch.full((S, D), float("nan"))])
+    found = sparse.SparseSupport(indices, S, mask, memory).transposed_product(values, rows)
+    plain = sparse.SparseSupport(indices, S, mask).transposed_product(values, rows)
+    assert torch.equal(found, plain) and (found != 0).any()
+
+
+def test_gradient_memory_is_used_again_and_added_to() -> None:
+    sae, memory = make(torch.float32), sparse.GradientMemory()
+    how = Encoding(sparse=True, memory=memory)
+    xs = torch.randn(3, 9, D, generator=torch.Generator().manual_seed(1))
+
+    def backward(x: torch.Tensor) -> None:
+        codes = encode_normalized(sae, x, how)
+        (codes.decode(sae.W_dec, sae.b_dec) - x).square().sum().backward()
+
+    def grads() -> list[torch.Tensor]:
+        return [p.grad for p in (sae.W_enc, sae.W_dec) if p.grad is not None]
+
+    def zero() -> None:
+        memory.give_back(grads())
+        sae.zero_grad()
+
+    backward(xs[0])
+    places = {grad.data_ptr() for grad in grads()}
+    zero()
+    backward(xs[1])
+    assert {grad.data_ptr() for grad in grads()} == places
+    kept = [grad.clone() for grad in grads()]
+    backward(xs[2])  # two batches in one step
+    assert {grad.data_ptr() for grad in grads()} == places
+    both = [grad.clone() for grad in grads()]
+    zero()
+    backward(xs[2])
+    for a, b, total in zip(kept, grads(), both, strict=True):
+        assert torch.equal(a + b, total)
+
+
+def test_gradient_memory_keeps_no_more_than_was_asked_for() -> None:
+    memory, rows = sparse.GradientMemory(), torch.randn(3, D)
+    dense = [torch.zeros(S, D), torch.zeros(S), torch.zeros(S, D)]
+    memory.give_back(dense)
+    first = memory.take(S, rows)
+    assert all(first.data_ptr() != one.data_ptr() for one in dense)
+    memory.give_back(dense)
+    assert memory.take(S, rows) is dense[0]
+    assert memory.take(S, rows) is not dense[2]
+    memory.give_back(dense)
+    assert memory.take(S, rows.double()).dtype == torch.float64
+
+
 def test_row_blocks_do_not_change_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     sae = make(torch.float32)
     x = torch.randn(33, D)
     whole = sparse.select_topk(x, sae.W_enc, sae.b_enc, K)
     monkeypatch.setitem(sparse.PRE_BLOCK_ELEMENTS, "cpu", 5 * S)
+    monkeypatch.setattr(sparse, "MIN_BLOCK_ROWS", 1)
+    found = [len(block) for block in sparse.pre_blocks(x, sae.W_enc.detach(), sae.b_enc.detach())]
+    assert found == [5, 5, 5, 5, 5, 5, 3]
     blocks = sparse.select_topk(x, sae.W_enc, sae.b_enc, K)
     torch.testing.assert_close(blocks[0].sort(1).values, whole[0].sort(1).values)
     assert torch.equal(blocks[1].sort(1).values, whole[1].sort(1).values)

@@ -29,7 +29,7 @@ ARM_TEXTS: dict[str, tuple[str, str]] = {
         "that steering as far in any direction would do the same",
     ),
     "covariance_direction": (
-        "the same, drawn along the directions in which activations vary",
+        "the same, drawn along the directions in which activations vary, at right angles to the edit",
         "that steering as far along the data would do the same",
     ),
     "wrong_tokens": (
