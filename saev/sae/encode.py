@@ -32,6 +32,10 @@ SPARSE_PER_K = 4
 several times the mean."""
 
 
+SAMPLE_TOKENS = 32
+"""Tokens that say whether few latents are active."""
+
+
 def alone(values: Tensor) -> Tensor:
     """The values of all ranks where there is one."""
     return values
@@ -61,8 +65,8 @@ class BatchCodes(NamedTuple):
     """All codes (dense), or those of some latents (sparse); 0 where a latent is off."""
     support: SparseSupport | None
     """Which latents the values belong to; None when they are all of them in order."""
-    pre: Float[Tensor, "b s"] | None
-    """All pre-activations, where they were computed with gradients."""
+    pre: Float[Tensor, "b z"] | None
+    """Pre-activations of the same latents, where the activation is no TopK."""
     threshold: Float[Tensor, ""] | None
     """The smallest code that BatchTopK kept in this batch."""
     d_sae: int
@@ -71,6 +75,12 @@ class BatchCodes(NamedTuple):
     def indices(self) -> Int[Tensor, "b z"] | None:
         """Of which latent each value is; None when they are all of them in order."""
         return None if self.support is None else self.support.indices_bk
+
+    def of_latents(self, row: Float[Tensor, " s"]) -> Float[Tensor, "*z"]:
+        """What belongs to the latents of the values: of each, or all of them in order."""
+        if self.indices is None:
+            return row
+        return row.index_select(0, self.indices.flatten()).view_as(self.indices)
 
     def keep(self, chosen: Bool[Tensor, "b z"]) -> "BatchCodes":
         """The same with the other values set to 0."""
@@ -118,14 +128,7 @@ def encode_normalized(
         k = k if k is not None else cfg.k or 0
         encode = _encode_topk if cfg.activation == "topk" else _encode_batch_topk
         return encode(sae, x_bar, how, k)
-    pre = sae.pre_activations(x_bar)
-    if cfg.activation == "jump_relu":
-        from saev.sae.straight_through import jump_relu
-
-        values = jump_relu(pre, sae.threshold, how.bandwidth, how.jump_to_input)
-    else:
-        values = sae.activate(pre)
-    return BatchCodes(values, None, pre, None, cfg.d_sae)
+    return _encode_by_threshold(sae, x_bar, how)
 
 
 def _is_sparse(how: Encoding, d_sae: int, width: int, device_type: str) -> bool:
@@ -158,17 +161,74 @@ def _encode_batch_topk(
     while True:
         if pre is None:
             centred = (x_bar - shift).detach()
-            values, indices = select_above(centred, sae.W_enc, sae.b_enc, floor)
+            values, indices, held = select_above(centred, sae.W_enc, sae.b_enc, floor)
         else:
-            values, indices = pre.detach(), None
+            values, indices, held = pre.detach(), None, None
         threshold = batch_threshold(values[values >= floor], len(x_bar), k, how.gather)
         if bool((how.gather(floor.unsqueeze(0)) <= threshold).all()):
             break
         floor = torch.zeros_like(floor)
-    kept = values >= threshold
+    kept = values >= threshold if held is None else held & (values >= threshold)
     if indices is None:
         assert pre is not None
         return BatchCodes(torch.where(kept, pre, 0.0), None, None, threshold, d_sae)
     support = SparseSupport(indices, d_sae, kept, how.memory)
-    z = attach_encoder(values, x_bar, sae.W_enc, sae.b_enc, shift, support)
+    z = attach_encoder(values, x_bar, sae.W_enc, sae.b_enc, shift, support).relu()
     return BatchCodes(torch.where(kept, z, 0.0), support, None, threshold, d_sae)
+
+
+def _encode_by_threshold(
+    sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], how: Encoding
+) -> BatchCodes:
+    """Activations that look at each latent alone; sparse where few come near their threshold."""
+    d_sae, shift = sae.cfg.d_sae, sae.input_shift
+    floor = _least_pre_activations(sae, how)
+    if not _few_above(sae, x_bar, floor, how):
+        pre = sae.pre_activations(x_bar)
+        codes = BatchCodes(pre, None, pre, None, d_sae)
+        return codes._replace(values=_activate(sae, codes, how))
+    centred = (x_bar - shift).detach()
+    values, indices, held = select_above(centred, sae.W_enc, sae.b_enc, floor)
+    support = SparseSupport(indices, d_sae, held, how.memory)
+    pre = attach_encoder(values, x_bar, sae.W_enc, sae.b_enc, shift, support)
+    codes = BatchCodes(pre, support, pre, None, d_sae)
+    return codes._replace(values=torch.where(held, _activate(sae, codes, how), 0.0))
+
+
+@torch.no_grad()
+def _least_pre_activations(sae: SparseAutoencoder, how: Encoding) -> Float[Tensor, "*s"]:
+    """From where on a latent has a code or a gradient."""
+    if sae.cfg.activation == "jump_relu":
+        return sae.threshold.clamp_min(0) - how.bandwidth / 2
+    return sae.b_enc.new_zeros(())
+
+
+@torch.no_grad()
+def _few_above(
+    sae: SparseAutoencoder, x_bar: Float[Tensor, "b d"], floor: Float[Tensor, "*s"], how: Encoding
+) -> bool:
+    """Whether the sparse path pays, as a few of the tokens tell."""
+    if how.sparse is not None:
+        return how.sparse
+    if x_bar.device.type != "cpu":  # counting would wait for the device
+        return False
+    some = x_bar[:: max(1, len(x_bar) // SAMPLE_TOKENS)]
+    n_above = (sae.pre_activations(some) >= floor).sum()
+    return prefers_sparse(sae.cfg.d_sae, float(n_above) / max(1, len(some)), "cpu")
+
+
+def _activate(sae: SparseAutoencoder, codes: BatchCodes, how: Encoding) -> Float[Tensor, "b z"]:
+    """Codes of the pre-activations that are held."""
+    pre = codes.pre
+    assert pre is not None
+    match sae.cfg.activation:
+        case "relu":
+            return pre.relu()
+        case "jump_relu":
+            from saev.sae.straight_through import jump_relu
+
+            threshold = codes.of_latents(sae.threshold)
+            return jump_relu(pre, threshold, how.bandwidth, how.jump_to_input)
+        case _:
+            scale, gate, shift = map(codes.of_latents, (sae.r_mag.exp(), sae.b_enc, sae.b_mag))
+            return torch.where(pre > 0, (scale * (pre - gate) + shift).relu(), 0.0)

@@ -43,7 +43,7 @@ even at 24 with bfloat16 products, 2.6 times faster at 96; on an H200 with them 
 times faster at 384 and 1.7 times at 768."""
 
 
-def prefers_sparse(d_sae: int, k: int, device_type: str) -> bool:
+def prefers_sparse(d_sae: int, k: int | float, device_type: str) -> bool:
     """Whether the sparse path is the faster one; a device unknown here takes the dense path."""
     return d_sae >= SPARSE_RATIO.get(device_type, float("inf")) * k
 
@@ -240,11 +240,13 @@ def select_above(
     x_bd: Float[Tensor, "b d"],
     W_enc: Float[Tensor, "s d"],
     b_enc: Float[Tensor, " s"],
-    floor: Float[Tensor, ""],
-) -> tuple[Float[Tensor, "b k"], Int[Tensor, "b k"]]:
-    """Values and indices of the entries of x·W_encᵀ + b_enc from ``floor`` on, row by row.
+    floor: Float[Tensor, "*s"],
+) -> tuple[Float[Tensor, "b k"], Int[Tensor, "b k"], Bool[Tensor, "b k"]]:
+    """Values and indices of the entries of x·W_encᵀ + b_enc from ``floor`` on, row by row, and which
+    of them count: rows hold as many as the fullest one, filled with value and index 0.
 
-    Rows hold as many as the fullest one; the rest is filled with value and index 0.
+    Args:
+        floor: one for all latents, or one for each.
     """
     found = []
     for block in pre_blocks(x_bd, W_enc, b_enc):
@@ -259,7 +261,8 @@ def select_above(
         shape = (len(counts), width)
         values.append(x_bd.new_zeros(shape).index_put((rows, at), kept.to(x_bd.dtype)))
         indices.append(rows.new_zeros(shape).index_put((rows, at), latents))
-    return torch.cat(values), torch.cat(indices)
+    held = torch.arange(width, device=x_bd.device) < torch.cat([c for c, *_ in found])[:, None]
+    return torch.cat(values), torch.cat(indices), held
 
 
 class _AttachEncoder(torch.autograd.Function):
@@ -322,8 +325,8 @@ def attach_encoder(
     b_dec: Float[Tensor, " d"],
     support: SparseSupport,
 ) -> Float[Tensor, "b k"]:
-    """Codes of pre-activations that were selected without gradients, now with them."""
-    return _AttachEncoder.apply(values_bk, x_bd, W_enc, b_enc, b_dec, support).relu()
+    """Pre-activations that were selected without gradients, now with them."""
+    return _AttachEncoder.apply(values_bk, x_bd, W_enc, b_enc, b_dec, support)
 
 
 def encode_topk(
@@ -337,7 +340,7 @@ def encode_topk(
     """Codes relu(top-k((x − b_dec)·W_encᵀ + b_enc)) at the chosen latents, and which these are."""
     values, indices = select_topk((x_bd - b_dec).detach(), W_enc, b_enc, k)
     support = SparseSupport(indices, W_enc.shape[0], memory=memory)
-    return attach_encoder(values, x_bd, W_enc, b_enc, b_dec, support), support
+    return attach_encoder(values, x_bd, W_enc, b_enc, b_dec, support).relu(), support
 
 
 def decode_topk(

@@ -5,7 +5,8 @@ over tokens this estimates the derivative of the expected value (Rajamanoharan e
 arXiv 2407.14435, sec. 4, eq. 11 and 12, rectangular kernel). Both functions take pre-activations,
 never codes: half of the window lies below the threshold, where codes are 0 and say nothing.
 
-Shapes: any leading axes, then `s` latents; thresholds have one entry a latent.
+Shapes: any leading axes, then `s` latents; thresholds have one entry a latent, or one for each
+pre-activation.
 """
 
 from typing import Any
@@ -67,7 +68,7 @@ class _Heaviside(torch.autograd.Function):
 
 def jump_relu(
     pre: Float[Tensor, "*n s"],
-    threshold: Float[Tensor, " s"],
+    threshold: Float[Tensor, "*t s"],
     bandwidth: float | int,
     to_input: bool = False,
 ) -> Float[Tensor, "*n s"]:
@@ -84,7 +85,7 @@ def jump_relu(
 
 def heaviside(
     pre: Float[Tensor, "*n s"],
-    threshold: Float[Tensor, " s"],
+    threshold: Float[Tensor, "*t s"],
     bandwidth: float | int,
     to_input: bool = False,
 ) -> Float[Tensor, "*n s"]:

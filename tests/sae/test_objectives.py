@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saev.sae import SAEConfig, SparseAutoencoder
 from saev.sae.atoms import ArchetypalAtoms, UnitAtoms
-from saev.sae.encode import Encoding
+from saev.sae.encode import Encoding, encode_normalized
 from saev.sae.objectives import (
     GatedL1,
     L0Penalty,
@@ -240,6 +240,58 @@ def test_the_gate_gets_a_gradient_only_from_its_own_terms() -> None:
     )
     grads = gradients(sae, GatedL1(0.4, control_rate=0.01), "sparsity")
     assert bool(grads["b_enc"].any()) and not bool(grads["b_mag"].any())
+
+
+# --- sparse and dense ------------------------------------------------------------------------
+
+
+def everything(name: str, sparse: bool) -> dict[str, Tensor]:
+    """Values and gradients of all terms together."""
+    activation, k, build = CASES[name]
+    sae = make(activation, k)
+    objective = build().double()
+    step = step_for(sae, how=Encoding(bandwidth=0.5, jump_to_input=True, sparse=sparse))
+    found = objective(sae, step)
+    assert (found.codes.support is not None) == (sparse and name != "tanh")
+    sum(found.terms.values()).backward()
+    counted = {"counts": found.codes.firing_counts(), "last": found.codes.last_firing()}
+    grads = {n: p.grad for n, p in sae.named_parameters() if p.grad is not None}
+    return {**found.terms, **counted, **grads, "x_hat": found.x_hat, "error": found.error_b}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_sparse_path_gives_the_numbers_and_gradients_of_the_dense_one(name: str) -> None:
+    """Thresholds included; one term of ``tanh`` looks at every latent, so it stays dense."""
+    dense, fast = everything(name, False), everything(name, True)
+    assert set(dense) == set(fast)
+    for what, expected in dense.items():
+        torch.testing.assert_close(fast[what], expected, rtol=1e-9, atol=1e-9, msg=what)
+
+
+def test_tanh_alone_is_sparse_too() -> None:
+    found = {}
+    for sparse in (False, True):
+        sae = make("jump_relu", None)
+        objective = TanhPenalty(0.3, slope=4.0, pre_coefficient=0, warmup=1.0)
+        value = objective(sae, step_for(sae, how=Encoding(bandwidth=0.5, sparse=sparse)))
+        assert (value.codes.support is not None) == sparse
+        value.terms["sparsity"].backward()
+        found[sparse] = [value.terms["sparsity"].detach(), sae.threshold.grad, sae.W_enc.grad]
+    torch.testing.assert_close(found[True], found[False])
+
+
+@pytest.mark.parametrize(("active", "sparse"), [(2, True), (60, False)])
+def test_a_few_tokens_say_which_path_pays(active: int, sparse: bool) -> None:
+    sae = SparseAutoencoder(SAEConfig(8, 256, "jump_relu"), torch.Generator().manual_seed(0))
+    x = torch.randn(100, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        pre = sae.pre_activations(x)
+        sae.threshold.fill_(pre.topk(active, 1).values[:, -1].median() + 0.01)
+    codes = encode_normalized(sae, x, Encoding(bandwidth=0.02))
+    assert (codes.support is not None) == sparse
+    torch.testing.assert_close(
+        codes.decode(sae.W_dec, sae.b_dec), sae.decode_normalized(sae.activate(pre))
+    )
 
 
 # --- nested ----------------------------------------------------------------------------------

@@ -55,10 +55,10 @@ class GatedL1(Objective):
     def forward(self, sae: SparseAutoencoder, step: Step) -> ObjectiveValue:
         found = super().forward(sae, step)
         assert found.codes.pre is not None  # the gate always has them
-        gate = found.codes.pre.relu()
+        gate = found.codes._replace(values=found.codes.pre.relu())
         weight = self.log_coefficient.exp() * warmup(step.number, self.warmup_steps)
-        frozen = gate @ step.W_dec.detach() + sae.b_dec.detach()
-        found.terms["sparsity"] = weight * gate.sum(-1).mean()
+        frozen = gate.decode(step.W_dec.detach(), sae.b_dec.detach())
+        found.terms["sparsity"] = weight * gate.values.sum(-1).mean()
         found.terms["gate"] = squared_error(step.target, frozen).mean()
         if sae.cfg.k is not None and self.training and torch.is_grad_enabled():
             l0 = step.mean_over_ranks((found.codes.values > 0).float().sum(-1).mean().detach())

@@ -3,6 +3,8 @@
 Shapes: `b` tokens, `d` d_model, `s` d_sae.
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -54,7 +56,11 @@ class TargetL0(Objective):
 def firing(sae: SparseAutoencoder, codes: BatchCodes, how: Encoding) -> Float[Tensor, " b"]:
     """L0 of each token, with a gradient to the thresholds."""
     assert codes.pre is not None  # JumpReLU always has them
-    return heaviside(codes.pre, sae.threshold, how.bandwidth, how.jump_to_input).sum(-1)
+    threshold = codes.of_latents(sae.threshold)
+    fires = heaviside(codes.pre, threshold, how.bandwidth, how.jump_to_input)
+    if codes.support is not None and codes.support.held_bk is not None:
+        fires = torch.where(codes.support.held_bk, fires, 0.0)
+    return fires.sum(-1)
 
 
 class L0Penalty(Objective):
@@ -104,10 +110,16 @@ class TanhPenalty(Objective):
         self.pre_coefficient, self.warmup = pre_coefficient, warmup
 
     def forward(self, sae: SparseAutoencoder, step: Step) -> ObjectiveValue:
+        if self.pre_coefficient > 0:  # which looks at all latents
+            step = replace(step, how=replace(step.how, sparse=False))
         found = super().forward(sae, step)
         norms = atom_norms(step.W_dec)
         rise = warmup(step.number, self.warmup * step.total if step.total < float("inf") else 0)
-        saturating = torch.tanh(self.slope * found.codes.values * norms).sum(-1).mean()
+        saturating = (
+            torch.tanh(self.slope * found.codes.values * found.codes.of_latents(norms))
+            .sum(-1)
+            .mean()
+        )
         found.terms["sparsity"] = self.coefficient * rise * saturating
         if self.pre_coefficient > 0:
             assert found.codes.pre is not None  # JumpReLU always has them
