@@ -10,12 +10,13 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
+from jaxtyping import Shaped
 from webdataset.tariterators import group_by_keys
 from webdataset.writer import TarWriter
 
@@ -195,7 +196,9 @@ def iter_samples(
             file = _HashedReading(opened) if checksum else opened
             for fields in group_by_keys(_members(file, path, shard)):
                 acts = decode_npy(fields[ACTS])
-                meta = parse_json(fields[META], f"{path} » {fields['__key__']}.{META}", REPAIR)
+                meta = parse_json(
+                    bytes(fields[META]), f"{path} » {fields['__key__']}.{META}", REPAIR
+                )
                 _check_sample(acts, meta, rows)
                 if finite and not _is_finite(acts):
                     raise not_finite(path, meta)
@@ -232,28 +235,94 @@ def _members(
         raise UserError(
             f"{path} is compressed ({kind}), and activation tars are read as they are; unpack it."
         )
+    if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO):
+        ended = yield from _plain_members(file, path, shard)
+        if ended:
+            return
     with tarfile.open(fileobj=cast("BinaryIO", file), mode="r|") as tar:  # of which it only reads
         for info in tar:
-            name = PurePosixPath(info.name.replace("\\", "/"))
-            if name.is_absolute() or ".." in name.parts:
-                raise UserError(
-                    f"{path} has a member that points outside of it ({info.name!r}); "
-                    "it was not written by saev: do not use it."
-                )
+            _check_name(info.name, path)
             if info.isdir():
                 continue
             if not info.isreg() or info.issparse():
                 what = "sparse" if info.issparse() else "a link or device"
                 raise UserError(f"{path} has a member, {info.name!r}, that is {what}; {REPAIR}.")
-            most = MOST_META_BYTES if info.name.endswith(META) else shard.n_bytes
-            if not 0 <= info.size <= most:
-                raise UserError(
-                    f"{path} has a member, {info.name!r}, of {info.size} bytes where {most} are the "
-                    f"most; {REPAIR}."
-                )
+            _check_size(info.name, info.size, path, shard)
             data = tar.extractfile(info).read()  # type: ignore[union-attr]
             yield {"fname": info.name, "data": data, "__url__": path}
             tar.members = []  # pyright: ignore  # or a long tar's headers pile up
+
+
+def _plain_members(
+    file: io.BufferedReader, path: str, shard: ShardInfo
+) -> Generator[dict[str, Any], None, bool]:
+    """Members of a local tar as ``ShardWriter`` leaves them, without tarfile, which takes longer over
+    an image than reading it. Returns whether that was all; at a header of any other kind the file is
+    left there, for tarfile to go on."""
+    while True:
+        at = file.tell()
+        header = file.read(tarfile.BLOCKSIZE)
+        found = _plain_header(header)
+        if found is None:
+            file.seek(at)
+            return at > 0 and not _is_header(header)
+        name, size = found
+        _check_name(name, path)
+        _check_size(name, size, path, shard)
+        data, n_padding = np.empty(size, np.uint8), -size % tarfile.BLOCKSIZE
+        if file.readinto(data) < size:
+            raise tarfile.ReadError("unexpected end of data")
+        yield {"fname": name, "data": data, "__url__": path}
+        if len(file.read(n_padding)) < n_padding:
+            raise tarfile.ReadError("unexpected end of data")
+
+
+def _plain_header(header: bytes) -> tuple[str, int] | None:
+    """Name and size of a plain file with a short name; None for any other header."""
+    if len(header) < tarfile.BLOCKSIZE or header[156:157] not in _PLAIN or header[345]:
+        return None
+    name, size, checksum = (_up_to_nul(header[a:b]) for a, b in ((0, 100), (124, 136), (148, 156)))
+    try:
+        if int(checksum, 8) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+            return None
+        return None if name.endswith(b"/") else (name.decode(), int(size, 8))
+    except ValueError:
+        return None
+
+
+_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
+
+
+def _up_to_nul(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _is_header(block: bytes) -> bool:
+    """Whether a tar goes on here; tarfile, too, ends one where it does not."""
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:  # type: ignore[attr-defined]
+        return False
+    return True
+
+
+def _check_name(name: str, path: str) -> None:
+    """Raises UserError for a name that leaves the folder."""
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts:
+        raise UserError(
+            f"{path} has a member that points outside of it ({name!r}); "
+            "it was not written by saev: do not use it."
+        )
+
+
+def _check_size(name: str, size: int, path: str, shard: ShardInfo) -> None:
+    """Raises UserError for a member that is larger than it can be."""
+    most = MOST_META_BYTES if name.endswith(META) else shard.n_bytes
+    if not 0 <= size <= most:
+        raise UserError(
+            f"{path} has a member, {name!r}, of {size} bytes where {most} are the most; {REPAIR}."
+        )
 
 
 def _check_sample(acts: np.ndarray, meta: dict[str, Any], rows: Rows | None) -> None:
@@ -301,13 +370,17 @@ class _HashedReading:
         return self._digest.hexdigest()
 
 
-def decode_npy(data: bytes) -> np.ndarray:
-    """A (t, d) array of its own, writable; raises ValueError when it is not one."""
-    n_header = 10 + int.from_bytes(data[8:10], "little")
-    shape, dtype = _npy_header(data[:n_header])
-    # bytearray: torch refuses to share memory that numpy marks read-only
-    flat = np.frombuffer(bytearray(data), dtype, shape[0] * shape[1], n_header)
-    return flat.reshape(shape)
+def decode_npy(data: bytes | Shaped[np.ndarray, " n"]) -> np.ndarray:
+    """A (t, d) array, writable: of its own, or in the memory of the array of bytes that is given.
+
+    Raises:
+        ValueError: the bytes are no such array.
+    """
+    # torch refuses to share memory that numpy marks read-only, as that of bytes is
+    own = bytearray(data) if isinstance(data, bytes) else data
+    n_header = 10 + int.from_bytes(bytes(own[8:10]), "little")
+    shape, dtype = _npy_header(bytes(own[:n_header]))
+    return np.frombuffer(own, dtype, shape[0] * shape[1], n_header).reshape(shape)
 
 
 @lru_cache(maxsize=64)  # nearly all images of a recording have the same one

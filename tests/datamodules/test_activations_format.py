@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from datamodules.activations import tar as activation_tars
 from datamodules.activations.format import FORMAT_VERSION, Manifest, Rows, ShardInfo
 from datamodules.activations.norms import compute_statistics
 from datamodules.activations.tar import ShardWriter, _is_finite, iter_samples
@@ -101,6 +102,62 @@ def tar_of(path: Path, members: dict[str, bytes]) -> ShardInfo:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return ShardInfo(path.name, "train", 1, 1, path.stat().st_size, "")
+
+
+def as_read(folder: Path, shard: ShardInfo) -> list:
+    """Samples, and at the end the error if there is one."""
+    found: list = []
+    try:
+        for acts, meta in iter_samples(folder, shard):
+            found.append((acts.tolist(), meta))
+    except UserError as error:
+        found.append(str(error))
+    return found
+
+
+FOREIGN = st.sampled_from(["a", "b" * 90, "c" * 120, "dir/d", "e" * 60 + "/" + "f" * 80, "grün"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    keys=st.lists(FOREIGN, min_size=1, max_size=4, unique=True),
+    kind=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    with_folder=st.booleans(),
+    cut=st.none() | st.floats(0, 1),
+    damaged=st.none()
+    | st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=9)),
+)
+def test_tars_of_all_kinds_are_read_as_tarfile_reads_them(
+    tmp_path_factory, keys, kind, with_folder, cut, damaged
+):
+    """Plain headers are parsed here, all others by tarfile, from where they come."""
+    assume(kind != tarfile.USTAR_FORMAT or "c" * 120 not in keys)  # which it has no place for
+    folder = tmp_path_factory.mktemp("kinds")
+    path = folder / "train-000000.tar"
+    with tarfile.open(path, "w", format=kind) as tar:
+        for place, key in enumerate(keys):
+            if with_folder and place == len(keys) // 2:
+                info = tarfile.TarInfo("folder")
+                info.type = tarfile.DIRTYPE
+                tar.addfile(info)
+            acts = npy(np.full((2, 300), place, np.float16))
+            for ending, content in (("acts.npy", acts), ("json", b'{"image_id": "a"}')):
+                info = tarfile.TarInfo(f"{key}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    content = bytearray(path.read_bytes())
+    shard = ShardInfo(path.name, "train", len(keys), 2 * len(keys), len(content), "")
+    if damaged is not None:
+        at = int(damaged[0] * len(content))
+        content[at : at + len(damaged[1])] = damaged[1]
+    path.write_bytes(content if cut is None else content[: int(cut * len(content))])
+    fast = as_read(folder, shard)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(activation_tars, "_plain_header", lambda header: None)
+        patch.setattr(activation_tars, "_is_header", lambda block: True)
+        assert fast == as_read(folder, shard)
+    if cut is damaged is None:
+        assert len(fast) == len(keys) and not isinstance(fast[-1], str)
 
 
 @pytest.mark.parametrize(
