@@ -270,7 +270,7 @@ def _plain_members(
         _check_name(name, path)
         _check_size(name, size, path, shard)
         data, n_padding = np.empty(size, np.uint8), -size % tarfile.BLOCKSIZE
-        if file.readinto(data) < size:
+        if file.readinto(data.data) < size:
             raise tarfile.ReadError("unexpected end of data")
         yield {"fname": name, "data": data, "__url__": path}
         if len(file.read(n_padding)) < n_padding:
