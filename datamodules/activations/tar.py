@@ -47,6 +47,8 @@ META_FIELDS = an_object(
 )
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 """First bytes of what is no plain tar. A few kilobytes of these can unpack to anything."""
+PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
+"""Types of a plain file."""
 REPAIR = "delete it and run saev.record again with the same settings, which writes only it anew"
 
 
@@ -279,7 +281,7 @@ def _plain_members(
 
 def _plain_header(header: bytes) -> tuple[str, int] | None:
     """Name and size of a plain file with a short name; None for any other header."""
-    if len(header) < tarfile.BLOCKSIZE or header[156:157] not in _PLAIN or header[345]:
+    if len(header) < tarfile.BLOCKSIZE or header[156:157] not in PLAIN or header[345]:
         return None
     name, size, checksum = (_up_to_nul(header[a:b]) for a, b in ((0, 100), (124, 136), (148, 156)))
     try:
@@ -288,9 +290,6 @@ def _plain_header(header: bytes) -> tuple[str, int] | None:
         return None if name.endswith(b"/") else (name.decode(), int(size, 8))
     except ValueError:
         return None
-
-
-_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 
 def _up_to_nul(field: bytes) -> bytes:

@@ -51,9 +51,7 @@ class L1Penalty(Objective):
 
 def weighted_l1(codes: BatchCodes, W_dec: Float[Tensor, "s d"]) -> Float[Tensor, " b"]:
     """Σ_i |z_i|·‖W_dec,i‖ of each token."""
-    norms = atom_norms(W_dec)
-    weights = norms if codes.indices is None else norms[codes.indices]
-    return (codes.values.abs() * weights).sum(-1)
+    return (codes.values.abs() * codes.of_latents(atom_norms(W_dec))).sum(-1)
 
 
 class PAnneal(Objective):
