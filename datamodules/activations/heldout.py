@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch.utils.data import IterableDataset
 
 from datamodules.activations.format import Manifest
-from datamodules.activations.stream import TokenBatch
+from datamodules.activations.stream import Memory, TokenBatch, new_memory
 from datamodules.activations.tar import iter_samples
 from datamodules.activations.verify import Stamp, has_changed
 from saev.errors import UserError
@@ -57,17 +56,23 @@ class HeldoutTokens(IterableDataset[TokenBatch]):
             self.sizes[-2:] = [batch_size - 1, 1]
 
     def __iter__(self) -> Iterator[TokenBatch]:
+        return self.batches(new_memory(self.manifest))
+
+    def batches(self, memory: Memory) -> Iterator[TokenBatch]:
+        """The same, each batch written where ``memory`` says when it is due."""
         rows = self._rows()
         rest = np.empty((0, 0))
         for size in self.sizes:
             pieces: list[np.ndarray] = []
+            acts_bd = memory(size)
             while size:
                 if not len(rest):
                     rest = next(rows)
                 pieces.append(rest[:size])
                 rest = rest[size:]
                 size -= len(pieces[-1])
-            yield TokenBatch(torch.from_numpy(np.concatenate(pieces)), len(pieces))
+            np.concatenate(pieces, out=acts_bd.numpy())
+            yield TokenBatch(acts_bd, len(pieces))
         next(rows, None)  # to the end of the last tar, where it is compared with the manifest
 
     def _rows(self) -> Iterator[np.ndarray]:

@@ -61,7 +61,8 @@ class Reservoir:
         self.n_held = n_left
         return slots
 
-    def read(self, slots: np.ndarray) -> tuple[torch.Tensor, int]:
-        """The rows in these slots, (b, d), and from how many images they come."""
-        acts_bd = torch.from_numpy(np.take(self._acts_nd, slots, axis=0))
-        return acts_bd, len(np.unique(self._image_n[slots]))
+    def read(self, slots: np.ndarray, out_bd: torch.Tensor) -> int:
+        """Writes the rows in these slots to ``out_bd``, (b, d); returns from how many images they come."""
+        # "raise" would gather into a buffer first; there is no slot that is not there
+        np.take(self._acts_nd, slots, axis=0, out=out_bd.numpy(), mode="clip")
+        return len(np.unique(self._image_n[slots]))

@@ -9,20 +9,21 @@ what lets a resumed run go on with the very batch an undisturbed one would have 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from datamodules.activations.format import Manifest, ShardInfo, Statistics, join
+from datamodules.activations.format import Manifest, ShardInfo, Statistics, is_url, join
 from datamodules.activations.norms import token_norms
 from datamodules.activations.reservoir import Reservoir
 from datamodules.activations.tar import iter_samples, not_finite
-from datamodules.activations.verify import Stamp, has_changed
+from datamodules.activations.verify import Stamp, has_changed, stamp
 from saev.errors import UserError
 
 
@@ -33,6 +34,16 @@ class TokenBatch(NamedTuple):
     """Raw activations: float32 from the loaders, in the dtype of the tars before that."""
     n_images: int
     """How many images the tokens come from: the figure of merit of the shuffle."""
+
+
+Memory = Callable[[int], Tensor]
+"""Where a stream writes its next batch: n tokens → (n, d) in the dtype of the tars."""
+
+
+def new_memory(manifest: Manifest) -> Memory:
+    """For batches that whoever takes them may keep."""
+    dtype = getattr(torch, manifest.dtype)
+    return lambda n_tokens: torch.empty(n_tokens, manifest.width, dtype=dtype)
 
 
 class TokenStream(IterableDataset[TokenBatch]):
@@ -74,6 +85,7 @@ class TokenStream(IterableDataset[TokenBatch]):
         self.batch_size, self.reservoir_tokens = batch_size, reservoir_tokens
         self.seed, self.drop_last, self.start_batch = seed, drop_last, start_batch
         self.rank, self.world_size, self.stamps = rank, world_size, dict(stamps or {})
+        self._known: dict[str, tuple[Stamp | None, bytearray]] = {}
         self.shards = manifest.of_split("train")
         if len(self.shards) < world_size:
             raise UserError(
@@ -93,6 +105,10 @@ class TokenStream(IterableDataset[TokenBatch]):
         return max(1, min(len(self.shards) // self.world_size, n_batches))
 
     def __iter__(self) -> Iterator[TokenBatch]:
+        return self.batches(new_memory(self.manifest))
+
+    def batches(self, memory: Memory) -> Iterator[TokenBatch]:
+        """The same, each batch written where ``memory`` says when it is due."""
         info = get_worker_info()
         worker, n_workers = (info.id, info.num_workers) if info else (0, 1)
         # the loader asks its workers in turn, beginning with number 0, also after a resume
@@ -116,7 +132,7 @@ class TokenStream(IterableDataset[TokenBatch]):
                 reservoir.clear()
                 sizes = self._fill(reservoir, [self.shards[shard] for shard in shards])
                 generator = np.random.default_rng([self.seed, epoch, self.rank, stream])
-                yield from _drawn(reservoir, sizes, generator, n_skip)
+                yield from _drawn(reservoir, sizes, generator, n_skip, memory)
             n_skip = max(0, n_skip - n_batches)
 
     def _shards_of(self, epoch: int, stream: int, n_streams: int) -> list[int]:
@@ -132,28 +148,8 @@ class TokenStream(IterableDataset[TokenBatch]):
 
     def _fill(self, reservoir: Reservoir, shards: list[ShardInfo]) -> Iterator[int]:
         """Fills the reservoir and says, each time a batch is due, how many tokens to draw."""
-        max_norm = self.statistics.max_norm
-        unlimited = max_norm is None
-        samples = (
-            (shard, sample)
-            for shard in shards
-            for sample in iter_samples(
-                self.location,
-                shard,
-                self.manifest.rows,
-                finite=unlimited,
-                checksum=has_changed(self.location, shard, self.stamps),
-            )
-        )
-        for image, (shard, sample) in enumerate(samples):
-            acts_td = sample.acts
-            if max_norm is not None:
-                norms = token_norms(acts_td)
-                normal = norms <= max_norm
-                if not normal.all():
-                    if not norms.isfinite().all():
-                        raise not_finite(join(self.location, shard.name), sample.meta)
-                    acts_td = acts_td[normal.numpy()]
+        images = (acts_td for shard in shards for acts_td in self._normal_tokens(shard))
+        for image, acts_td in enumerate(images):
             while len(acts_td):
                 acts_td = acts_td[reservoir.add(acts_td, image) :]
                 if reservoir.n_free == 0:
@@ -163,12 +159,52 @@ class TokenStream(IterableDataset[TokenBatch]):
         if reservoir.n_held and not self.drop_last:
             yield reservoir.n_held
 
+    def _normal_tokens(self, shard: ShardInfo) -> Iterator[Float[np.ndarray, "t d"]]:
+        """Of each image of a tar in turn."""
+        max_norm = self.statistics.max_norm
+        path = join(self.location, shard.name)
+        known = self._all_normal(shard, path)
+        samples = iter_samples(
+            self.location,
+            shard,
+            self.manifest.rows,
+            finite=max_norm is None,
+            checksum=has_changed(self.location, shard, self.stamps),
+        )
+        for place, (acts_td, meta) in enumerate(samples):
+            if max_norm is not None and known[place : place + 1] != b"\1":
+                norms = token_norms(acts_td)
+                normal = norms <= max_norm
+                if normal.all():
+                    known[place : place + 1] = b"\1"
+                elif not norms.isfinite().all():
+                    raise not_finite(path, meta)
+                else:
+                    acts_td = acts_td[normal.numpy()]
+            yield acts_td
+
+    def _all_normal(self, shard: ShardInfo, path: str) -> bytearray:
+        """A byte for each image of a tar, 1 where an earlier epoch found all its tokens to be normal and
+        nobody has written to the file since."""
+        found = None if is_url(path) else stamp(path)
+        before, known = self._known.get(shard.name, (None, bytearray()))
+        if found is None or found != before:
+            known = bytearray(shard.n_images)
+            self._known[shard.name] = found, known
+        return known
+
 
 def _drawn(
-    reservoir: Reservoir, sizes: Iterator[int], generator: np.random.Generator, n_skip: int
+    reservoir: Reservoir,
+    sizes: Iterator[int],
+    generator: np.random.Generator,
+    n_skip: int,
+    memory: Memory,
 ) -> Iterator[TokenBatch]:
     """The batches of an epoch after the first ``n_skip``, which are drawn but not copied."""
     for position, n_tokens in enumerate(sizes):
         slots = reservoir.choose(n_tokens, generator)
         if position >= n_skip:
-            yield TokenBatch(*reservoir.read(slots))
+            acts_bd = memory(n_tokens)
+            n_images = reservoir.read(slots, acts_bd)
+            yield TokenBatch(acts_bd, n_images)

@@ -307,6 +307,8 @@ def _is_header(block: bytes) -> bool:
 
 def _check_name(name: str, path: str) -> None:
     """Raises UserError for a name that leaves the folder."""
+    if "/" not in name and "\\" not in name and name != "..":
+        return
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts:
         raise UserError(

@@ -5,9 +5,9 @@ model: the whole of inference: normalisation, five activations, decoding
 encode: the codes of a training step, with gradients
 objectives/: what training minimises: squared error, L1, L0, the gate's loss, nested losses
 atoms: parameterisations of the atoms in training
-auxk: the loss that brings dead latents back
-dead: detecting and resampling dead latents
-sparse: TopK without dense codes, fast; products that autocast narrows
+dead: dead latents: detected, brought back by a loss (AuxK), resampled
+sparse: the choice of latents without dense codes, fast
+products: products with sparse codes and their gradients; what autocast narrows
 
 Where needed:
 

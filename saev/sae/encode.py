@@ -16,16 +16,14 @@ from torch import Tensor
 
 from saev.sae.config import TOPK_FAMILY
 from saev.sae.model import SparseAutoencoder, top_k
-from saev.sae.sparse import (
+from saev.sae.products import (
     GradientMemory,
     SparseSupport,
     attach_encoder,
     decode_topk,
-    encode_topk,
-    prefers_sparse,
-    select_above,
     wide_pre_activations,
 )
+from saev.sae.sparse import encode_topk, prefers_sparse, select_above
 
 SPARSE_PER_K = 4
 """BatchTopK takes the sparse path where d_sae is large enough for so many times k: some tokens hold

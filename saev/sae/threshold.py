@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saev.sae.model import SparseAutoencoder
-from saev.sae.sparse import wide_pre_activations
+from saev.sae.products import wide_pre_activations
 
 CHUNK_CODES = 2**24
 """Codes held at once while calibrating: 64 MB."""

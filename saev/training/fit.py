@@ -40,6 +40,9 @@ POOL_TOKENS = 16_384
 CALIBRATION_TOKENS = 65_536
 """Tokens on which BatchTopK's threshold is measured when training ends."""
 
+WORTH_MEASURING = 5e9
+"""Operations of a step's encoder product from which on ``trainer.precision=auto`` looks at bfloat16."""
+
 SEED = defaults("train")["seed"]
 TOKENS, DATA = defaults("train", "tokens"), defaults("train", "data")
 TRAINER = defaults("trainer/default")
@@ -85,7 +88,7 @@ def fit_dictionary(
         max_norm: activations above this multiple of the median norm do not train; None: no limit.
         seed: of the start and of the order.
         accelerator: "auto", "cpu", "gpu".
-        precision: as Lightning's Trainer takes it.
+        precision: as Lightning's Trainer takes it, or "auto": the faster of float32 and bfloat16 products.
         gradient_clip_val: largest norm of the gradient; None: any.
         val_fraction: share of the rows of an array held out for validation; recordings have their own.
         callbacks: of Lightning, beside the progress bar.
@@ -126,6 +129,9 @@ def fit_dictionary(
         if not isinstance(fitted, SAETraining):
             sae = fit_baseline_to(fitted, data, source)
         else:
+            fitted.check_length(max_steps)
+            start_at_data(fitted, data, seed)
+            precision = chosen_precision(precision, fitted, data, accelerator)
             with TemporaryDirectory() as scratch:
                 trainer = L.Trainer(
                     max_steps=max_steps, accelerator=accelerator, precision=precision,  # pyright: ignore
@@ -136,8 +142,6 @@ def fit_dictionary(
                     limit_val_batches=0 if _has_no_validation(data) else None,
                     **{key: TRAINER[key] for key in _FIXED},
                 )  # fmt: skip
-                fitted.check_length(max_steps)
-                start_at_data(fitted, data, seed)
                 trainer.fit(fitted, datamodule=data)
                 if trainer.interrupted:
                     raise KeyboardInterrupt
@@ -212,6 +216,28 @@ def start_at_data(module: SAETraining, data: Data, seed: int, *, resumes: bool =
     module.set_data_statistics(torch.tensor(statistics.mean), statistics.scale, statistics.max_norm)
     if not resumes:
         module.initialize_from(training_pool(data, max(POOL_TOKENS, module.sae.cfg.d_sae)))
+
+
+def chosen_precision(
+    asked: str, module: SAETraining, data: Data, accelerator: str, devices: Any = 1
+) -> str:
+    """What Lightning's Trainer is given; "auto" is measured, and said."""
+    if asked != "auto":
+        return asked
+    cfg = module.sae.cfg
+    if devices not in (1, "1"):
+        precision, reason = "32-true", "several devices are not measured"
+    elif 2 * cfg.d_model * cfg.d_sae * data.batch_size < WORTH_MEASURING:
+        precision, reason = "32-true", "a step is too short for bfloat16 products to pay"
+    else:
+        from saev.training.precision import choose_precision
+
+        device = L.Fabric(accelerator=accelerator, devices=1).device
+        acts = training_pool(data, min(data.batch_size, POOL_TOKENS))
+        precision, reason = choose_precision(module, acts, data.batch_size, device)
+    log.info("trainer.precision=auto: %s (%s)", precision, reason)
+    module.precision = precision
+    return precision
 
 
 def exported(

@@ -17,8 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from saev.metrics import ReconstructionMetrics
 from saev.sae import SparseAutoencoder
 from saev.sae.atoms import UnitAtoms, fold_norms_
-from saev.sae.auxk import auxk, default_k_aux
-from saev.sae.dead import advance_since_fired, dead_latents
+from saev.sae.dead import advance_since_fired, auxk, dead_latents, default_k_aux
 from saev.sae.encode import BatchCodes, Encoding
 from saev.sae.initialize import (
     best_gain,
@@ -30,7 +29,7 @@ from saev.sae.initialize import (
 )
 from saev.sae.objectives import Objective, Step
 from saev.sae.objectives.objective import l1
-from saev.sae.sparse import GradientMemory
+from saev.sae.products import GradientMemory, wide_on_cpu
 from saev.training.arguments import (
     AUTO,
     Initialization,
@@ -158,6 +157,8 @@ class SAETraining(L.LightningModule):
         self._make_optimizer = optimizer
         self.tokens_per_step: int | None = None
         """Of one rank; set by whoever knows the data."""
+        self.precision: str | None = None
+        """What ``trainer.precision=auto`` came to, where that was asked for."""
         self.peak: dict[str, float] = {}
         """``lr``, once the optimiser is made; no hyper-parameter, as it is made anew with each run."""
         self.init = node(Initialization, "init", init)
@@ -311,17 +312,18 @@ class SAETraining(L.LightningModule):
         ids = candidates(self.tokens_since_fired, self._aux_plan.n_candidates)
         sae = self.sae
         error = step.target - x_hat
-        return auxk(
-            step.x_bar,
-            error,
-            sae.W_enc[ids],
-            sae.b_enc[ids],
-            step.W_dec[ids],
-            sae.input_shift,
-            dead_latents(self.tokens_since_fired[ids], dead_after),
-            self.k_aux,
-            variation_of_all(error.detach()) if world_size() > 1 else None,
-        )
+        with wide_on_cpu(error.device):
+            return auxk(
+                step.x_bar,
+                error,
+                sae.W_enc[ids],
+                sae.b_enc[ids],
+                step.W_dec[ids],
+                sae.input_shift,
+                dead_latents(self.tokens_since_fired[ids], dead_after),
+                self.k_aux,
+                variation_of_all(error.detach()) if world_size() > 1 else None,
+            )
 
     @torch.no_grad()
     def _count_firing(self, codes: BatchCodes, n_tokens: int) -> None:
@@ -392,13 +394,14 @@ class SAETraining(L.LightningModule):
     # --- validation --------------------------------------------------------------------------
 
     def validation_step(self, batch: ActivationBatch, batch_idx: int) -> None:
-        for x in batch.acts.split(max(1, CODES_AT_ONCE // self.sae.cfg.d_sae)):
-            x = x.to(self.sae.W_enc.dtype)
-            z = self.sae.encode(x)
-            x_hat = self.sae.decode(z)
-            self.val_all_metrics.update(x, x_hat, z)
-            normal = self.sae.is_normal(x)
-            self.val_metrics.update(x[normal], x_hat[normal], z[normal])
+        with wide_on_cpu(batch.acts.device):
+            for x in batch.acts.split(max(1, CODES_AT_ONCE // self.sae.cfg.d_sae)):
+                x = x.to(self.sae.W_enc.dtype)
+                z = self.sae.encode(x)
+                x_hat = self.sae.decode(z)
+                self.val_all_metrics.update(x, x_hat, z)
+                normal = self.sae.is_normal(x)
+                self.val_metrics.update(x[normal], x_hat[normal], z[normal])
 
     def on_validation_epoch_end(self) -> None:
         for stage, metrics in (("val", self.val_metrics), ("val_all", self.val_all_metrics)):
@@ -423,6 +426,7 @@ class SAETraining(L.LightningModule):
         recipe = {
             **dict(self.hparams.items()),
             **self.peak,
+            **({} if self.precision is None else {"precision": self.precision}),
             "objective": self.objective.describe(),
             "decoder": self.decoder.describe(),
         }
@@ -438,7 +442,11 @@ class SAETraining(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._refuse_divergence()
-        checkpoint["sae"] = {"max_norm": self.sae.cfg.max_norm, "aux_plan": tuple(self._aux_plan)}
+        checkpoint["sae"] = {
+            "max_norm": self.sae.cfg.max_norm,
+            "aux_plan": tuple(self._aux_plan),
+            "precision": self.precision,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint["sae"]

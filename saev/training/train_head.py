@@ -179,6 +179,7 @@ def _trainer(cfg: DictConfig, out_dir: Path, tracking: Tracking) -> L.Trainer:
         )
     trainer = instantiate(
         cfg.trainer,
+        precision="32-true" if cfg.trainer.precision == "auto" else cfg.trainer.precision,
         logger=tracking.lightning_logger() or False,
         callbacks=[*callbacks_of(cfg), StopAtBatchEnd(None)],
         default_root_dir=str(out_dir),

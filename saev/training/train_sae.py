@@ -26,7 +26,7 @@ from saev.stopping import at_batch_ends
 from saev.tracking import Tracking, is_main_process
 from saev.training.arguments import callbacks_of, count_latents
 from saev.training.distributed import part_ways
-from saev.training.fit import exported, fit_baseline_to, start_at_data
+from saev.training.fit import chosen_precision, exported, fit_baseline_to, start_at_data
 from saev.training.resume_points import (
     LAST,
     PREVIOUS,
@@ -253,10 +253,12 @@ def _train(
 ) -> SparseAutoencoder:  # fmt: skip
     """Fits ``module`` as ``cfg.trainer`` and ``cfg.callbacks`` say; checkpoints are for resuming."""
     start_at_data(module, data, cfg.seed, resumes=cfg.ckpt_path is not None)
+    precision = _precision(cfg, module, data)
     checkpoints = out_dir / "checkpoints"
     lost_rank = LostRank(checkpoints / LAST)
     trainer = instantiate(
         cfg.trainer,
+        precision=precision,
         logger=tracking.lightning_logger() or False,
         callbacks=[*callbacks_of(cfg), StopAtBatchEnd(checkpoints / LAST), lost_rank],
         default_root_dir=str(out_dir),
@@ -279,10 +281,24 @@ def _train(
         raise KeyboardInterrupt
     if "lr" in module.peak:
         tracking.set_tags({"saev.learning_rate": f"{module.peak['lr']:.6g}"})
+    tracking.set_tags({"saev.precision": precision})
     keep_end(trainer, checkpoints)
     sae = exported(module, data, source)
     part_ways()
     return sae
+
+
+def _precision(cfg: DictConfig, module: SAETraining, data: ActivationDataModule) -> str:
+    """That of the run, or of the one it goes on from, which an equal machine might choose otherwise."""
+    if cfg.ckpt_path is not None and cfg.trainer.precision == "auto":
+        kept = torch.load(cfg.ckpt_path, map_location="cpu", weights_only=True, mmap=True)["sae"]
+        module.precision = kept.get("precision")
+        if module.precision is not None:
+            return module.precision
+    trainer = cfg.trainer
+    return chosen_precision(
+        str(trainer.precision), module, data, trainer.accelerator, trainer.devices
+    )
 
 
 def _keep(

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from datamodules.activations import stream as stream_module
 from datamodules.activations.heldout import HeldoutTokens
-from datamodules.activations.loader import BatchLoader
-from datamodules.activations.norms import measure
+from datamodules.activations.loader import BatchLoader, BatchMemory
+from datamodules.activations.norms import measure, token_norms
 from datamodules.activations.reservoir import Reservoir
 from datamodules.activations.stream import TokenStream
 from datamodules.activations.tar import ShardWriter
@@ -26,6 +26,11 @@ from tests.fakes.activations import tagged, tags, write_folder
 def stream_of(folder: Path, manifest, **kw) -> TokenStream:
     given = {"batch_size": 8, "reservoir_tokens": 24, "seed": 0, "drop_last": False, **kw}
     return TokenStream(folder, manifest, manifest.statistics, **given)
+
+
+def drawn(reservoir: Reservoir, n: int, generator) -> tuple[torch.Tensor, int]:
+    acts = torch.empty(n, 3, dtype=torch.float16)
+    return acts, reservoir.read(reservoir.choose(n, generator), acts)
 
 
 def of_workers(make, n_workers: int, monkeypatch: pytest.MonkeyPatch):
@@ -70,11 +75,11 @@ def test_a_reservoir_gives_back_each_token_once_and_none_else(n_slots, moves, se
         assert n_added == min(n_in, n_slots - (len(put) - len(taken)))
         put += numbers[:n_added].tolist()
         n_out = min(n_out, reservoir.n_held)
-        acts_out, n_images = reservoir.read(reservoir.choose(n_out, generator))
+        acts_out, n_images = drawn(reservoir, n_out, generator)
         taken += tags(acts_out)
         assert n_images == len(acts_out[:, 2].unique())
         assert reservoir.n_held == len(put) - len(taken) == n_slots - reservoir.n_free
-    rest = reservoir.read(reservoir.choose(reservoir.n_held, generator))[0]
+    rest = drawn(reservoir, reservoir.n_held, generator)[0]
     assert sorted(taken + tags(rest)) == sorted(put)
 
 
@@ -86,7 +91,7 @@ def test_a_reservoir_draws_every_held_token_equally_often():
         for first in (0, 5):
             reservoir.add(np.stack([np.zeros(5), np.arange(first, first + 5), np.ones(5)], 1), 0)
         reservoir.choose(4, generator)
-        counts.update(tags(reservoir.read(reservoir.choose(3, generator))[0]))
+        counts.update(tags(drawn(reservoir, 3, generator)[0]))
     # 3 of 10 each time; 900 ± 25 (one standard deviation)
     assert min(counts.values()) > 780
     assert max(counts.values()) < 1020
@@ -132,7 +137,7 @@ def test_every_token_once_per_epoch_whoever_reads_it(
 def _sizes(stream, reservoir, shards, seen):
     generator = np.random.default_rng(0)
     for n_tokens in stream._fill(reservoir, [stream.shards[i] for i in shards]):
-        seen += tags(reservoir.read(reservoir.choose(n_tokens, generator))[0])
+        seen += tags(drawn(reservoir, n_tokens, generator)[0])
         yield n_tokens
 
 
@@ -287,3 +292,55 @@ def test_a_token_that_is_not_finite_is_not_passed_over(tmp_path: Path, limit, ba
         list(itertools.islice(stream_of(tmp_path, manifest, reservoir_tokens=48), 9))
     with pytest.raises(UserError, match=r"train-000000.tar holds values of the image 'picture 2'"):
         measure(tmp_path, manifest.shards, 2.0, limit)
+
+
+def test_memory_of_a_batch_is_used_again_once_nobody_holds_it():
+    memory = BatchMemory()
+    first = memory.lend(4, 3)
+    place, view = first.data_ptr(), first[1:]
+    del first
+    others = [memory.lend(4, 3) for _ in range(3)]
+    assert place not in {one.data_ptr() for one in others}  # still held
+    del view
+    assert memory.lend(4, 3).data_ptr() == place
+    assert memory.lend(5, 3).shape == (5, 3)
+    many = [memory.lend(2, 3) for _ in range(9)]
+    del many
+    assert len(memory._free) == 4
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_batches_that_are_kept_stay_what_they_were(folder, manifest, n_workers: int):
+    """Memory and slots are used again: whoever keeps a batch, as resampling does, must not see that."""
+    loader = BatchLoader(stream_of(folder, manifest), n_workers, pin_memory=False)
+    kept, copies = [], []
+    for batch in itertools.islice(loader, 30):
+        kept.append(batch.acts)
+        copies.append(batch.acts.clone())
+    assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
+    assert len({tag for acts in kept for tag in tags(acts)}) == 105
+
+
+def test_norms_are_taken_once_a_file_and_again_when_it_changes(tmp_path, monkeypatch):
+    manifest = write_folder(tmp_path, tagged(2, 3, 5), tagged(1, 1, 1))
+    limited = replace(manifest.statistics, max_norm=1e4)
+    stream = TokenStream(
+        tmp_path, manifest, limited, batch_size=5, reservoir_tokens=5, seed=0, drop_last=False
+    )
+    asked = []
+    monkeypatch.setattr(
+        stream_module, "token_norms", lambda acts: asked.append(1) or token_norms(acts)
+    )
+    epochs = [list(stream._normal_tokens(manifest.of_split("train")[0])) for _ in range(2)]
+    assert len(asked) == 3
+    assert all(np.array_equal(a, b) for a, b in zip(*epochs, strict=True))
+    shard = manifest.of_split("train")[0]
+    with ShardWriter(tmp_path / shard.name, tmp_path / "t.tmp") as writer:
+        for image in range(3):
+            acts = np.full((5, 3), 1.0 if image else 3e4, np.float16)
+            meta = {"image_id": str(image), "label": None, "split": "train", "path": None,
+                    "tokens": None}  # fmt: skip
+            writer.write(f"{image:08d}", acts, meta)
+    after = list(stream._normal_tokens(shard))
+    assert len(asked) == 6
+    assert [len(acts) for acts in after] == [0, 5, 5]

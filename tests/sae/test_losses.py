@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saev.sae.auxk import auxk, default_k_aux, keep_largest
+from saev.sae.dead import auxk, default_k_aux, keep_largest
 from saev.sae.objectives.objective import l1, squared_error
 
 F64 = torch.float64

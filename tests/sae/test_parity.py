@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from saev.sae import SAEConfig, SparseAutoencoder
-from saev.sae.auxk import auxk
+from saev.sae.dead import auxk
 from saev.sae.encode import Encoding, encode_normalized
 from saev.sae.objectives import GatedL1, Matryoshka, Step
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saev.sae import SAEConfig, SparseAutoencoder, sparse
+from saev.sae import SAEConfig, SparseAutoencoder, products, sparse
 from saev.sae.encode import BatchCodes, Encoding, encode_normalized
-from saev.sae.sparse import wide_pre_activations
+from saev.sae.products import wide_pre_activations
 
 D, S, K = 6, 64, 4
 
@@ -61,7 +61,7 @@ def test_gradients_against_finite_differences() -> None:
 
     def forward(*tensors: torch.Tensor) -> torch.Tensor:
         z, support = sparse.encode_topk(tensors[0], tensors[1], tensors[2], tensors[4], K)
-        return sparse.decode_topk(z, tensors[3], tensors[4], support)
+        return products.decode_topk(z, tensors[3], tensors[4], support)
 
     inputs = [x, sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec]
     leaves = [t.detach().clone().requires_grad_() for t in inputs]
@@ -80,22 +80,22 @@ def test_gradients_in_kept_memory_are_the_same_to_the_bit(
     held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Block by block, some without a single pair, over what was there before."""
-    monkeypatch.setattr(sparse, "GRADIENT_BLOCK_ELEMENTS", 5 * D)
+    monkeypatch.setattr(products, "GRADIENT_BLOCK_ELEMENTS", 5 * D)
     generator = torch.Generator().manual_seed(2)
     indices = torch.randint(20, 30, (11, K), generator=generator)
     indices[:, 0] = S - 1
     mask = torch.rand(11, K, generator=generator) < 0.5 if held else None
     values, rows = torch.randn(11, K, generator=generator), torch.randn(11, D, generator=generator)
-    memory = sparse.GradientMemory()
+    memory = products.GradientMemory()
     memory.take(S, rows)
     memory.give_back([torch.full((S, D), float("nan"))])
-    found = sparse.SparseSupport(indices, S, mask, memory).transposed_product(values, rows)
-    plain = sparse.SparseSupport(indices, S, mask).transposed_product(values, rows)
+    found = products.SparseSupport(indices, S, mask, memory).transposed_product(values, rows)
+    plain = products.SparseSupport(indices, S, mask).transposed_product(values, rows)
     assert torch.equal(found, plain) and (found != 0).any()
 
 
 def test_gradient_memory_is_used_again_and_added_to() -> None:
-    sae, memory = make(torch.float32), sparse.GradientMemory()
+    sae, memory = make(torch.float32), products.GradientMemory()
     how = Encoding(sparse=True, memory=memory)
     xs = torch.randn(3, 9, D, generator=torch.Generator().manual_seed(1))
 
@@ -126,7 +126,7 @@ def test_gradient_memory_is_used_again_and_added_to() -> None:
 
 
 def test_gradient_memory_keeps_no_more_than_was_asked_for() -> None:
-    memory, rows = sparse.GradientMemory(), torch.randn(3, D)
+    memory, rows = products.GradientMemory(), torch.randn(3, D)
     dense = [torch.zeros(S, D), torch.zeros(S), torch.zeros(S, D)]
     memory.give_back(dense)
     first = memory.take(S, rows)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saev.metrics import ReconstructionMetrics
 from saev.sae import SparseAutoencoder
-from saev.sae.auxk import auxk
+from saev.sae.dead import auxk
 from saev.sae.initialize import best_gain
 from saev.sae.objectives import L0Penalty, L1Penalty
 from saev.training.arguments import Initialization, JumpReLUTraining, LearningRate

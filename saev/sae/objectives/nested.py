@@ -15,7 +15,7 @@ from saev.sae.config import TOPK_FAMILY, SAEConfig
 from saev.sae.encode import BatchCodes, encode_normalized
 from saev.sae.model import SparseAutoencoder
 from saev.sae.objectives.objective import Objective, ObjectiveValue, Step, require, squared_error
-from saev.sae.sparse import decode_topk
+from saev.sae.products import decode_topk
 from saev.sae.threshold import batch_threshold
 
 
