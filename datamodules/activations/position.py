@@ -6,6 +6,9 @@ import warnings
 from typing import Any
 
 import lightning as L
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 
 class StreamPosition(L.LightningDataModule):
@@ -34,6 +37,17 @@ class StreamPosition(L.LightningDataModule):
         """To be called where an iteration over training batches begins, at ``position``."""
         if self._n_processed_before is None:
             self._n_processed_before = self._n_processed()
+
+    def pool(self, n_tokens: int) -> Float[Tensor, "n d"]:
+        """So many tokens of the training stream from ``position`` on, which come from many images."""
+        self.setup("fit")
+        batches, n = [], 0
+        for batch in self.train_dataloader():
+            batches.append(batch.acts)
+            n += len(batch.acts)
+            if n >= n_tokens:
+                break
+        return torch.cat(batches)[:n_tokens]
 
     def order(self) -> dict[str, Any]:
         """What determines which tokens the n-th batch holds; plain values."""

@@ -5,5 +5,7 @@ refusals: what is refused before anything runs: a foreign experiment, a value ou
 tracked_run: one MLflow run around a command, its config, a clean end
 sentence: any error as one sentence
 results: metrics.json, written and logged; the device of a command
+shared_launcher: ``hydra/launcher=shared``: members of a sweep on one stream
+lockstep: jobs in one thread, each going on where another waits
 console: what a command prints when it is done
 """

@@ -136,6 +136,10 @@ def _run(run: Callable[[], Any], verb: str) -> None:
         refuse_options(sys.argv[1:])
         refuse_choices(sys.argv[1:])
         refuse_foreign_experiments(verb, sys.argv[1:])
+        if "hydra/launcher=shared" in sys.argv[1:]:
+            from saev.cli.shared_launcher import register
+
+            register()
         run()
     except BaseException as error:
         if status_of(error) == "KILLED":

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
-from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.activations.format import Manifest
@@ -112,12 +112,13 @@ def fit_dictionary(
     with isolate_rng(), progress_bars(progress), lightning_quiet():
         L.seed_everything(seed, workers=True, verbose=False)
         if isinstance(acts, str | Path):
-            data: Data = ActivationDataModule(
+            recorded = ActivationDataModule(
                 acts, batch_size=batch_size, reservoir_tokens=reservoir_tokens,
                 num_workers=num_workers, seed=seed, max_norm=max_norm,
                 **{key: DATA[key] for key in ("drop_last", "verify_checksums")},
             )  # fmt: skip
-            width = data.manifest.width
+            data: Data = in_lockstep(recorded)
+            width = recorded.manifest.width
         else:
             from datamodules.activations.in_memory import InMemoryActivations
 
@@ -206,6 +207,21 @@ def _is_dictionary(name: str) -> bool:
     return str(defaults(f"model/{name}").get("_target_")).endswith(KINDS)
 
 
+def running_lockstep() -> Any:
+    """The ``saev.cli.lockstep.Lockstep`` that this run is a member of, where a launcher has begun one."""
+    lockstep = sys.modules.get("saev.cli.lockstep")
+    return None if lockstep is None else lockstep.current()
+
+
+def in_lockstep(data: ActivationDataModule) -> ActivationDataModule:
+    """The data, or where several runs share a stream this run's view of it."""
+    if (lockstep := running_lockstep()) is None:
+        return data
+    from saev.training.shared_stream import shared
+
+    return shared(data, lockstep)
+
+
 def start_at_data(module: SAETraining, data: Data, seed: int, *, resumes: bool = False) -> None:
     """Gives ``module`` the statistics of the data and, unless it goes on from a checkpoint, its start."""
     data.prepare_data()
@@ -215,7 +231,7 @@ def start_at_data(module: SAETraining, data: Data, seed: int, *, resumes: bool =
     statistics = data.statistics
     module.set_data_statistics(torch.tensor(statistics.mean), statistics.scale, statistics.max_norm)
     if not resumes:
-        module.initialize_from(training_pool(data, max(POOL_TOKENS, module.sae.cfg.d_sae)))
+        module.initialize_from(data.pool(max(POOL_TOKENS, module.sae.cfg.d_sae)))
 
 
 def chosen_precision(
@@ -233,7 +249,7 @@ def chosen_precision(
         from saev.training.precision import choose_precision
 
         device = L.Fabric(accelerator=accelerator, devices=1).device
-        acts = training_pool(data, min(data.batch_size, POOL_TOKENS))
+        acts = data.pool(min(data.batch_size, POOL_TOKENS))
         precision, reason = choose_precision(module, acts, data.batch_size, device)
     log.info("trainer.precision=auto: %s (%s)", precision, reason)
     module.precision = precision
@@ -252,9 +268,7 @@ def exported(
     if sae.cfg.activation == "batch_topk":
         from saev.sae.threshold import calibrate_threshold_
 
-        threshold = calibrate_threshold_(
-            sae, [training_pool(data, CALIBRATION_TOKENS).to(sae.W_enc.device)]
-        )
+        threshold = calibrate_threshold_(sae, [data.pool(CALIBRATION_TOKENS).to(sae.W_enc.device)])
         broadcast_from_first(threshold)
     return sae
 
@@ -266,7 +280,7 @@ def fit_baseline_to(
     data.prepare_data()
     statistics = data.statistics
     return baseline.fit(
-        training_pool(data, POOL_TOKENS),
+        data.pool(POOL_TOKENS),
         torch.tensor(statistics.mean),
         statistics.scale,
         statistics.max_norm,
@@ -287,15 +301,3 @@ def provenance_of(data: Data, source: ImageSource | None) -> dict[str, Any]:
         "manifest_sha256": manifest.sha256,
         "images": source.spec() if source is not None else None,
     }
-
-
-def training_pool(data: Data, n_tokens: int = POOL_TOKENS) -> Float[Tensor, "n d"]:
-    """Tokens of the training stream, which come from many images."""
-    data.setup("fit")
-    batches, n = [], 0
-    for batch in data.train_dataloader():
-        batches.append(batch.acts)
-        n += len(batch.acts)
-        if n >= n_tokens:
-            break
-    return torch.cat(batches)[:n_tokens]

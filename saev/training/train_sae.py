@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
 from datamodules.activations.format import require_space
@@ -26,7 +27,14 @@ from saev.stopping import at_batch_ends
 from saev.tracking import Tracking, is_main_process
 from saev.training.arguments import callbacks_of, count_latents
 from saev.training.distributed import part_ways
-from saev.training.fit import chosen_precision, exported, fit_baseline_to, start_at_data
+from saev.training.fit import (
+    chosen_precision,
+    exported,
+    fit_baseline_to,
+    in_lockstep,
+    running_lockstep,
+    start_at_data,
+)
 from saev.training.resume_points import (
     LAST,
     PREVIOUS,
@@ -244,7 +252,7 @@ def _data(
     data = of_kind("data", instantiate(cfg.data, dir=str(folder)), ActivationDataModule)
     belongs_to = {"backbone": identity(backbone), "layer": backbone.layer}
     data.check_backbone(replace(shape, **belongs_to))
-    return data
+    return in_lockstep(data)
 
 
 def _train(
@@ -256,12 +264,17 @@ def _train(
     precision = _precision(cfg, module, data)
     checkpoints = out_dir / "checkpoints"
     lost_rank = LostRank(checkpoints / LAST)
+    callbacks, more = callbacks_of(cfg), {}
+    if (lockstep := running_lockstep()) is not None and not lockstep.leads:
+        callbacks = [one for one in callbacks if not isinstance(one, ProgressBar)]
+        more = {"enable_progress_bar": False}
     trainer = instantiate(
         cfg.trainer,
         precision=precision,
         logger=tracking.lightning_logger() or False,
-        callbacks=[*callbacks_of(cfg), StopAtBatchEnd(checkpoints / LAST), lost_rank],
+        callbacks=[*callbacks, StopAtBatchEnd(checkpoints / LAST), lost_rank],
         default_root_dir=str(out_dir),
+        **more,
     )
     write_whole(of_kind("trainer", trainer, L.Trainer))
     try:
