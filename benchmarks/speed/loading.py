@@ -109,7 +109,7 @@ class Shuffled:
     """The training stream with so many workers."""
 
     def __init__(self, folder: Path, batch: int, workers: int) -> None:
-        settings = defaults("train", "data")
+        settings = defaults("data/tars")
         data = ActivationDataModule(
             folder,
             batch,
@@ -147,7 +147,7 @@ def ordered(
 def measure(folder: Path, rounds: int, n_images: int = 4096, batch: int = 16_384) -> list[Row]:
     """Rows of shuffled reading with one and two workers, and of ordered reading."""
     manifest = write_tars(folder, n_images)
-    n_slots = defaults("train", "data")["reservoir_tokens"]
+    n_slots = defaults("data/tars")["reservoir_tokens"]
     copies = Copies(folder, manifest, batch, n_slots)
     sized, n_batches = ordered(folder, manifest, batch, 1)
 

@@ -60,6 +60,7 @@ class InMemoryActivations(StreamPosition):
         order = np.random.default_rng([seed, 0]).permutation(len(self.rows))
         n_heldout = round(val_fraction * len(order))
         self.heldout, self.training = order[:n_heldout], order[n_heldout:]
+        self.has_heldout = n_heldout > 0
         if len(self.training) < batch_size:
             raise UserError(
                 f"{len(self.rows):,} rows leave {len(self.training):,} to train on, fewer than a batch "

@@ -160,6 +160,17 @@ class ActivationDataModule(StreamPosition):
         """The same as for validation."""
         return self.val_dataloader()
 
+    def provenance(self) -> dict[str, Any]:
+        """Fields of ``SAEConfig`` that say what a dictionary was fitted to."""
+        manifest = self.manifest
+        return {
+            "backbone": manifest.backbone,
+            "layer": manifest.layer,
+            "tokens": manifest.tokens,
+            "manifest_id": manifest.id,
+            "manifest_sha256": manifest.sha256,
+        }
+
     def order(self) -> dict[str, Any]:
         """What determines which tokens the n-th batch holds."""
         return {

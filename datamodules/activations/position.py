@@ -10,12 +10,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from datamodules.activations.format import Statistics
+
 
 class StreamPosition(L.LightningDataModule):
     """Counts the training batches that the trainer has consumed, over resumes.
 
     A subclass says in ``order`` what determines which tokens the n-th batch holds.
     """
+
+    batch_size: int
+    """Tokens per step and rank."""
+    statistics: Statistics
+    """Of the training tokens."""
+    has_heldout = True
+    """Whether there is anything to validate on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,6 +57,10 @@ class StreamPosition(L.LightningDataModule):
             if n >= n_tokens:
                 break
         return torch.cat(batches)[:n_tokens]
+
+    def provenance(self) -> dict[str, Any]:
+        """Fields of ``SAEConfig`` that say what a dictionary was fitted to; none for an array."""
+        return {}
 
     def order(self) -> dict[str, Any]:
         """What determines which tokens the n-th batch holds; plain values."""

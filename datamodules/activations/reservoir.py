@@ -66,3 +66,18 @@ class Reservoir:
         # "raise" would gather into a buffer first; there is no slot that is not there
         np.take(self._acts_nd, slots, axis=0, out=out_bd.numpy(), mode="clip")
         return len(np.unique(self._image_n[slots]))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Copies of what is held, from which ``restore`` makes a reservoir that goes on alike."""
+        held = self._slots[: self.n_held]
+        return {
+            "slots": self._slots.copy(),
+            "acts": self._acts_nd[held],
+            "images": self._image_n[held],
+        }
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Takes the state of one of the same size."""
+        self._slots, self.n_held = state["slots"].copy(), len(state["acts"])
+        held = self._slots[: self.n_held]
+        self._acts_nd[held], self._image_n[held] = state["acts"], state["images"]

@@ -137,9 +137,9 @@ def _run(run: Callable[[], Any], verb: str) -> None:
         refuse_choices(sys.argv[1:])
         refuse_foreign_experiments(verb, sys.argv[1:])
         if "hydra/launcher=shared" in sys.argv[1:]:
-            from saev.cli.shared_launcher import register
+            from saev.cli.shared_launcher import register_launcher
 
-            register()
+            register_launcher()
         run()
     except BaseException as error:
         if status_of(error) == "KILLED":

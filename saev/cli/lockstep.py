@@ -45,6 +45,7 @@ class Lockstep:
         Where one raises, the others go on to their end, and the first error is raised then.
         """
         self._jobs = [_Job(work) for work in works]
+        _forget_files()
         with _current(self):
             while running := [job for job in self._jobs if not job.has_ended]:
                 if all(job.waits_for is not None for job in running):
@@ -152,6 +153,14 @@ def _close_files(own: Handlers, around: Handlers) -> None:
     for handler in {handler for handlers in own.values() for handler in handlers} - kept:
         if isinstance(handler, logging.FileHandler):
             handler.close()
+
+
+def _forget_files() -> None:
+    """Of an earlier run in this process: what a logger says between jobs is not for its files."""
+    for logger in _loggers():
+        if logger is not logging.root:
+            kept = [one for one in logger.handlers if not isinstance(one, logging.FileHandler)]
+            logger.handlers[:] = kept
 
 
 def _loggers() -> list[logging.Logger]:

@@ -165,10 +165,16 @@ def refuse_values(cfg: DictConfig) -> None:
 
 
 def refuse_missing(cfg: DictConfig, verb: str) -> None:
-    """Raises ``UserError`` for a key of ``conf/<verb>.yaml`` that was deleted with a ``~``."""
+    """Raises ``UserError`` for a key of ``conf/<verb>.yaml``, or of the chosen ``conf/data``, that was
+    deleted with a ``~``."""
     if not (CONF_DIR / f"{verb}.yaml").is_file():
         return
-    for key in _keys(conf_node(verb)):
+    needed = list(_keys(conf_node(verb)))
+    given = OmegaConf.select(cfg, "data._target_")
+    for chosen in (conf_node(f"data/{name}") for name in names("data")):
+        if given == chosen.get("_target_"):
+            needed += _keys(chosen, "data.")
+    for key in needed:
         node, _, name = key.rpartition(".")
         parent = OmegaConf.select(cfg, node) if node else cfg
         if isinstance(parent, DictConfig) and name not in list(

@@ -166,7 +166,7 @@ def _stream_of(member: DictConfig) -> str:
     return json.dumps(found, sort_keys=True, default=str)
 
 
-def register() -> None:
+def register_launcher() -> None:
     """Makes the launcher known to Hydra, which takes plugins of the package ``hydra_plugins`` alone and
     looks for them there by name."""
     import hydra_plugins  # joblib's launcher lies in it

@@ -158,6 +158,13 @@ class ShardRecorder:
             )
             Part(info, self.precision, skipped, dict(histograms[layer])).write(self.folders[layer])
 
+    def read(self, batch: ImageBatch, layers: list[int]) -> dict[int, np.ndarray]:
+        """Per layer the (b, p, d) values that would be written, checked; (0, p, d) without a good image."""
+        if batch.items:
+            return self._acts(batch, layers, self._choose(batch.items))
+        shape = 0, self.request.n_per_image or len(self.positions), self.backbone.width
+        return {layer: np.empty(shape, self.request.dtype) for layer in layers}
+
     def _choose(self, items: list[ImageItem]) -> Tensor | None:
         """Which of the tokens asked for to keep of each image, (b, n_per_image); None for all."""
         n_tokens = len(self.positions)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -17,8 +17,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from torch import Tensor
 
-from datamodules.activations.format import Manifest
 from datamodules.activations.module import ActivationDataModule
+from datamodules.activations.position import StreamPosition
 from datamodules.images import ImageSource
 from datamodules.progress import progress_bars
 from saev.defaults import defaults, names, replaced
@@ -29,7 +29,6 @@ from saev.training.distributed import broadcast_from_first
 from saev.training.sae_module import SAETraining
 
 if TYPE_CHECKING:
-    from datamodules.activations.in_memory import InMemoryActivations
     from saev.sae.baselines import Baseline
 
 log = logging.getLogger(__name__)
@@ -44,11 +43,9 @@ WORTH_MEASURING = 5e9
 """Operations of a step's encoder product from which on ``trainer.precision=auto`` looks at bfloat16."""
 
 SEED = defaults("train")["seed"]
-TOKENS, DATA = defaults("train", "tokens"), defaults("train", "data")
+TOKENS, DATA = defaults("train", "tokens"), defaults("data/tars")
 TRAINER = defaults("trainer/default")
 KINDS = ("SAETraining", "Baseline")
-
-Data: TypeAlias = "ActivationDataModule | InMemoryActivations"
 
 
 def fit_dictionary(
@@ -117,7 +114,7 @@ def fit_dictionary(
                 num_workers=num_workers, seed=seed, max_norm=max_norm,
                 **{key: DATA[key] for key in ("drop_last", "verify_checksums")},
             )  # fmt: skip
-            data: Data = in_lockstep(recorded)
+            data: StreamPosition = in_lockstep(recorded)
             width = recorded.manifest.width
         else:
             from datamodules.activations.in_memory import InMemoryActivations
@@ -140,7 +137,7 @@ def fit_dictionary(
                     enable_progress_bar=progress, default_root_dir=scratch, enable_checkpointing=any(
                         isinstance(one, Checkpoint) for one in callbacks
                     ),
-                    limit_val_batches=0 if _has_no_validation(data) else None,
+                    limit_val_batches=None if data.has_heldout else 0,
                     **{key: TRAINER[key] for key in _FIXED},
                 )  # fmt: skip
                 trainer.fit(fitted, datamodule=data)
@@ -173,10 +170,6 @@ def lightning_quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _has_no_validation(data: Data) -> bool:
-    return not isinstance(data, ActivationDataModule) and len(data.heldout) == 0
 
 
 def build_model(
@@ -213,7 +206,7 @@ def running_lockstep() -> Any:
     return None if lockstep is None else lockstep.current()
 
 
-def in_lockstep(data: ActivationDataModule) -> ActivationDataModule:
+def in_lockstep(data: StreamPosition) -> StreamPosition:
     """The data, or where several runs share a stream this run's view of it."""
     if (lockstep := running_lockstep()) is None:
         return data
@@ -222,7 +215,9 @@ def in_lockstep(data: ActivationDataModule) -> ActivationDataModule:
     return shared(data, lockstep)
 
 
-def start_at_data(module: SAETraining, data: Data, seed: int, *, resumes: bool = False) -> None:
+def start_at_data(
+    module: SAETraining, data: StreamPosition, seed: int, *, resumes: bool = False
+) -> None:
     """Gives ``module`` the statistics of the data and, unless it goes on from a checkpoint, its start."""
     data.prepare_data()
     module.tokens_per_step = data.batch_size
@@ -235,7 +230,7 @@ def start_at_data(module: SAETraining, data: Data, seed: int, *, resumes: bool =
 
 
 def chosen_precision(
-    asked: str, module: SAETraining, data: Data, accelerator: str, devices: Any = 1
+    asked: str, module: SAETraining, data: StreamPosition, accelerator: str, devices: Any = 1
 ) -> str:
     """What Lightning's Trainer is given; "auto" is measured, and said."""
     if asked != "auto":
@@ -257,7 +252,7 @@ def chosen_precision(
 
 
 def exported(
-    module: SAETraining, data: Data, source: ImageSource | None = None
+    module: SAETraining, data: StreamPosition, source: ImageSource | None = None
 ) -> SparseAutoencoder:
     """What is kept of a trained module; BatchTopK's threshold is measured on training activations.
 
@@ -274,7 +269,7 @@ def exported(
 
 
 def fit_baseline_to(
-    baseline: "Baseline", data: Data, source: ImageSource | None = None
+    baseline: "Baseline", data: StreamPosition, source: ImageSource | None = None
 ) -> SparseAutoencoder:
     """The baseline fitted to training activations, in one go."""
     data.prepare_data()
@@ -288,16 +283,7 @@ def fit_baseline_to(
     )
 
 
-def provenance_of(data: Data, source: ImageSource | None) -> dict[str, Any]:
+def provenance_of(data: StreamPosition, source: ImageSource | None) -> dict[str, Any]:
     """Fields of ``SAEConfig`` that say what a dictionary was fitted to; none for an array."""
-    if not isinstance(data, ActivationDataModule):
-        return {}
-    manifest: Manifest = data.manifest
-    return {
-        "backbone": manifest.backbone,
-        "layer": manifest.layer,
-        "tokens": manifest.tokens,
-        "manifest_id": manifest.id,
-        "manifest_sha256": manifest.sha256,
-        "images": source.spec() if source is not None else None,
-    }
+    found = data.provenance()
+    return {**found, "images": source.spec() if source is not None else None} if found else {}

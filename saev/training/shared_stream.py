@@ -10,13 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from datamodules.activations.loader import SizedBatchLoader
-from datamodules.activations.module import ActivationDataModule
+from datamodules.activations.position import StreamPosition
 from datamodules.activations.stream import TokenBatch
 from saev.cli.lockstep import Lockstep
 
 KEPT_BYTES = 2**29
-"""Held-out tokens that are kept for all members; more are read by each anew."""
+"""Held-out tokens, in float32, that are kept for all members; more are read by each anew."""
 
 KEPT_BATCHES = 4
 """A trainer asks for a batch before it is done with the one before."""
@@ -25,8 +24,10 @@ KEPT_BATCHES = 4
 class SharedStream:
     """Batches of one data module, each read once and handed to every member."""
 
-    def __init__(self, source: ActivationDataModule, lockstep: Lockstep) -> None:
+    def __init__(self, source: StreamPosition, lockstep: Lockstep) -> None:
         self.source, self.lockstep = source, lockstep
+        self.restored: dict[int, Any] = {}
+        """What checkpoints of members say of the stream, by place."""
         self._batches: dict[int, TokenBatch] = {}
         self._reading: Iterator[TokenBatch] | None = None
         self._next = 0
@@ -42,9 +43,12 @@ class SharedStream:
 
     def _advance(self, position: int) -> None:
         if self._reading is None or position < self._next:
-            self.source.load_state_dict({"position": position, **self.source.order()})
+            stream = self.restored.get(position)
+            here = {"position": position, **self.source.order(), "stream": stream}
+            self.source.load_state_dict(here)
             self._reading, self._next = iter(self.source.train_dataloader()), position
         while self._next <= position:
+            assert self._reading is not None
             self._batches[self._next] = next(self._reading)
             self._next += 1
         for old in [place for place in self._batches if place <= position - KEPT_BATCHES]:
@@ -63,40 +67,24 @@ class SharedStream:
 
     def heldout(self) -> Iterator[TokenBatch]:
         """All held-out batches."""
-        if self._heldout is None:
-            manifest = self.source.manifest
-            n_tokens = sum(shard.n_tokens for shard in manifest.of_split("heldout"))
-            dtype = getattr(torch, manifest.dtype)
-            if n_tokens * manifest.width * dtype.itemsize > KEPT_BYTES:
-                yield from self.source.val_dataloader()
-                return
-            self._heldout = [
-                TokenBatch(batch.acts.to(dtype), batch.n_images)
-                for batch in self.source.val_dataloader()
-            ]
-        for batch in self._heldout:
-            yield TokenBatch(batch.acts.float(), batch.n_images)
+        kept: list[TokenBatch] | None = [] if self._heldout is None else None
+        for batch in self._heldout if self._heldout is not None else self.source.val_dataloader():
+            yield batch
+            if kept is not None:
+                kept.append(batch)
+                if sum(one.acts.nbytes for one in kept) > KEPT_BYTES:
+                    kept = None
+        if kept is not None:
+            self._heldout = kept
 
 
-class SharedActivations(ActivationDataModule):
+class SharedActivations(StreamPosition):
     """The data module of a member: its position is its own, the batches are everybody's."""
 
     def __init__(self, shared: SharedStream) -> None:
-        source = shared.source
-        super().__init__(
-            source.dir,
-            source.batch_size,
-            reservoir_tokens=source.reservoir_tokens,
-            num_workers=source.num_workers,
-            seed=source.seed,
-            drop_last=source.drop_last,
-            max_norm=source.max_norm,
-            verify_checksums=source.verify_checksums,
-            val_batch_size=source.val_batch_size,
-            pin_memory=source.pin_memory,
-        )
+        super().__init__()
         self.shared = shared
-        self.manifest = source.manifest
+        self.batch_size, self.has_heldout = shared.source.batch_size, shared.source.has_heldout
 
     def prepare_data(self) -> None:
         """Once for all members."""
@@ -105,10 +93,9 @@ class SharedActivations(ActivationDataModule):
 
     def pool(self, n_tokens: int) -> Float[Tensor, "n d"]:
         """The first tokens of the stream, the same for all members."""
-        if self.num_workers and self.shared.has_pool(n_tokens):
-            iter(
-                DataLoader(TensorDataset(torch.zeros(1)))
-            )  # draws the number that it would have drawn to read them
+        if getattr(self.shared.source, "num_workers", 0) and self.shared.has_pool(n_tokens):
+            # draws the number that reading them would have drawn
+            iter(DataLoader(TensorDataset(torch.zeros(1))))
         return self.shared.pool(n_tokens)
 
     def train_dataloader(self) -> Any:
@@ -119,9 +106,25 @@ class SharedActivations(ActivationDataModule):
         """All held-out tokens in order, once."""
         return _Heldout(self.shared)
 
+    def provenance(self) -> dict[str, Any]:
+        """The stream's."""
+        return self.shared.source.provenance()
 
-# Lightning files its state in a checkpoint under this name: a member's run can go on alone
-SharedActivations.__qualname__ = ActivationDataModule.__qualname__
+    def order(self) -> dict[str, Any]:
+        """The stream's."""
+        return self.shared.source.order()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As the stream's own data module has it, at this member's position."""
+        state = super().state_dict()
+        if (stream_state := getattr(self.shared.source, "stream_state", None)) is not None:
+            state["stream"] = stream_state(self.position)
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a position, where the stream will begin that nobody is behind."""
+        super().load_state_dict(state_dict)
+        self.shared.restored[state_dict["position"]] = state_dict.get("stream")
 
 
 class _Batches:
@@ -138,8 +141,7 @@ class _Batches:
 
 class _Heldout:
     def __init__(self, shared: SharedStream) -> None:
-        self.shared = shared
-        self.loader: SizedBatchLoader = shared.source.val_dataloader()
+        self.shared, self.loader = shared, shared.source.val_dataloader()
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -148,8 +150,10 @@ class _Heldout:
         return self.shared.heldout()
 
 
-def shared(data: ActivationDataModule, lockstep: Lockstep) -> SharedActivations:
+def shared(data: StreamPosition, lockstep: Lockstep) -> SharedActivations:
     """A member's view of the stream, which is that of the member who comes first."""
     if "stream" not in lockstep.shared:
         lockstep.shared["stream"] = SharedStream(data, lockstep)
-    return SharedActivations(lockstep.shared["stream"])
+    # Lightning files the state in a checkpoint under the class's name: a member's run can go on alone
+    kind = type(type(data).__qualname__, (SharedActivations,), {})
+    return kind(lockstep.shared["stream"])

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from datamodules.activations.format import require_space
 from datamodules.activations.module import ActivationDataModule
+from datamodules.activations.position import StreamPosition
 from datamodules.images import ImageSource
 from saev.backbones import Backbone
 from saev.cli.refusals import of_kind
@@ -131,7 +132,7 @@ def check_start(cfg: DictConfig, backbone: Backbone, source: ImageSource, out_di
         L.Fabric(accelerator=cfg.trainer.accelerator, devices=cfg.trainer.devices)
     per_image = cfg.tokens.n_per_image or len(backbone.token_indices(cfg.tokens.which))
     n_tokens = len(source.split("train")) * per_image
-    if not cfg.data.dir and cfg.data.drop_last and n_tokens < batch:
+    if not cfg.data.get("dir") and cfg.data.get("drop_last", True) and n_tokens < batch:
         raise UserError(
             f"there are {n_tokens} tokens to train on, {per_image} an image, and they are fewer than one "
             f"batch: lower data.batch_size={batch}, or take more images"
@@ -241,22 +242,29 @@ def check_monitor(monitor: str | None) -> None:
         )
 
 
-def _data(
-    cfg: DictConfig, backbone: Backbone, source: ImageSource, shape: Any
-) -> ActivationDataModule:
-    """The activations of ``data.dir``, or those that belong to backbone, layer, tokens and images."""
+def _data(cfg: DictConfig, backbone: Backbone, source: ImageSource, shape: Any) -> StreamPosition:
+    """What is recorded, in ``data.dir`` or for backbone, layer, tokens and images; or a stream of them."""
+    make = instantiate(cfg.data, _partial_=True)
+    if "dir" not in cfg.data:
+        device = cfg.data.device or L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
+        settings = {key: cfg.tokens[key] for key in ("which", "n_per_image")}
+        data = make(
+            backbone=backbone, source=source, tokens=settings["which"],
+            n_per_image=settings["n_per_image"], token_seed=cfg.record.seed, device=device,
+        )  # fmt: skip
+        return in_lockstep(of_kind("data", data, StreamPosition))
     folder = cfg.data.dir
     if not folder:
         device = L.Fabric(accelerator=cfg.trainer.accelerator, devices=1).device
         folder = record_activations(backbone, source, **settings_of(cfg), device=device).path
-    data = of_kind("data", instantiate(cfg.data, dir=str(folder)), ActivationDataModule)
+    data = of_kind("data", make(dir=str(folder)), ActivationDataModule)
     belongs_to = {"backbone": identity(backbone), "layer": backbone.layer}
     data.check_backbone(replace(shape, **belongs_to))
     return in_lockstep(data)
 
 
 def _train(
-    cfg: DictConfig, module: SAETraining, data: ActivationDataModule, source: ImageSource,
+    cfg: DictConfig, module: SAETraining, data: StreamPosition, source: ImageSource,
     out_dir: Path, tracking: Tracking,
 ) -> SparseAutoencoder:  # fmt: skip
     """Fits ``module`` as ``cfg.trainer`` and ``cfg.callbacks`` say; checkpoints are for resuming."""
@@ -301,7 +309,7 @@ def _train(
     return sae
 
 
-def _precision(cfg: DictConfig, module: SAETraining, data: ActivationDataModule) -> str:
+def _precision(cfg: DictConfig, module: SAETraining, data: StreamPosition) -> str:
     """That of the run, or of the one it goes on from, which an equal machine might choose otherwise."""
     if cfg.ckpt_path is not None and cfg.trainer.precision == "auto":
         kept = torch.load(cfg.ckpt_path, map_location="cpu", weights_only=True, mmap=True)["sae"]
@@ -314,14 +322,14 @@ def _precision(cfg: DictConfig, module: SAETraining, data: ActivationDataModule)
     )
 
 
-def _keep(
-    sae: SparseAutoencoder, data: ActivationDataModule, out_dir: Path, tracking: Tracking
-) -> None:
+def _keep(sae: SparseAutoencoder, data: StreamPosition, out_dir: Path, tracking: Tracking) -> None:
     """Exports the folder that others load, and only then hands files to the run and ties it to them."""
     folder = out_dir / "sae"
     sae.save_pretrained(folder)
     tracking.log_artifact(folder, "sae")
     if (out_dir / "checkpoints").is_dir():
         tracking.log_artifact(out_dir / "checkpoints", "checkpoints")
-    digests = {"manifest": data.manifest.sha256, "sae": file_sha256(folder / "weights.safetensors")}
+    digests = {"sae": file_sha256(folder / "weights.safetensors")}
+    if sae.cfg.manifest_sha256 is not None:
+        digests["manifest"] = sae.cfg.manifest_sha256
     tracking.set_tags({f"saev.sha256.{name}": value for name, value in digests.items()})
