@@ -2,7 +2,7 @@
 # Each target sets up .venv by itself when it is missing or older than its inputs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-all cover lint type check bench bench-recovery ui clean
+.PHONY: help setup demo train test test-all cover lint type check bench bench-peers bench-recovery ui clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -44,8 +44,12 @@ type: $(INSTALLED) ## static types
 
 check: lint type test ## what to run before a commit
 
-bench: $(INSTALLED) ## measure the activation loader
-	$(PY) -m benchmarks.loader $(ARGS)
+bench: $(INSTALLED) ## how fast everything is, against its limits: minutes, best on quiet cores
+	$(PY) -m benchmarks.bench $(ARGS)
+
+bench-peers: $(INSTALLED) ## the same steps beside those of other libraries, each set up in outputs/bench/envs
+	$(PY) -m benchmarks.speed.peers outputs/bench/envs
+	$(PY) -m benchmarks.bench --what step --peers outputs/bench/envs $(ARGS)
 
 bench-recovery: $(INSTALLED) ## do dictionaries find features that are known? minutes
 	$(PY) -m benchmarks.recovery $(ARGS)

@@ -7,6 +7,7 @@ norms: norm statistics: normal tokens, normalisation
 reservoir: slots in which tokens of many images are mixed
 stream: the endless, shuffled stream of training tokens
 heldout: held-out tokens, in order, once
+remote: tars at a URL: fetched ahead, checked, kept within a bound
 loader: worker processes → batches
 position: position in the stream, kept in checkpoints
 module: the LightningDataModule

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from datamodules.activations.format import Manifest
-from datamodules.activations.stream import Memory, TokenBatch, new_memory
+from datamodules.activations.format import Manifest, is_url
+from datamodules.activations.stream import Memory, TokenBatch, new_memory, place_of
 from datamodules.activations.tar import iter_samples
 from datamodules.activations.verify import Stamp, has_changed
 from saev.errors import UserError
+
+if TYPE_CHECKING:
+    from datamodules.activations.remote import RemoteShards
 
 
 class HeldoutTokens(IterableDataset[TokenBatch]):
@@ -34,12 +38,13 @@ class HeldoutTokens(IterableDataset[TokenBatch]):
         rank: int = 0,
         world_size: int = 1,
         stamps: Mapping[str, Stamp] | None = None,
+        remote: RemoteShards | None = None,
     ) -> None:
         if batch_size < min(world_size, 2):
             least = "2 tokens on several ranks" if world_size > 1 else "1 token"
             raise ValueError(f"data.val_batch_size={batch_size} must be at least {least}.")
         self.location, self.manifest, self.batch_size = location, manifest, batch_size
-        self.stamps = dict(stamps or {})
+        self.stamps, self.remote = dict(stamps or {}), remote
         self.shards = manifest.of_split("heldout")
         n_tokens = sum(shard.n_tokens for shard in self.shards)
         if n_tokens < world_size:
@@ -82,9 +87,10 @@ class HeldoutTokens(IterableDataset[TokenBatch]):
             if first + shard.n_tokens <= self.start or first >= self.stop:
                 first += shard.n_tokens
                 continue
-            changed = has_changed(self.location, shard, self.stamps)
+            where, shard = place_of(self.location, shard, self.remote)
+            changed = is_url(where) or has_changed(where, shard, self.stamps)
             rows = self.manifest.rows
-            for sample in iter_samples(self.location, shard, rows, checksum=changed):
+            for sample in iter_samples(where, shard, rows, checksum=changed):
                 acts = sample.acts[max(0, self.start - first) : max(0, self.stop - first)]
                 first += len(sample.acts)
                 if len(acts):

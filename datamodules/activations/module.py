@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
@@ -16,6 +16,9 @@ from datamodules.activations.position import StreamPosition
 from datamodules.activations.stream import TokenStream
 from datamodules.activations.verify import Stamp, require_intact, stamps
 from saev.errors import UserError
+
+if TYPE_CHECKING:
+    from datamodules.activations.remote import RemoteShards
 
 
 @runtime_checkable
@@ -44,7 +47,8 @@ class ActivationDataModule(StreamPosition):
 
     ``prepare_data`` raises UserError for missing, cut off or altered tars (``verify_checksums``
     reads each of them whole, and one that is written to afterwards again; without it, and at a URL,
-    damage is found when a tar is read).
+    damage is found when a tar is read). Of a recording at a URL up to ``cache_gb`` gigabytes of tars are
+    kept in ``cache_dir``, each checked as it comes.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class ActivationDataModule(StreamPosition):
         verify_checksums: bool,
         val_batch_size: int | None = None,
         pin_memory: bool | None = None,
+        cache_dir: str | Path | None = None,
+        cache_gb: float | int = 0,
     ) -> None:
         super().__init__()
         check_multiple(max_norm)
@@ -72,6 +78,7 @@ class ActivationDataModule(StreamPosition):
         self.seed, self.drop_last, self.max_norm = seed, drop_last, max_norm
         self.verify_checksums = verify_checksums
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.cache_dir, self.cache_gb = cache_dir, cache_gb
         self._verified: dict[str, Stamp] | None = None
 
     @cached_property
@@ -118,6 +125,15 @@ class ActivationDataModule(StreamPosition):
             return stamps(self.dir, self.manifest.shards)
         return self._verified or {}
 
+    @cached_property
+    def remote(self) -> RemoteShards | None:
+        """Copies of tars at a URL; None where they are here, or where no room is given."""
+        if not is_url(self.dir) or self.cache_dir is None or not self.cache_gb:
+            return None
+        from datamodules.activations.remote import RemoteShards
+
+        return RemoteShards(str(self.dir), Path(self.cache_dir), 1e9 * self.cache_gb)
+
     def train_dataloader(self) -> BatchLoader:
         """Endless; each iteration over it begins at the current position."""
         rank, world_size = self.place()
@@ -132,6 +148,7 @@ class ActivationDataModule(StreamPosition):
             rank=rank,
             world_size=world_size,
             stamps=self._stamps(),
+            remote=self.remote,
         )
         n_workers = min(self.num_workers, stream.max_workers)
 
@@ -153,6 +170,7 @@ class ActivationDataModule(StreamPosition):
             rank=rank,
             world_size=world_size,
             stamps=self._stamps(),
+            remote=self.remote,
         )
         return SizedBatchLoader(tokens, min(self.num_workers, 1), self.pin_memory)
 

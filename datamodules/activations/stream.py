@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from datamodules.activations.reservoir import Reservoir
 from datamodules.activations.tar import iter_samples, not_finite
 from datamodules.activations.verify import Stamp, has_changed, stamp
 from saev.errors import UserError
+
+if TYPE_CHECKING:
+    from datamodules.activations.remote import RemoteShards
 
 
 class TokenBatch(NamedTuple):
@@ -46,6 +49,15 @@ def new_memory(manifest: Manifest) -> Memory:
     return lambda n_tokens: torch.empty(n_tokens, manifest.width, dtype=dtype)
 
 
+def place_of(
+    location: str | Path, shard: ShardInfo, remote: RemoteShards | None
+) -> tuple[str | Path, ShardInfo]:
+    """Where a tar is read: where it is, or from a copy on this machine."""
+    if remote is None or not remote.fits(shard):
+        return location, shard
+    return remote.place(shard)
+
+
 class TokenStream(IterableDataset[TokenBatch]):
     """Batches of normal training tokens, forever; in each epoch every token once.
 
@@ -54,7 +66,8 @@ class TokenStream(IterableDataset[TokenBatch]):
     reservoir is emptied; the last batch of a stream is dropped if partial and ``drop_last``.
     ``start_batch`` is the number of batches this rank has already consumed, with the same number
     of workers: the stream goes on after them. A tar that has another of the ``stamps`` than when it was
-    verified is hashed as it is read, and refused at its end where its content has changed.
+    verified is hashed as it is read, and refused at its end where its content has changed. At a URL tars
+    come by way of ``remote``, the next one while one is read; without it they are hashed as they come.
 
     Raises ValueError for sizes that cannot work and UserError where the data are too few.
     """
@@ -73,6 +86,7 @@ class TokenStream(IterableDataset[TokenBatch]):
         world_size: int = 1,
         start_batch: int = 0,
         stamps: Mapping[str, Stamp] | None = None,
+        remote: RemoteShards | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size} must be at least 1 token.")
@@ -85,6 +99,7 @@ class TokenStream(IterableDataset[TokenBatch]):
         self.batch_size, self.reservoir_tokens = batch_size, reservoir_tokens
         self.seed, self.drop_last, self.start_batch = seed, drop_last, start_batch
         self.rank, self.world_size, self.stamps = rank, world_size, dict(stamps or {})
+        self.remote = remote
         self._known: dict[str, tuple[Stamp | None, bytearray]] = {}
         self.shards = manifest.of_split("train")
         if len(self.shards) < world_size:
@@ -148,7 +163,9 @@ class TokenStream(IterableDataset[TokenBatch]):
 
     def _fill(self, reservoir: Reservoir, shards: list[ShardInfo]) -> Iterator[int]:
         """Fills the reservoir and says, each time a batch is due, how many tokens to draw."""
-        images = (acts_td for shard in shards for acts_td in self._normal_tokens(shard))
+        images = (
+            acts_td for shard in self._ahead(shards) for acts_td in self._normal_tokens(shard)
+        )
         for image, acts_td in enumerate(images):
             while len(acts_td):
                 acts_td = acts_td[reservoir.add(acts_td, image) :]
@@ -159,17 +176,25 @@ class TokenStream(IterableDataset[TokenBatch]):
         if reservoir.n_held and not self.drop_last:
             yield reservoir.n_held
 
+    def _ahead(self, shards: list[ShardInfo]) -> Iterator[ShardInfo]:
+        """Each in turn; the next one begins to come."""
+        for shard, following in zip(shards, [*shards[1:], None], strict=True):
+            if self.remote is not None and following is not None:
+                self.remote.begin(following)
+            yield shard
+
     def _normal_tokens(self, shard: ShardInfo) -> Iterator[Float[np.ndarray, "t d"]]:
         """Of each image of a tar in turn."""
         max_norm = self.statistics.max_norm
-        path = join(self.location, shard.name)
-        known = self._all_normal(shard, path)
+        known = self._all_normal(shard, join(self.location, shard.name))
+        where, shard = place_of(self.location, shard, self.remote)
+        path = join(where, shard.name)
         samples = iter_samples(
-            self.location,
+            where,
             shard,
             self.manifest.rows,
             finite=max_norm is None,
-            checksum=has_changed(self.location, shard, self.stamps),
+            checksum=is_url(where) or has_changed(where, shard, self.stamps),
         )
         for place, (acts_td, meta) in enumerate(samples):
             if max_norm is not None and known[place : place + 1] != b"\1":

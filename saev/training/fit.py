@@ -112,7 +112,7 @@ def fit_dictionary(
             recorded = ActivationDataModule(
                 acts, batch_size=batch_size, reservoir_tokens=reservoir_tokens,
                 num_workers=num_workers, seed=seed, max_norm=max_norm,
-                **{key: DATA[key] for key in ("drop_last", "verify_checksums")},
+                **{key: DATA[key] for key in ("drop_last", "verify_checksums", "cache_dir", "cache_gb")},
             )  # fmt: skip
             data: StreamPosition = in_lockstep(recorded)
             width = recorded.manifest.width

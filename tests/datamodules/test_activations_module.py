@@ -1,21 +1,24 @@
 """The data module: checks before training, statistics, position over resumes, URLs."""
 
+import contextlib
 import itertools
 import json
 import os
 import re
 import threading
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
 
-from datamodules.activations import ActivationDataModule
+from datamodules.activations import ActivationDataModule, remote
 from datamodules.activations.verify import verify
 from saev.errors import UserError
 from saev.sae.config import SAEConfig
@@ -268,6 +271,99 @@ def test_a_url_gives_what_the_folder_gives(folder: Path, url: str):
     assert "cannot be read" in verify(url, progress=False)[0]
     with pytest.raises(UserError, match=r"train-000001\.tar is missing"):
         list(itertools.islice(data_of(url).train_dataloader(), 12))
+
+
+class Flaky(Quiet):
+    """Counts what is asked of it; the first answers for a tar are no good."""
+
+    asked: ClassVar[Counter] = Counter()
+    n_bad = 0
+
+    def do_GET(self) -> None:
+        self.asked[self.path] += 1
+        if self.path.endswith(".tar") and self.asked[self.path] <= self.n_bad:
+            if self.asked[self.path] % 2:
+                self.send_error(503)
+            else:  # cut off
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"half of it")
+            return
+        super().do_GET()
+
+
+@pytest.fixture
+def flaky(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(Flaky, "asked", Counter())
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Flaky, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def held(folder: Path) -> int:
+    """Bytes of the copies; the next one may take the place of one while they are counted."""
+    total = 0
+    for path in folder.glob("*.tar"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+def some_batches(data: ActivationDataModule, n: int = 40) -> list[list[int]]:
+    data.prepare_data()
+    data.setup("fit")
+    return [tags(b.acts) for b in itertools.islice(data.train_dataloader(), n)]
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_remote_tars_are_fetched_once_and_in_spite_of_bad_answers(
+    folder: Path, flaky: str, tmp_path: Path, monkeypatch, n_workers: int
+):
+    monkeypatch.setattr(Flaky, "n_bad", 3)
+    kw = {"cache_dir": tmp_path / "cache", "cache_gb": 1, "num_workers": n_workers}
+    expected = some_batches(data_of(folder, num_workers=n_workers))
+    assert some_batches(data_of(flaky, **kw)) == expected
+    tars = {path: n for path, n in Flaky.asked.items() if "train" in path}
+    assert len(tars) == 6 and set(tars.values()) == {4}
+    assert some_batches(data_of(flaky, **kw)) == expected  # another run asks for the manifest alone
+    assert {path: n for path, n in Flaky.asked.items() if "train" in path} == tars
+    assert not list((tmp_path / "cache").glob("*.tmp"))
+
+
+def test_remote_copies_stay_within_their_bound(folder: Path, flaky: str, tmp_path: Path):
+    sizes = [path.stat().st_size for path in folder.glob("train*.tar")]
+    bound = 2.5 * max(sizes)
+    data = data_of(flaky, cache_dir=tmp_path / "cache", cache_gb=bound / 1e9)
+    data.prepare_data()
+    data.setup("fit")
+    expected = some_batches(data_of(folder))
+    for batch, of_folder in zip(data.train_dataloader(), expected, strict=False):
+        assert tags(batch.acts) == of_folder
+        assert held(tmp_path / "cache") <= bound
+    assert max(Flaky.asked.values()) > 1
+    small = data_of(flaky, cache_dir=tmp_path / "none", cache_gb=100 / 1e9)  # every tar is larger
+    assert some_batches(small) == expected and not list((tmp_path / "none").glob("*.tar"))
+
+
+def test_a_remote_tar_that_is_another_file_or_gone_is_refused(
+    folder: Path, flaky: str, tmp_path: Path, monkeypatch
+):
+    kw = {"cache_dir": tmp_path / "cache", "cache_gb": 1}
+    flip(folder / "train-000001.tar")
+    with pytest.raises(UserError, match=r"train-000001\.tar came with another SHA-256"):
+        some_batches(data_of(flaky, **kw))
+    with pytest.raises(UserError, match=r"train-000001\.tar has changed"):  # without copies
+        some_batches(data_of(flaky))
+    (folder / "train-000001.tar").unlink()
+    with pytest.raises(UserError, match=r"train-000001\.tar is missing"):
+        some_batches(data_of(flaky, **kw))
+    monkeypatch.setattr(Flaky, "n_bad", 99)
+    with pytest.raises(UserError, match="after 5 attempts"):
+        some_batches(data_of(flaky, cache_dir=tmp_path / "other", cache_gb=1))
 
 
 def test_any_file_system_of_fsspec_will_do(folder: Path):
