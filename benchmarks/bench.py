@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), metavar="LATENTSxBATCH")
     parser.add_argument("--variants", nargs="+", choices=EVERY, help="of steps; default: by size")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3, help="of a variant in each round")
+    parser.add_argument("--steps", type=int, default=1, help="of a variant in each round")
     parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
     parser.add_argument("--peers", type=Path, help="folder of environments of other libraries")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
@@ -112,7 +112,7 @@ def main() -> None:
         if "record" in args.what:
             keep(recording.measure(Path(scratch) / "record", args.rounds))
         if "sweep" in args.what:
-            keep(sweeping.measure(Path(scratch) / "sweep"))
+            keep(sweeping.measure(Path(scratch) / "sweep", max(1, args.rounds // 3)))
     for text in args.sizes:
         shape = Shape.parse(text)
         names = args.variants or SIZES.get(text, FEW)

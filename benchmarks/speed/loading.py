@@ -14,7 +14,7 @@ from jaxtyping import Float16
 from benchmarks.speed.rows import Rounds, Row, interleaved, rate, ratio
 from datamodules.activations.format import Manifest, ShardInfo
 from datamodules.activations.heldout import HeldoutTokens
-from datamodules.activations.loader import BatchLoader, SizedBatchLoader
+from datamodules.activations.loader import N_SLOTS, BatchLoader, SizedBatchLoader
 from datamodules.activations.module import ActivationDataModule
 from datamodules.activations.norms import measure as statistics_of
 from datamodules.activations.norms import median_of, norm_histogram, token_norms
@@ -22,9 +22,6 @@ from datamodules.activations.tar import ShardWriter
 from saev.defaults import defaults
 
 N_TOKENS, WIDTH, IMAGES_PER_SHARD = 196, 768, 256
-WARM_UP = 24
-"""Batches until reservoirs are full and queues are steady."""
-
 COPIES, READ = "copies", "read"
 
 
@@ -106,7 +103,7 @@ class Copies:
 
 
 class Shuffled:
-    """The training stream with so many workers."""
+    """The training stream with so many workers, from its second epoch on."""
 
     def __init__(self, folder: Path, batch: int, workers: int) -> None:
         settings = defaults("data/tars")
@@ -122,16 +119,19 @@ class Shuffled:
         )
         data.prepare_data()
         data.setup("fit")
-        self.loader: BatchLoader = data.train_dataloader()
+        loader: BatchLoader = data.train_dataloader()
+        self.batches, self.n_ready = iter(loader), workers * N_SLOTS
+        n_epoch = data.statistics.n_normal // batch
+        for _ in range(n_epoch):
+            next(self.batches)
 
     def seconds(self, n_batches: int) -> float:
-        """Of so many batches from workers that have just begun; they end with it."""
-        batches = iter(self.loader)
-        for _ in range(WARM_UP):
-            next(batches)
+        """Of so many batches, once those that have been waiting are gone."""
+        for _ in range(self.n_ready):
+            next(self.batches)
         started = time.perf_counter()
         for _ in range(n_batches):
-            next(batches)
+            next(self.batches)
         return time.perf_counter() - started
 
 

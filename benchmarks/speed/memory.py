@@ -5,6 +5,8 @@
 In a process of its own: the peak over some steps, less what the imports took.
 """
 
+import contextlib
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +53,10 @@ def main() -> None:
     # libraries load more of themselves at their first use
     small = Shape(1024, 64, shape.d)
     seconds_a_step(prepared(VARIANTS[name], small), [activations(64, shape.d, 0)], 1, "32-true")
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(
+            0
+        )  # what is free but kept would be used again, and not be seen
     before = _status("VmRSS")
     module = prepared(VARIANTS[name], shape)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

@@ -6,8 +6,8 @@ Shapes: `b` tokens, `d` width, `s` latents.
 import itertools
 import statistics
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -47,6 +47,7 @@ VARIANTS = {
     "topk": Variant("topk"),
     "topk, bfloat16 candidates": Variant("topk", precision="bf16-mixed"),
     "topk, a tenth dead": Variant("topk", dead=True),
+    "bfloat16, a tenth dead": Variant("topk", precision="bf16-mixed", dead=True),
     "multi_topk": Variant("multi_topk"),
     "batch_topk": Variant("batch_topk"),
     "matryoshka": Variant("matryoshka"),
@@ -72,7 +73,8 @@ def activations(n: int, d: int, seed: int, rank: int = 64) -> Float[Tensor, "n d
 def prepared(variant: Variant, shape: Shape, seed: int = 0) -> SAETraining:
     """A module at the start of training, with about k active latents a token."""
     torch.manual_seed(seed)
-    settings = {"d_sae": shape.d_sae, "k": shape.k}
+    # so slow that the number of active latents stays what it is at the start
+    settings: dict[str, Any] = {"d_sae": shape.d_sae, "k": shape.k, "optimizer": {"lr": 1e-7}}
     if variant.model == "gated":
         settings.pop("k")
     module = build_model(variant.model, shape.d, settings)
@@ -121,6 +123,15 @@ def seconds_a_step(
 ) -> float:
     """The median of n steps, after two that set things up."""
     clock = _Clock()
+    with lightning_quiet():
+        _fit(module, batches, n_steps, precision, clock)
+    pairs = itertools.pairwise(clock.starts[2:])
+    return statistics.median(b - a for a, b in pairs)
+
+
+def _fit(
+    module: SAETraining, batches: list[Tensor], n_steps: int, precision: str, clock: L.Callback
+) -> None:
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,
@@ -135,21 +146,10 @@ def seconds_a_step(
         enable_model_summary=False,
         limit_val_batches=0,
     )
-    with lightning_quiet(), _seldom_logged(trainer):
-        trainer.fit(module, DataLoader(_Batches(batches), batch_size=None))
-    pairs = itertools.pairwise(clock.starts[2:])
-    return statistics.median(b - a for a, b in pairs)
-
-
-@contextmanager
-def _seldom_logged(trainer: L.Trainer) -> Iterator[None]:
-    import warnings
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
-        warnings.filterwarnings("ignore", ".*val_dataloader.*")
-        yield
+        trainer.fit(module, DataLoader(_Batches(batches), batch_size=None))
 
 
 class EncoderProduct:
@@ -207,8 +207,8 @@ def _rows(shape: Shape, found: Rounds, libraries: list[str]) -> list[Row]:
         value, low, high = rate(found, name, shape.batch)
         limits: list[str | None] = [None]
         if name != PRODUCT:
-            dense = DENSE_OF.get(name, DENSE)
-            wanted = [PRODUCT, *([dense] if dense != name and name not in libraries else [])]
+            is_own = name not in libraries and not VARIANTS[name].dense
+            wanted = [PRODUCT, *([DENSE_OF.get(name, DENSE)] if is_own else [])]
             if name == "topk" or name.startswith("topk, bf"):
                 wanted += libraries
             limits = [limit for limit in wanted if limit in found]

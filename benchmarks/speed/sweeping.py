@@ -51,7 +51,7 @@ def shared_run(all_of_them: list[Member]) -> float:
     return timed(lambda: Lockstep().run([one.train for one in all_of_them]))
 
 
-def measure(folder: Path, rounds: int = 3) -> list[Row]:
+def measure(folder: Path, rounds: int) -> list[Row]:
     """Seconds of one, of eight on one stream, and of eight one after the other."""
     acts = activations(64 * 196, WIDTH, 0).to(torch.float16).numpy()
     write_tars(folder, 1024, np.split(acts, 64), n_heldout=64)

@@ -301,8 +301,8 @@ def narrowed(tensor: Tensor) -> Tensor:
 
 
 def wide_on_cpu(device: torch.device) -> AbstractContextManager[object]:
-    """Within it a CPU multiplies in float32 also under autocast, which there serves the search for
-    candidates alone (``sparse.is_rescored``); a GPU as autocast says."""
+    """Within it a CPU multiplies in float32 also under autocast, for what is measured rather than trained;
+    a GPU as autocast says."""
     return torch.autocast("cpu", enabled=False) if device.type == "cpu" else nullcontext()
 
 

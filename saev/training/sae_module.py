@@ -312,18 +312,17 @@ class SAETraining(L.LightningModule):
         ids = candidates(self.tokens_since_fired, self._aux_plan.n_candidates)
         sae = self.sae
         error = step.target - x_hat
-        with wide_on_cpu(error.device):
-            return auxk(
-                step.x_bar,
-                error,
-                sae.W_enc[ids],
-                sae.b_enc[ids],
-                step.W_dec[ids],
-                sae.input_shift,
-                dead_latents(self.tokens_since_fired[ids], dead_after),
-                self.k_aux,
-                variation_of_all(error.detach()) if world_size() > 1 else None,
-            )
+        return auxk(
+            step.x_bar,
+            error,
+            sae.W_enc[ids],
+            sae.b_enc[ids],
+            step.W_dec[ids],
+            sae.input_shift,
+            dead_latents(self.tokens_since_fired[ids], dead_after),
+            self.k_aux,
+            variation_of_all(error.detach()) if world_size() > 1 else None,
+        )
 
     @torch.no_grad()
     def _count_firing(self, codes: BatchCodes, n_tokens: int) -> None:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from datamodules.activations.in_memory import InMemoryActivations
 from saev.training import fit, precision
 from saev.training.fit import build_model, chosen_precision, fit_dictionary
 from saev.training.precision import NARROW, WIDE, choose_precision
@@ -86,6 +87,6 @@ def test_what_was_chosen_is_kept_with_the_dictionary(
         )
     assert sae.cfg.recipe and sae.cfg.recipe["precision"] == NARROW
     assert "trainer.precision=auto: bf16-mixed" in caplog.text
-    made = module()
-    assert chosen_precision("32-true", made, None, "cpu") == WIDE and made.precision is None
-    assert chosen_precision("auto", made, None, "cpu", devices=2) == WIDE
+    made, data = module(), InMemoryActivations(ACTS, 128)
+    assert chosen_precision("32-true", made, data, "cpu") == WIDE and made.precision is None
+    assert chosen_precision("auto", made, data, "cpu", devices=2) == WIDE
