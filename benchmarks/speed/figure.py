@@ -11,7 +11,10 @@ import matplotlib.pyplot as plt
 from benchmarks.speed.rows import Row
 
 PANELS = {
-    "step": ("encoder_product", "training step, share of the rate of the bare float32 encoder product"),
+    "step": (
+        "encoder_product",
+        "training step, share of the rate of the bare float32 encoder product",
+    ),
     "loader_shuffled": ("copies", "tokens out of tars, share of the bare copies"),
     "loader_ordered": ("copies", "tokens out of tars, share of the bare copies"),
     "record": ("bare_forward", "images, share of the bare forward pass"),
