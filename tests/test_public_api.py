@@ -95,7 +95,7 @@ def test_arguments_are_plain_and_documented(function) -> None:
     ("function", "nodes"),
     [
         (record_activations, [("train", "record"), ("train", "tokens")]),
-        (fit_dictionary, [("trainer/default",), ("train", "data"), ("train", "tokens")]),
+        (fit_dictionary, [("trainer/default",), ("data/tars",), ("train", "tokens")]),
         (evaluate_dictionary, [("evaluate", "evaluation")]),
         (encode_images, [("evaluate", "evaluation")]),
         (run_experiment, [("intervene", "intervention")]),

@@ -160,7 +160,11 @@ class StreamingActivations(StreamPosition):
         if limit is not None and len(seen):
             seen = seen[(token_norms(seen) <= limit).numpy()]
         if len(seen) < n_tokens:
-            return super().pool(n_tokens)
+            reading = self.current  # of a training that goes on
+            try:
+                return super().pool(n_tokens)
+            finally:
+                self.current = reading
         chosen = np.random.default_rng([self.seed, 0, 2]).permutation(len(seen))[:n_tokens]
         return torch.from_numpy(seen[chosen]).float()
 
@@ -236,7 +240,11 @@ class StreamingActivations(StreamPosition):
             self._restored = None
 
     def begin_reading(self) -> _Reading:
-        """A stream from the current position on."""
+        """A stream from the current position on; raises UserError on several devices."""
+        if self.place()[1] > 1:
+            raise UserError(
+                "data=streaming trains on one device; set trainer.devices=1, or record with data=tars"
+            )
         self.begin_iteration()
         if self.trainer is not None:
             self._seen = []

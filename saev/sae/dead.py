@@ -66,8 +66,7 @@ def auxk(
         variation: the denominator, where ``error`` is only a part of the batch.
     """
     target = error.detach()
-    # The shift as part of the bias: x − b_dec would get a gradient as large as the batch, for one row.
-    pre_bn = F.linear(x, W_enc, b_enc - W_enc @ b_dec)
+    pre_bn = F.linear(x - b_dec, W_enc, b_enc)
     chosen_bn = keep_largest(pre_bn, dead, k_aux)
     below_bn = chosen_bn.clamp(max=0)
     z_bn = chosen_bn.relu() + (below_bn - below_bn.detach())

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.activations.position import StreamPosition
 from datamodules.activations.stream import TokenBatch
+from datamodules.workers import start_method
 from saev.cli.lockstep import Lockstep
 
 KEPT_BYTES = 2**29
@@ -95,7 +96,7 @@ class SharedActivations(StreamPosition):
         """The first tokens of the stream, the same for all members."""
         if getattr(self.shared.source, "num_workers", 0) and self.shared.has_pool(n_tokens):
             # draws the number that reading them would have drawn
-            iter(DataLoader(TensorDataset(torch.zeros(1))))
+            iter(DataLoader(TensorDataset(torch.zeros(1)), multiprocessing_context=start_method(0)))
         return self.shared.pool(n_tokens)
 
     def train_dataloader(self) -> Any:

@@ -128,6 +128,11 @@ def check_start(cfg: DictConfig, backbone: Backbone, source: ImageSource, out_di
             f"data.reservoir_tokens={mixed} must be at least data.batch_size={batch}; several times "
             "as much mixes better"
         )
+    if "dir" not in cfg.data and cfg.trainer.devices not in (1, "auto"):
+        raise UserError(
+            f"data=streaming trains on one device and trainer.devices={cfg.trainer.devices}; set "
+            "trainer.devices=1, or record with data=tars"
+        )
     if cfg.trainer.devices not in (1, "auto"):  # this one is asked for now, not after the recording
         L.Fabric(accelerator=cfg.trainer.accelerator, devices=cfg.trainer.devices)
     per_image = cfg.tokens.n_per_image or len(backbone.token_indices(cfg.tokens.which))

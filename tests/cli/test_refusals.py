@@ -19,6 +19,7 @@ from saev.cli.refusals import (
     refuse_values,
     rule_of,
 )
+from saev.cli.shared_launcher import register_launcher
 from saev.defaults import CONF_DIR, conf_node
 from saev.errors import UserError
 from tests.fakes.commands import Run
@@ -77,6 +78,7 @@ def arguments() -> set[str]:
 @pytest.mark.slow  # imports what the files name
 def test_every_entry_has_a_key() -> None:
     """Of a file, or an argument that a file could give."""
+    register_launcher()
     nodes = {key.rpartition(".")[0] for key in KEYS}
     known = KEYS.keys() | nodes | {"concept_images", "hydra.hydra_logging", "hydra.job_logging"}
     known |= {"hydra.sweeper.params", *arguments()}

@@ -200,6 +200,14 @@ def test_members_of_a_sweep_share_the_backbone(tmp_path: Path, monkeypatch) -> N
     assert torch.equal(one.W_dec, two.W_dec)
 
 
-def test_a_stream_without_training_images_is_refused(tmp_path: Path) -> None:
-    status = in_process("train", *STREAM, "data.batch_size=100000", f"paths.outputs={tmp_path}")
-    assert_sentence(status, "data.reservoir_tokens=1024", "data.batch_size=100000")
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.batch_size=100000", ("data.reservoir_tokens=1024", "data.batch_size=100000")),
+        ("trainer.devices=2", ("data=streaming", "trainer.devices=2")),
+        ("data.dir=/tmp", ("dir",)),
+    ],
+)
+def test_what_a_stream_cannot_do_is_refused(tmp_path: Path, override: str, words) -> None:
+    status = in_process("train", *STREAM, override, f"paths.outputs={tmp_path}")
+    assert_sentence(status, *words)
