@@ -81,7 +81,7 @@ def test_every_entry_has_a_key() -> None:
     register_launcher()
     nodes = {key.rpartition(".")[0] for key in KEYS}
     known = KEYS.keys() | nodes | {"concept_images", "hydra.hydra_logging", "hydra.job_logging"}
-    known |= {"hydra.sweeper.params", *arguments()}
+    known |= {"hydra.sweeper.params", "hydra.launcher.resume", *arguments()}
     rate = {f"model.learning_rate.{key}" for key in ("decay_shape", "reference_width")}
     idle = [
         pattern
