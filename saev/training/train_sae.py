@@ -317,10 +317,12 @@ def _train(
 def _precision(cfg: DictConfig, module: SAETraining, data: StreamPosition) -> str:
     """That of the run, or of the one it goes on from, which an equal machine might choose otherwise."""
     if cfg.ckpt_path is not None and cfg.trainer.precision == "auto":
-        kept = torch.load(cfg.ckpt_path, map_location="cpu", weights_only=True, mmap=True)["sae"]
-        module.precision = kept.get("precision")
-        if module.precision is not None:
-            return module.precision
+        state = torch.load(cfg.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+        kept = state.get("sae")
+        precision = kept.get("precision") if isinstance(kept, dict) else None
+        if precision in ("32-true", "bf16-mixed"):
+            module.precision = precision
+            return precision
     trainer = cfg.trainer
     return chosen_precision(
         str(trainer.precision), module, data, trainer.accelerator, trainer.devices
