@@ -1,6 +1,6 @@
 """How fast everything is, against limits that nobody passes: ``make bench``
 
-    python -m benchmarks.bench [--what step memory loader record] [--sizes 24576x1024] [--peers DIR]
+    python -m benchmarks.bench [--what step memory loader record sweep] [--sizes 24576x1024] [--peers DIR]
 
 Everything is timed in turns, each round beginning with another candidate; a ratio is the median of the
 rounds' ratios. Leaves ``bench.json``, ``machine.json`` and ``bench.png`` below ``outputs/bench``, and a
@@ -29,6 +29,7 @@ FEW = [
     "topk",
     "topk, bfloat16 candidates",
     "topk, a tenth dead",
+    "bfloat16, a tenth dead",
     "batch_topk",
     "matryoshka",
     "dense",

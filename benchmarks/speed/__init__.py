@@ -4,7 +4,7 @@ rows: one measured number, and how such numbers are taken and shown
 steps: training steps through Lightning's loop, against the encoder product and the dense step
 peers: other libraries' own training steps, in the same rounds
 loading: tokens out of activation tars, against the two copies
-recording: images to tars, and images to a dictionary without tars, against the bare forward pass
+recording: images to tars, against the bare forward pass
 sweeping: eight dictionaries on one stream, against one
 memory: the most that a training step holds
 """

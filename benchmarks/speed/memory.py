@@ -54,9 +54,8 @@ def main() -> None:
     small = Shape(1024, 64, shape.d)
     seconds_a_step(prepared(VARIANTS[name], small), [activations(64, shape.d, 0)], 1, "32-true")
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(
-            0
-        )  # what is free but kept would be used again, and not be seen
+        # what is free but kept would be used again, and not be seen
+        ctypes.CDLL(None).malloc_trim(0)
     before = _status("VmRSS")
     module = prepared(VARIANTS[name], shape)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

@@ -102,12 +102,12 @@ def set_up(folder: Path) -> None:
             continue
         print(f"installing {library} into {target}", flush=True)
         venv.create(target, with_pip=True, clear=True)
-        # the pins are complete: resolving would add what none of this code uses
-        subprocess.run(
-            [target / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps",
-             "--disable-pip-version-check", "-r", requirements],
-            check=True,
-        )  # fmt: skip
+        pip = [str(target / "bin" / "python"), "-m", "pip", "install", "--quiet",
+               "--disable-pip-version-check"]  # fmt: skip
+        torches = [one for one in requirements.read_text().split() if one.startswith("torch")]
+        subprocess.run([*pip, *torches], check=True)  # with the libraries that its build needs
+        # the other pins are complete: resolving would add what none of this code uses
+        subprocess.run([*pip, "--no-deps", "-r", str(requirements)], check=True)
         done.write_text(requirements.read_text())
 
 

@@ -1,4 +1,4 @@
-"""Images to activation tars, and straight to a dictionary, against the backbone's bare forward pass.
+"""Images to activation tars, against the backbone's bare forward pass.
 
 ViT-Tiny with random weights; photographs are imitated: JPEG files of 300 × 300 pixels with structure at
 all scales, as large as a photograph's.

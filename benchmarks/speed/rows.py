@@ -17,7 +17,7 @@ class Row:
     """A line of ``bench.json``; ``low`` and ``high`` are the extremes of the rounds."""
 
     what: str
-    """step, loader_shuffled, loader_ordered, record, streaming, sweep or memory."""
+    """step, loader_shuffled, loader_ordered, record, sweep or memory."""
     variant: str
     d: int | None
     d_sae: int | None

@@ -4,10 +4,7 @@ Activations of ViT-Tiny's width that are made up; TopK with k from 8 to 128, two
 """
 
 import itertools
-import json
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,24 +74,3 @@ def measure(folder: Path, rounds: int) -> list[Row]:
         )  # fmt: skip
     shutil.rmtree(folder)
     return rows
-
-
-def peak_of(n_members: int, folder: Path) -> float:
-    """Megabytes that so many members hold at once, their process with all its libraries included."""
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, str(n_members), str(folder)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def main() -> None:
-    n_members, folder = int(sys.argv[1]), Path(sys.argv[2])
-    shared_run([Member(folder, KS[n % len(KS)], n) for n in range(n_members)])
-    import resource
-
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000))
-
-
-if __name__ == "__main__":
-    main()
