@@ -149,6 +149,7 @@ def _fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+        warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
         trainer.fit(module, DataLoader(_Batches(batches), batch_size=None))
 
 

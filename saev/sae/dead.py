@@ -4,13 +4,19 @@ Shapes: `b` tokens, `d` d_model, `s` d_sae, `n` candidate latents, or latents to
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from saev.sae.model import SparseAutoencoder
+from saev.sae.products import narrowed
+
+LARGE = 2**18
+"""Weights of candidate latents beyond which their products take longer than what is around them."""
 
 
 def advance_since_fired(
@@ -66,27 +72,77 @@ def auxk(
         variation: the denominator, where ``error`` is only a part of the batch.
     """
     target = error.detach()
-    pre_bn = F.linear(x - b_dec, W_enc, b_enc)
-    chosen_bn = keep_largest(pre_bn, dead, k_aux)
-    below_bn = chosen_bn.clamp(max=0)
-    z_bn = chosen_bn.relu() + (below_bn - below_bn.detach())
-    e_hat = (z_bn @ W_dec).to(target.dtype)
+    of = x, W_enc, b_enc, W_dec, b_dec, target, dead, k_aux
+    squares = _Squares.apply(*of) if W_enc.numel() > LARGE else _squares(*of)
     if variation is None:
         variation = (target - target.mean(0)).square().sum()
     # A quotient by 0 would leave nan in the gradient even where its value is not taken.
-    ratio = (target - e_hat).square().sum() / torch.where(variation > 0, variation, 1.0)
+    ratio = squares / torch.where(variation > 0, variation, 1.0)
     return torch.where(dead.any() & (variation > 0), ratio, 0.0)
 
 
-def keep_largest(
+def _squares(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor,
+    dead: Tensor, k_aux: int,
+) -> Tensor:  # fmt: skip
+    """‖e − ẑ·W_dec‖² over the batch."""
+    pre = F.linear(x - b_dec, W_enc, b_enc)
+    chosen = torch.where(largest_allowed(pre.detach(), dead, k_aux), pre, 0.0)
+    below = chosen.clamp(max=0)
+    z = chosen.relu() + (below - below.detach())
+    return (target - (z @ W_dec).to(target.dtype)).square().sum()
+
+
+class _Squares(torch.autograd.Function):
+    """``_squares`` with five products in place of the six that autograd takes: the gradient of b_dec is
+    summed over tokens before its product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        W_dec: Tensor,
+        b_dec: Tensor,
+        target: Tensor,
+        dead: Tensor,
+        k_aux: int,
+    ) -> Tensor:
+        ctx.dtype = W_enc.dtype
+        x, W_enc, b_enc, W_dec = map(narrowed, (x - b_dec, W_enc, b_enc, W_dec))
+        pre = F.linear(x, W_enc, b_enc)
+        chosen = largest_allowed(pre, dead, k_aux)
+        z = torch.where(chosen, pre, 0.0).relu_()
+        rest = (z @ W_dec).to(target.dtype) - target
+        ctx.save_for_backward(x, W_enc, W_dec, chosen, z, rest)
+        return rest.square().sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, W_enc, W_dec, chosen, z, rest = ctx.saved_tensors
+        grad = (2 * grads[0] * rest).to(z.dtype)
+        grad_pre = torch.where(chosen, grad @ W_dec.T, 0.0)
+        grad_b = grad_pre.sum(0)
+        found = (
+            grad_pre @ W_enc if ctx.needs_input_grad[0] else None,
+            grad_pre.T @ x,
+            grad_b,
+            z.T @ grad,
+            -(grad_b @ W_enc),
+        )
+        return *(None if one is None else one.to(ctx.dtype) for one in found), None, None, None
+
+
+def largest_allowed(
     pre: Float[Tensor, "b n"], allowed: Bool[Tensor, " n"], k: int
-) -> Float[Tensor, "b n"]:
-    """The k largest entries of each row among the allowed columns, 0 elsewhere."""
+) -> Bool[Tensor, "b n"]:
+    """Which are the k largest entries of each row among the allowed columns."""
     if k >= pre.shape[1]:
-        return torch.where(allowed, pre, 0.0)
-    top = pre.detach().masked_fill(~allowed, float("-inf")).topk(k, dim=-1, sorted=False).indices
-    chosen = torch.zeros_like(pre, dtype=torch.bool).scatter(-1, top, True)
-    return torch.where(chosen & allowed, pre, 0.0)
+        return allowed.expand_as(pre)
+    top = pre.masked_fill(~allowed, float("-inf")).topk(k, dim=-1, sorted=False).indices
+    return torch.zeros_like(pre, dtype=torch.bool).scatter_(-1, top, True) & allowed
 
 
 def draw_inputs(

@@ -130,18 +130,26 @@ class SparseSupport:
         )
 
     def transposed_product(
-        self, values_bk: Float[Tensor, "b k"], rows_bd: Float[Tensor, "b d"]
+        self,
+        values_bk: Float[Tensor, "b k"],
+        rows_nd: Float[Tensor, "n d"],
+        row_of_bk: Int[Tensor, "b k"] | None = None,
     ) -> Float[Tensor, "s d"]:
         """Vᵀ·rows for the sparse b × s matrix V that holds ``values`` at the chosen pairs.
 
         The order of summation is fixed, so two runs agree bit for bit.
+
+        Args:
+            row_of_bk: which of n rows each pair takes; None: that of its token.
         """
         order, tokens, starts = self._sort()
+        if row_of_bk is not None:
+            tokens = row_of_bk.flatten()[order]
         values = values_bk.flatten()[order]
-        if self.memory is None or rows_bd.device.type != "cpu":
-            return F.embedding_bag(tokens, rows_bd, starts, mode="sum", per_sample_weights=values)
-        whole = self.memory.take(self.d_sae, rows_bd)
-        step = max(1, GRADIENT_BLOCK_ELEMENTS // rows_bd.shape[1])
+        if self.memory is None or rows_nd.device.type != "cpu":
+            return F.embedding_bag(tokens, rows_nd, starts, mode="sum", per_sample_weights=values)
+        whole = self.memory.take(self.d_sae, rows_nd)
+        step = max(1, GRADIENT_BLOCK_ELEMENTS // rows_nd.shape[1])
         bounds = [*starts[::step].tolist(), len(tokens)]
         for block, bags, (first, last) in zip(
             whole.split(step), starts.split(step), pairwise(bounds), strict=True
@@ -149,7 +157,7 @@ class SparseSupport:
             here = slice(first, last)
             block.copy_(
                 F.embedding_bag(
-                    tokens[here], rows_bd, bags - first, mode="sum", per_sample_weights=values[here]
+                    tokens[here], rows_nd, bags - first, mode="sum", per_sample_weights=values[here]
                 )
             )
         return whole
@@ -174,18 +182,23 @@ def pair_products(
     b, k = indices_bk.shape
     if held_bk is None:
         ends = torch.arange(0, b * k + 1, k)
-        columns = indices_bk.flatten()
-    else:
-        ends = F.pad(held_bk.sum(1).cumsum(0), (1, 0))
-        columns = indices_bk[held_bk]
-    _hush()
-    pairs = torch.sparse_csr_tensor(
-        ends, columns, left_bd.new_zeros(len(columns)), (b, len(rows_sd))
-    )
-    found = torch.sparse.sampled_addmm(pairs, left_bd, rows_sd.T, beta=0.0).values()
-    if held_bk is None:
-        return found.view(b, k)
+        return ragged_products(left_bd, rows_sd, ends, indices_bk.flatten()).view(b, k)
+    ends = F.pad(held_bk.sum(1).cumsum(0), (1, 0))
+    found = ragged_products(left_bd, rows_sd, ends, indices_bk[held_bk])
     return left_bd.new_zeros(b, k).masked_scatter_(held_bk, found)
+
+
+def ragged_products(
+    left_bd: Float[Tensor, "b d"],
+    rows_sd: Float[Tensor, "s d"],
+    ends: Int[Tensor, " b+1"],
+    indices: Int[Tensor, " bk"],
+) -> Float[Tensor, " bk"]:
+    """``pair_products`` where row t is paired with ``indices[ends[t] : ends[t + 1]]``."""
+    _hush()
+    shape = (len(left_bd), len(rows_sd))
+    pairs = torch.sparse_csr_tensor(ends, indices, left_bd.new_zeros(len(indices)), shape)
+    return torch.sparse.sampled_addmm(pairs, left_bd, rows_sd.T, beta=0.0).values()
 
 
 @functools.cache

@@ -305,7 +305,11 @@ class SAETraining(L.LightningModule):
         dead_after = self.hparams["dead_after_tokens"]
         if not self._aux_plan.covers(self.global_step, n_tokens):
             self._aux_plan = make_plan(
-                self.tokens_since_fired, dead_after, self.global_step, n_tokens
+                self.tokens_since_fired,
+                dead_after,
+                self.global_step,
+                n_tokens,
+                self.sae.cfg.d_model,
             )
         if self._aux_plan.n_candidates == 0:
             return step.x_bar.new_zeros(())

@@ -19,6 +19,12 @@ log = logging.getLogger(__name__)
 HORIZON_STEPS = 32
 """Steps a plan holds. One read from the device in 32 steps costs nothing measurable."""
 
+CANDIDATES_STEP = 128
+"""Five products take as many columns as there are candidates: a power of two can be twice the need, which
+matters in large dictionaries."""
+LARGE = 2**20
+"""Weights of a large one."""
+
 
 LAW = 0.17
 """Constant of ``adam_rate``; docs/dictionaries.md has the measurements."""
@@ -121,18 +127,25 @@ class AuxPlan(NamedTuple):
 
 
 def make_plan(
-    since_fired: Int[Tensor, " s"], dead_after_tokens: int, step: int, n_tokens: int
+    since_fired: Int[Tensor, " s"],
+    dead_after_tokens: int,
+    step: int,
+    n_tokens: int,
+    d_model: int = 1,
 ) -> AuxPlan:
     """Look ``HORIZON_STEPS`` ahead: which latents may be inactive for long enough to be dead by then?
 
-    The number is rounded up to a power of two, so that shapes change rarely. Reads one number from
-    the device.
+    The number is rounded up so that shapes change rarely: to a power of two, in a large dictionary from
+    ``CANDIDATES_STEP`` on to a multiple of that. Reads one number from the device.
     """
     ahead = (HORIZON_STEPS - 1) * n_tokens
     n_may_be_dead = int((since_fired + ahead >= dead_after_tokens).sum().item())
     n_candidates = 0
     if n_may_be_dead > 0:
-        n_candidates = min(len(since_fired), 1 << (n_may_be_dead - 1).bit_length())
+        unit = 1 << (n_may_be_dead - 1).bit_length()
+        if d_model * len(since_fired) >= LARGE:
+            unit = min(unit, CANDIDATES_STEP)
+        n_candidates = min(len(since_fired), -(-n_may_be_dead // unit) * unit)
     return AuxPlan(step + HORIZON_STEPS, n_tokens, n_candidates)
 
 

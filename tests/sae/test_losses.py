@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saev.sae.dead import auxk, default_k_aux, keep_largest
+from saev.sae.dead import auxk, default_k_aux, largest_allowed
 from saev.sae.objectives.objective import l1, squared_error
 
 F64 = torch.float64
@@ -50,6 +50,11 @@ def problem(bias: float) -> dict:
 PARAMETERS = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
+@pytest.fixture(autouse=True, params=[10**9, 0], ids=["autograd", "fewer products"])
+def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saev.sae.dead.LARGE", request.param)
+
+
 def test_auxk_gradients_against_finite_differences() -> None:
     given_ = problem(bias=4.0)  # all codes positive, where the ReLU is the identity
 
@@ -70,6 +75,20 @@ def test_reconstruction_and_l1_gradients_against_finite_differences() -> None:
 
     leaves = [given_[name].clone().requires_grad_() for name in PARAMETERS]
     assert torch.autograd.gradcheck(terms, leaves)
+
+
+@pytest.mark.parametrize("bias", [0.0, -0.5, 1.0])
+@pytest.mark.parametrize("k_aux", [1, 3, 10])
+def test_fewer_products_give_the_gradients_of_autograd(
+    bias: float, k_aux: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for large in (10**9, 0):
+        monkeypatch.setattr("saev.sae.dead.LARGE", large)
+        leaves = {name: problem(bias)[name].requires_grad_() for name in ("x", *PARAMETERS)}
+        value = auxk(**{**problem(bias), **leaves}, k_aux=k_aux)
+        found.append((value, *torch.autograd.grad(3 * value, list(leaves.values()))))
+    torch.testing.assert_close(*found)
 
 
 def test_sunk_latents_get_the_gradient_of_a_latent_at_zero() -> None:
@@ -127,11 +146,11 @@ def test_auxk_is_zero_where_it_means_nothing() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(k=st.integers(1, 8), seed=st.integers(0, 50))
-def test_keep_largest_keeps_the_largest_allowed(k: int, seed: int) -> None:
+def test_the_largest_allowed_are_chosen(k: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     pre = torch.randn(4, 6, generator=generator)
     allowed = torch.rand(6, generator=generator) > 0.4
-    kept = keep_largest(pre, allowed, k)
+    kept = torch.where(largest_allowed(pre, allowed, k), pre, 0.0)
     for row, out in zip(pre.tolist(), kept.tolist(), strict=True):
         values = sorted((v for v, a in zip(row, allowed, strict=True) if a), reverse=True)[:k]
         assert sorted((v for v in out if v != 0), reverse=True) == values

@@ -65,12 +65,13 @@ def test_a_given_rate_stays_and_auto_becomes_a_number(lr: dict, expected: dict) 
     since=st.lists(st.integers(0, 5000), min_size=1, max_size=40),
     dead_after=st.integers(1, 6000),
     n_tokens=st.integers(1, 64),
+    d_model=st.sampled_from([1, 2**20]),
 )
 def test_no_dead_latent_is_left_out_while_the_plan_holds(
-    since: list[int], dead_after: int, n_tokens: int
+    since: list[int], dead_after: int, n_tokens: int, d_model: int
 ) -> None:
     counts = torch.tensor(since)
-    plan = make_plan(counts, dead_after, step=7, n_tokens=n_tokens)
+    plan = make_plan(counts, dead_after, 7, n_tokens, d_model)
     # The worst case: none of them fires again.
     for step in range(7, 7 + HORIZON_STEPS):
         assert plan.covers(step, n_tokens)
@@ -79,6 +80,13 @@ def test_no_dead_latent_is_left_out_while_the_plan_holds(
         assert dead <= chosen
         counts = counts + n_tokens
     assert not plan.covers(7 + HORIZON_STEPS, n_tokens)
+
+
+@pytest.mark.parametrize(("d_model", "expected"), [(768, 2560), (8, 4096)])
+def test_a_large_dictionary_has_few_candidates_beyond_the_dead(d_model: int, expected: int) -> None:
+    since = torch.zeros(24_576, dtype=torch.long)
+    since[:2458] = 10**9
+    assert make_plan(since, 10**6, 0, 64, d_model).n_candidates == expected
 
 
 def test_a_larger_batch_needs_a_new_plan() -> None:

@@ -6,16 +6,25 @@ Shapes: `b` tokens, `d` d_model, `s` d_sae.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from saev.sae.config import TOPK_FAMILY, SAEConfig
 from saev.sae.encode import BatchCodes, encode_normalized
 from saev.sae.model import SparseAutoencoder
 from saev.sae.objectives.objective import Objective, ObjectiveValue, Step, require, squared_error
-from saev.sae.products import decode_topk
+from saev.sae.products import (
+    GRADIENT_BLOCK_ELEMENTS,
+    SparseSupport,
+    decode_topk,
+    has_pair_products,
+    ragged_products,
+)
 from saev.sae.threshold import batch_threshold
 
 
@@ -93,12 +102,18 @@ class Matryoshka(Objective):
         widths = self.widths(sae.cfg.d_sae, step.seed * 1_000_003 + step.number)
         codes = encode_normalized(sae, step.x_bar, step.how)
         weights = self.weights or [1 / len(widths)] * len(widths)
+        support, target = codes.support, step.target
+        if support is not None and has_pair_products(step.W_dec) and not target.requires_grad:
+            loss, x_hat, error_b = _PrefixErrors.apply(
+                codes.values, step.W_dec, sae.b_dec, target, support, widths, weights
+            )
+            return ObjectiveValue(x_hat, codes, {"reconstruction": loss}, error_b)
         loss = torch.zeros((), device=step.x_bar.device, dtype=step.x_bar.dtype)
         x_hat, error_b = step.x_bar, step.x_bar[:, 0]
         for x_hat, weight in zip(
             prefix_reconstructions(codes, step.W_dec, sae.b_dec, widths), weights, strict=True
         ):
-            error_b = squared_error(step.target, x_hat)
+            error_b = squared_error(target, x_hat)
             loss = loss + weight * error_b.mean()
         return ObjectiveValue(x_hat, codes, {"reconstruction": loss}, error_b)
 
@@ -119,6 +134,81 @@ def prefix_reconstructions(
         y = decode_topk(values, W_dec, torch.zeros_like(b_dec), support)
         parts = y.unflatten(0, (len(widths), -1))
     return list(parts.cumsum(0) + b_dec)
+
+
+class _PrefixErrors(torch.autograd.Function):
+    """The loss of ``prefix_reconstructions``, its gradient found on the way, while a few tokens with all of
+    their prefixes are in the cache: on a CPU.
+
+    With r_p the error of prefix p, a code of group g has the gradient ⟨Σ_{p ≥ g} 2·w_p·r_p/b, W_dec[i]⟩:
+    one dot product, as without prefixes. Gives the loss, x̂ and ‖r‖² of the whole, the last two without
+    gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values_bk: Tensor,
+        W_dec: Tensor,
+        b_dec: Tensor,
+        target_bd: Tensor,
+        support: SparseSupport,
+        widths: list[int],
+        weights: list[float],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        (b, d), k, n = target_bd.shape, values_bk.shape[1], len(widths)
+        group_bk = torch.bucketize(support.indices_bk, torch.tensor(widths), right=True)
+        # one row for each token and group, "m" in all
+        row_of_bk = group_bk + torch.arange(0, b * n, n)[:, None]
+        pairs = torch.arange(b * k)
+        if support.held_bk is not None:
+            pairs = support.held_bk.flatten().nonzero().squeeze(1)
+        row_of_pair, order = row_of_bk.flatten()[pairs].sort(stable=True)
+        pairs = pairs[order]
+        ends = torch.searchsorted(row_of_pair, torch.arange(b * n + 1))
+        indices, values = support.indices_bk.flatten()[pairs], values_bk.flatten()[pairs]
+        scale = 2 / b * torch.tensor(weights, dtype=target_bd.dtype)[:, None]
+        rows_md, x_hat, error_b = (target_bd.new_empty(s) for s in ((b * n, d), (b, d), (b,)))
+        total = target_bd.new_zeros(n)
+        at_once = max(1, GRADIENT_BLOCK_ELEMENTS // (n * d))
+        for first in range(0, b, at_once):
+            here = slice(first, min(b, first + at_once))
+            at = slice(here.start * n, here.stop * n)
+            begin, end = int(ends[at.start]), int(ends[at.stop])
+            y_md = F.embedding_bag(
+                indices[begin:end],
+                W_dec.detach(),
+                ends[at] - begin,
+                mode="sum",
+                per_sample_weights=values[begin:end],
+            )
+            y_bnd, r_bnd = y_md.view(-1, n, d), rows_md[at].view(-1, n, d)
+            torch.add(y_bnd[:, 0], b_dec - target_bd[here], out=r_bnd[:, 0])
+            for p in range(1, n):
+                torch.add(r_bnd[:, p - 1], y_bnd[:, p], out=r_bnd[:, p])
+            torch.add(r_bnd[:, -1], target_bd[here], out=x_hat[here])
+            errors_bn = r_bnd.square().sum(-1)
+            total += errors_bn.sum(0)
+            error_b[here] = errors_bn[:, -1]
+            r_bnd *= scale
+            for p in range(n - 1, 0, -1):
+                r_bnd[:, p - 1] += r_bnd[:, p]
+        ctx.save_for_backward(values_bk, W_dec, rows_md, row_of_bk, pairs, ends, indices)
+        ctx.support = support
+        ctx.mark_non_differentiable(x_hat, error_b)
+        return (scale[:, 0] / 2 * total).sum(), x_hat, error_b
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        values_bk, W_dec, rows_md, row_of_bk, pairs, ends, indices = ctx.saved_tensors
+        of_loss, b = grads[0], len(values_bk)
+        grad_values = torch.zeros_like(values_bk)
+        found = ragged_products(rows_md, W_dec, ends, indices)
+        grad_values.view(-1)[pairs] = found * of_loss
+        grad_W = ctx.support.transposed_product(values_bk * of_loss, rows_md, row_of_bk)
+        grad_b = rows_md.view(b, -1, rows_md.shape[1])[:, 0].sum(0) * of_loss
+        return grad_values, grad_W, grad_b, None, None, None, None
 
 
 class MultiTopK(Objective):
