@@ -42,6 +42,12 @@ def default_k_aux(d_model: int) -> int:
     return 2 ** max(0, round(math.log2(d_model / 2)))
 
 
+def candidate_rows(W: Float[Tensor, "s d"], ids: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
+    """Rows of weights, whose gradient is added to that of the others row by row where they are many: as a
+    tensor it would be as large as all of the weights, and mostly 0."""
+    return F.embedding(ids, W, sparse=W.is_leaf and len(ids) * W.shape[1] > LARGE)
+
+
 def auxk(
     x: Float[Tensor, "b d"],
     error: Float[Tensor, "b d"],

@@ -17,7 +17,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from saev.metrics import ReconstructionMetrics
 from saev.sae import SparseAutoencoder
 from saev.sae.atoms import UnitAtoms, fold_norms_
-from saev.sae.dead import advance_since_fired, auxk, dead_latents, default_k_aux
+from saev.sae.dead import (
+    advance_since_fired,
+    auxk,
+    candidate_rows,
+    dead_latents,
+    default_k_aux,
+)
 from saev.sae.encode import BatchCodes, Encoding
 from saev.sae.initialize import (
     best_gain,
@@ -319,9 +325,9 @@ class SAETraining(L.LightningModule):
         return auxk(
             step.x_bar,
             error,
-            sae.W_enc[ids],
+            candidate_rows(sae.W_enc, ids),
             sae.b_enc[ids],
-            step.W_dec[ids],
+            candidate_rows(step.W_dec, ids),
             sae.input_shift,
             dead_latents(self.tokens_since_fired[ids], dead_after),
             self.k_aux,

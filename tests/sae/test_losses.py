@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saev.sae.dead import auxk, default_k_aux, largest_allowed
+from saev.sae.dead import auxk, candidate_rows, default_k_aux, largest_allowed
 from saev.sae.objectives.objective import l1, squared_error
 
 F64 = torch.float64
@@ -88,6 +88,18 @@ def test_fewer_products_give_the_gradients_of_autograd(
         leaves = {name: problem(bias)[name].requires_grad_() for name in ("x", *PARAMETERS)}
         value = auxk(**{**problem(bias), **leaves}, k_aux=k_aux)
         found.append((value, *torch.autograd.grad(3 * value, list(leaves.values()))))
+    torch.testing.assert_close(*found)
+
+
+def test_rows_of_candidates_have_the_gradient_of_indexing() -> None:
+    ids, W = torch.tensor([4, 0, 2]), torch.randn(6, 3, dtype=F64)
+    found = []
+    for rows in (candidate_rows, lambda W, ids: W[ids]):
+        leaf = W.clone().requires_grad_()
+        for weights in (leaf, 2 * leaf):  # atoms that are made of other parameters are no leaf
+            (weights.square().sum() + (rows(weights, ids) ** 3).sum()).backward()
+        assert leaf.grad is not None
+        found.append(leaf.grad.to_dense())
     torch.testing.assert_close(*found)
 
 
