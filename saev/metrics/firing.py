@@ -6,7 +6,7 @@ Shapes: `b` tokens, `s` d_sae.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -15,6 +15,19 @@ from saev.metrics.reconstruction import SumsMetric
 DENSE_ABOVE = 0.1
 """A latent that fires on more than this share of tokens is dense. With d_sae = 16·d and k = 32 a
 latent of average rate fires on about 1 %, so a limit of 1 % would say nothing."""
+
+
+FEW = 1 / 16
+"""Share of codes above 0 below which a CPU lists them to count them by latent: a sum down the columns takes
+four times as long for 1 in 100."""
+
+
+def count_firing(z: Float[Tensor, "b s"]) -> Int[Tensor, " s"]:
+    """On how many of the tokens each latent has a code above 0."""
+    fired = z > 0
+    if fired.device.type != "cpu" or torch.count_nonzero(fired) > FEW * fired.numel():
+        return fired.sum(0)
+    return torch.bincount(fired.nonzero()[:, 1], minlength=fired.shape[1])
 
 
 class MeanL0(SumsMetric):
@@ -31,7 +44,7 @@ class MeanL0(SumsMetric):
     def update(self, z: Float[Tensor, "b s"]) -> None:
         """Add the codes of tokens."""
         self.n += len(z)
-        self.active += (z > 0).sum()
+        self.active += torch.count_nonzero(z > 0)
 
     def compute(self) -> Float[Tensor, ""]:
         return self.active / self.n
@@ -52,7 +65,7 @@ class MeanL1(SumsMetric):
         """Add the codes of tokens."""
         self.n += len(z)
         # Rows first, in the dtype of the codes: a float64 copy of all codes would be large.
-        self.absolute += z.abs().sum(-1).double().sum()
+        self.absolute += torch.linalg.vector_norm(z, 1, dim=-1).double().sum()
 
     def compute(self) -> Float[Tensor, ""]:
         return self.absolute / self.n
@@ -90,7 +103,7 @@ class FiringStatistics(Metric):
     def update(self, z: Float[Tensor, "b s"]) -> None:
         """Add the codes of tokens."""
         self.n += len(z)
-        self.counts += (z > 0).sum(0)
+        self.counts += count_firing(z)
 
     def frequencies(self) -> Float[Tensor, " s"]:
         """Share of tokens each latent fires on, of what this rank has seen."""

@@ -410,7 +410,9 @@ class SAETraining(L.LightningModule):
                 x_hat = self.sae.decode(z)
                 self.val_all_metrics.update(x, x_hat, z)
                 normal = self.sae.is_normal(x)
-                self.val_metrics.update(x[normal], x_hat[normal], z[normal])
+                if not normal.all():
+                    x, x_hat, z = x[normal], x_hat[normal], z[normal]
+                self.val_metrics.update(x, x_hat, z)
 
     def on_validation_epoch_end(self) -> None:
         for stage, metrics in (("val", self.val_metrics), ("val_all", self.val_all_metrics)):

@@ -146,3 +146,14 @@ def test_collection_has_one_number_each_and_forgets() -> None:
     metrics.reset()
     metrics.update(x, x, CODES)
     assert float(metrics.compute()["explained_variance"]) == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5])
+def test_firing_is_counted_alike_whether_few_or_many_fire(share: float) -> None:
+    z = torch.rand(200, 50) * (torch.rand(200, 50) < share) - 0.1 * (torch.rand(200, 50) < 0.1)
+    firing, l0 = FiringStatistics(50), MeanL0()
+    for part in z.split(70):
+        firing.update(part)
+        l0.update(part)
+    assert firing.counts.tolist() == [sum(v > 0 for v in column) for column in z.T.tolist()]
+    assert l0.compute().item() == pytest.approx((z > 0).float().sum(1).mean().item())
