@@ -3,7 +3,7 @@
 Shapes: `b` tokens, `d` d_model, `s` d_sae.
 """
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saev.metrics.firing import FiringStatistics, MeanL0, MeanL1
@@ -35,15 +35,21 @@ class ReconstructionMetrics(nn.Module):
         self.firing = FiringStatistics(d_sae)
 
     def update(
-        self, x: Float[Tensor, "b d"], x_hat: Float[Tensor, "b d"], z: Float[Tensor, "b s"]
+        self,
+        x: Float[Tensor, "b d"],
+        x_hat: Float[Tensor, "b d"],
+        z: Float[Tensor, "b k"],
+        latents: Int[Tensor, "b k"] | None = None,
     ) -> None:
-        """Add tokens: raw activations, raw reconstructions, codes. No tokens is no change."""
+        """Add tokens: raw activations, raw reconstructions, codes of all latents or, where the others are
+        0, of these. No tokens is no change."""
         if len(x) == 0:
             return
         for metric in (self.explained_variance, self.nmse, self.cosine):
             metric.update(x, x_hat)
-        for metric in (self.l0, self.l1, self.firing):
+        for metric in (self.l0, self.l1):
             metric.update(z)
+        self.firing.update(z, latents)
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars by name, over everything seen on all ranks."""

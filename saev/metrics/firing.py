@@ -100,10 +100,13 @@ class FiringStatistics(Metric):
         self.add_state("n", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(d_sae, dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, z: Float[Tensor, "b s"]) -> None:
-        """Add the codes of tokens."""
+    def update(self, z: Float[Tensor, "b k"], latents: Int[Tensor, "b k"] | None = None) -> None:
+        """Add the codes of tokens: of all latents in order, or of these, which differ within a token."""
         self.n += len(z)
-        self.counts += count_firing(z)
+        if latents is None:
+            self.counts += count_firing(z)
+        else:
+            self.counts += torch.bincount(latents[z > 0], minlength=len(self.counts))
 
     def frequencies(self) -> Float[Tensor, " s"]:
         """Share of tokens each latent fires on, of what this rank has seen."""

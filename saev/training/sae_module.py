@@ -24,7 +24,7 @@ from saev.sae.dead import (
     dead_latents,
     default_k_aux,
 )
-from saev.sae.encode import BatchCodes, Encoding
+from saev.sae.encode import BatchCodes, Encoding, encode_normalized
 from saev.sae.initialize import (
     best_gain,
     initialize_,
@@ -406,13 +406,22 @@ class SAETraining(L.LightningModule):
         with wide_on_cpu(batch.acts.device):
             for x in batch.acts.split(max(1, CODES_AT_ONCE // self.sae.cfg.d_sae)):
                 x = x.to(self.sae.W_enc.dtype)
-                z = self.sae.encode(x)
-                x_hat = self.sae.decode(z)
-                self.val_all_metrics.update(x, x_hat, z)
+                x_hat, z, latents = self._reconstruct(x)
+                self.val_all_metrics.update(x, x_hat, z, latents)
                 normal = self.sae.is_normal(x)
                 if not normal.all():
                     x, x_hat, z = x[normal], x_hat[normal], z[normal]
-                self.val_metrics.update(x, x_hat, z)
+                    latents = None if latents is None else latents[normal]
+                self.val_metrics.update(x, x_hat, z, latents)
+
+    def _reconstruct(self, x: Float[Tensor, "b d"]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Reconstructions, and codes of all latents or of those named."""
+        if self.sae.cfg.activation != "topk":  # others choose otherwise in training
+            z = self.sae.encode(x)
+            return self.sae.decode(z), z, None
+        codes = encode_normalized(self.sae, self.sae.normalize(x), self.encoding)
+        x_hat = codes.decode(self.sae.W_dec, self.sae.b_dec)
+        return self.sae.denormalize(x_hat), codes.values, codes.indices
 
     def on_validation_epoch_end(self) -> None:
         for stage, metrics in (("val", self.val_metrics), ("val_all", self.val_all_metrics)):

@@ -2,6 +2,7 @@ import functools
 import inspect
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -459,11 +460,15 @@ def test_auxk_brings_sunk_latents_back() -> None:
 # --- validation ------------------------------------------------------------------------------
 
 
-def test_validation_reports_normal_and_all_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sparse", [True, False])
+def test_validation_reports_normal_and_all_tokens(
+    sparse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("saev.training.sae_module.CODES_AT_ONCE", 64 * 10)  # several pieces a batch
     data = activations(320)
     data[::10] *= 30
     module = make_module(data)
+    module.encoding = replace(module.encoding, sparse=sparse)
     limit = float(data[1::10].norm(dim=1).max() * 2)
     module.set_data_statistics(module.sae.mean.clone(), float(module.sae.scale), limit)
     trainer = fit(module, data[:64], val=data)
