@@ -445,6 +445,24 @@ def test_auxk_left_out_by_plan_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(value, runs[1][name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("sparse", [True, False])
+def test_large_dictionaries_train_their_dead_latents_alike(
+    sparse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, runs = activations(64 * 30), []
+    for large in (10**9, 0):
+        monkeypatch.setattr("saev.sae.dead.LARGE", large)
+        module = make_module(data, **AUX)
+        module.encoding = replace(module.encoding, sparse=sparse)
+        ill = sink_a_quarter(module)
+        start = module.sae.W_enc[ill].detach().clone()
+        fit(module, data)
+        assert not torch.allclose(module.sae.W_enc[ill], start)  # AuxK was at work
+        runs.append(weights(module))
+    for name, value in runs[0].items():
+        torch.testing.assert_close(value, runs[1][name], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_auxk_brings_sunk_latents_back() -> None:
     data = activations(64 * 400)
