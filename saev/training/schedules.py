@@ -22,8 +22,8 @@ HORIZON_STEPS = 32
 CANDIDATES_STEP = 128
 """Five products take as many columns as there are candidates: a power of two can be twice the need, which
 matters in large dictionaries."""
-LARGE = 2**20
-"""Weights of a large one."""
+LARGE_DICTIONARY = 2**20
+"""Weights of one."""
 
 
 LAW = 0.17
@@ -131,7 +131,7 @@ def make_plan(
     dead_after_tokens: int,
     step: int,
     n_tokens: int,
-    d_model: int = 1,
+    d_model: int,
 ) -> AuxPlan:
     """Look ``HORIZON_STEPS`` ahead: which latents may be inactive for long enough to be dead by then?
 
@@ -143,7 +143,7 @@ def make_plan(
     n_candidates = 0
     if n_may_be_dead > 0:
         unit = 1 << (n_may_be_dead - 1).bit_length()
-        if d_model * len(since_fired) >= LARGE:
+        if d_model * len(since_fired) >= LARGE_DICTIONARY:
             unit = min(unit, CANDIDATES_STEP)
         n_candidates = min(len(since_fired), -(-n_may_be_dead // unit) * unit)
     return AuxPlan(step + HORIZON_STEPS, n_tokens, n_candidates)

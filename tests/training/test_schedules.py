@@ -94,4 +94,4 @@ def test_a_larger_batch_needs_a_new_plan() -> None:
 
 
 def test_nothing_to_do_when_all_fired_lately() -> None:
-    assert make_plan(torch.zeros(8, dtype=torch.long), 10_000, 0, 16).n_candidates == 0
+    assert make_plan(torch.zeros(8, dtype=torch.long), 10_000, 0, 16, 4).n_candidates == 0
