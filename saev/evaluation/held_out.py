@@ -4,6 +4,7 @@ Suffixes: b images, t tokens, p chosen tokens, d width, s latents.
 """
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -142,7 +143,7 @@ class _Pass:
         self.layer = sae.cfg.layer
         self.positions = backbone.token_indices(sae.cfg.tokens["which"]).to(self.device)
         self.untrained = untrained_control(self.sae, self.backbone, source, seed)
-        self.normal, self.every, self.control = (
+        self.normal, self.outliers, self.control = (
             ReconstructionMetrics(sae.cfg.d_model, sae.cfg.d_sae, sae.mean).to(self.device)
             for _ in range(3)
         )
@@ -182,8 +183,8 @@ class _Pass:
         normal_bp = self.sae.is_normal(x_bpd)
         x, z, keep = x_bpd.flatten(0, 1), z_bps.flatten(0, 1), normal_bp.flatten()
         x_hat = self.sae.decode(z)
-        self.every.update(x, x_hat, z)
-        self.normal.update(x[keep], x_hat[keep], z[keep])
+        for metrics, rows in ((self.normal, keep), (self.outliers, ~keep)):
+            metrics.update(x[rows], x_hat[rows], z[rows])
         z_untrained = self.untrained.encode(x[keep])
         self.control.update(x[keep], self.untrained.decode(z_untrained), z_untrained)
         self.exemplars.update(z_bps * normal_bp[..., None], images_b)
@@ -193,12 +194,15 @@ class _Pass:
         return torch.tensor(labels, device=self.device)
 
     def compute(self) -> dict[str, float]:
-        flat: dict[str, float] = {}
-        for prefix, metrics in (
-            ("val", self.normal), ("val_all", self.every), ("untrained", self.control)
-        ):  # fmt: skip
-            for key, value in metrics.compute().items():
-                flat[f"{prefix}/{key}"] = float(value)
+        found = {"val": self.normal.compute(), "untrained": self.control.compute()}
+        every = deepcopy(self.normal)
+        every.merge(self.outliers)
+        found["val_all"] = every.compute()
+        flat = {
+            f"{of}/{name}": float(value)
+            for of in ("val", "val_all", "untrained")
+            for name, value in found[of].items()
+        }
         if self.fidelity is not None:
             flat |= self.fidelity.compute()
         return flat

@@ -5,6 +5,7 @@ Shapes: `b` tokens, `d` d_model, `s` d_sae.
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from saev.metrics.firing import FiringStatistics, MeanL0, MeanL1
 from saev.metrics.reconstruction import CosineSimilarity, ExplainedVariance, NormalizedMSE
@@ -51,21 +52,22 @@ class ReconstructionMetrics(nn.Module):
             metric.update(z)
         self.firing.update(z, latents)
 
+    def merge(self, others: "ReconstructionMetrics") -> None:
+        """Add all tokens that others have seen on this rank."""
+        for own, other in zip(self._each(), others._each(), strict=True):
+            own.merge_state(other)
+
     def compute(self) -> dict[str, Tensor]:
         """Scalars by name, over everything seen on all ranks."""
-        shares = self.firing.compute()
-        means = (self.explained_variance, self.nmse, self.cosine, self.l0, self.l1)
+        *means, firing = self._each()
+        shares = firing.compute()
         values = [*(one.compute() for one in means), shares.dead, shares.alive, shares.dense]
         return dict(zip(NAMES, values, strict=True))
 
     def reset(self) -> None:
         """Forget everything seen."""
-        for metric in (
-            self.explained_variance,
-            self.nmse,
-            self.cosine,
-            self.l0,
-            self.l1,
-            self.firing,
-        ):
+        for metric in self._each():
             metric.reset()
+
+    def _each(self) -> tuple[Metric, ...]:
+        return (self.explained_variance, self.nmse, self.cosine, self.l0, self.l1, self.firing)

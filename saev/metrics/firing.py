@@ -96,7 +96,7 @@ class FiringStatistics(Metric):
     counts: Tensor
 
     def __init__(self, d_sae: int) -> None:
-        super().__init__()
+        super().__init__(compute_with_cache=False)  # merge_state would leave a stale value
         self.add_state("n", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(d_sae, dtype=torch.long), dist_reduce_fx="sum")
 

@@ -20,6 +20,9 @@ class SumsMetric(Metric):
     full_state_update = False
     is_differentiable = False
 
+    def __init__(self) -> None:
+        super().__init__(compute_with_cache=False)  # merge_state would leave a stale value
+
     def add_sums(self, names: Iterable[str], shape: tuple[int, ...] = ()) -> None:
         for name in names:
             default = torch.zeros(shape, dtype=torch.float64)

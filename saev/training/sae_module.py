@@ -200,7 +200,7 @@ class SAETraining(L.LightningModule):
             )
         self.averaged: dict[str, Tensor] | None = None
         self.val_metrics = ReconstructionMetrics(d_model, n_latents)
-        self.val_all_metrics = ReconstructionMetrics(d_model, n_latents)
+        self.outlier_metrics = ReconstructionMetrics(d_model, n_latents)
         self.tokens_since_fired: Tensor
         self.register_buffer("tokens_since_fired", torch.zeros(n_latents, dtype=torch.long))
         self._aux_plan = AuxPlan(0, 0, 0)
@@ -220,7 +220,7 @@ class SAETraining(L.LightningModule):
         self.sae.set_statistics(mean, scale, max_norm)
         cfg = self.sae.cfg
         self.val_metrics = ReconstructionMetrics(cfg.d_model, cfg.d_sae, shift=self.sae.mean)
-        self.val_all_metrics = ReconstructionMetrics(cfg.d_model, cfg.d_sae, shift=self.sae.mean)
+        self.outlier_metrics = ReconstructionMetrics(cfg.d_model, cfg.d_sae, shift=self.sae.mean)
 
     @torch.no_grad()
     def initialize_from(self, pool: Float[Tensor, "n d"]) -> None:
@@ -407,12 +407,13 @@ class SAETraining(L.LightningModule):
             for x in batch.acts.split(max(1, CODES_AT_ONCE // self.sae.cfg.d_sae)):
                 x = x.to(self.sae.W_enc.dtype)
                 x_hat, z, latents = self._reconstruct(x)
-                self.val_all_metrics.update(x, x_hat, z, latents)
                 normal = self.sae.is_normal(x)
-                if not normal.all():
-                    x, x_hat, z = x[normal], x_hat[normal], z[normal]
-                    latents = None if latents is None else latents[normal]
-                self.val_metrics.update(x, x_hat, z, latents)
+                if normal.all():
+                    self.val_metrics.update(x, x_hat, z, latents)
+                    continue
+                for metrics, rows in ((self.val_metrics, normal), (self.outlier_metrics, ~normal)):
+                    named = None if latents is None else latents[rows]
+                    metrics.update(x[rows], x_hat[rows], z[rows], named)
 
     def _reconstruct(self, x: Float[Tensor, "b d"]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Reconstructions, and codes of all latents or of those named."""
@@ -424,10 +425,15 @@ class SAETraining(L.LightningModule):
         return self.sae.denormalize(x_hat), codes.values, codes.indices
 
     def on_validation_epoch_end(self) -> None:
-        for stage, metrics in (("val", self.val_metrics), ("val_all", self.val_all_metrics)):
-            values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
+        found = {"val": self.val_metrics.compute()}
+        self.val_metrics.merge(self.outlier_metrics)
+        found["val_all"] = self.val_metrics.compute()
+        for stage, values in found.items():
             # The metrics are already summed over ranks; equal values stay what they are.
-            self.log_dict(values, sync_dist=True)
+            self.log_dict(
+                {f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True
+            )
+        for metrics in (self.val_metrics, self.outlier_metrics):
             metrics.reset()
 
     # --- what is kept ------------------------------------------------------------------------
