@@ -26,6 +26,7 @@ editing/: what one can do to a running model
 steering/: a steered model, to run, save and load
 heads/: from a backbone's output to classes
 intervention/: controlled experiments, from hypothesis to verdict
+exploration/: look at what fires, edit it, see what changes next to controls
 stats/: tests, corrections for many tests, intervals
 pages/: static pages and figures
 tracking/: the MLflow store and its runs
