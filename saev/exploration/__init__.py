@@ -7,8 +7,15 @@ pictures: images by key; uploads, checked and kept in memory
 crops: crops of pictures around a patch
 own_readout: what predicts: any head, with labels or without
 start_up: how often and how strongly each latent fires, before anybody looks
-latent_rows: rankings of latents, on a picture or in a search
+checked_edits: what a page sends, made to fit the dictionary and the picture
+model_answers: codes of an image, and predictions from edited streams
+latent_rows: rankings of the latents in a picture
+latent_search: latents by words, concept, example patches, similarity
 edit_arms: an edit and its controls
-edit_outcome: from the edited streams to what changes
+edit_outcome: what changes, and past which controls
+edit_run: an edit with its controls, in two forward passes
+hypothesis_text: from an edit on a screen to the file of a hypothesis
+hypothesis_run: a hypothesis tested while somebody waits
+python_script: from an edit on a screen to a script
 app/: the page in a browser
 """

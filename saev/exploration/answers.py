@@ -36,7 +36,7 @@ class LatentRow:
     rate: float
     """Share of tokens of the start-up images on which it fires."""
     surprise: float
-    """ln of the share of chosen patches on which it fires over ``rate``; nan in a search without patches."""
+    """ln of the share of chosen patches on which it fires over ``rate``; nan in a search."""
     name: str | None = None
     """From the atlas."""
     confidence: float | None = None

@@ -1,56 +1,43 @@
 """The explorer without its page: pictures, latents, edits next to their controls, searches.
 
-Suffixes: t tokens, d width, s latents, k streams, u units, c columns, gh gw grid of patches.
+Suffixes: p tokens, s latents, gh gw grid of patches.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
-from datamodules.images import ImageSource
+from datamodules.images import BrokenImage, ImageSource
 from datamodules.progress import progress_bars
 from saev.atlas.atlas import Atlas
 from saev.backbones import Backbone
 from saev.cli.results import chosen_device
-from saev.editing.code_edits import CodeEdit, edited_latents
-from saev.editing.edits import edit_from_dict, parse_where
-from saev.editing.tokens import Encoded, Tokens, encode
 from saev.errors import UserError
-from saev.exploration.answers import (
-    ArmOutcome,
-    EditOutcome,
-    GalleryImage,
-    LatentRow,
-    ShownExemplar,
-)
+from saev.exploration.answers import EditOutcome, GalleryImage, LatentRow, ShownExemplar
+from saev.exploration.checked_edits import Limits
 from saev.exploration.crops import crop_around
-from saev.exploration.edit_arms import UNTRAINED, Arm, EditArms
-from saev.exploration.edit_outcome import CONTROLS, LABELS, Answers, exceeded
-from saev.exploration.latent_rows import LatentRows
-from saev.exploration.own_readout import (
-    NO_HEAD,
-    no_readout,
-    readout_for,
-    trained_head_of,
-    typed_readout,
-)
-from saev.exploration.pictures import Pictures, Recent
+from saev.exploration.edit_arms import UNTRAINED, EditArms
+from saev.exploration.edit_run import run_edit
+from saev.exploration.hypothesis_run import highest_rung, tested_hypothesis
+from saev.exploration.hypothesis_text import hypothesis_text
+from saev.exploration.latent_rows import MOST_ROWS, LatentRows
+from saev.exploration.latent_search import LatentSearch
+from saev.exploration.model_answers import MAX_ROWS, ModelAnswers
+from saev.exploration.own_readout import NO_HEAD, no_readout, readout_for, trained_head_of
+from saev.exploration.pictures import Pictures
+from saev.exploration.python_script import Scripted, python_script
 from saev.exploration.start_up import StartUp, read_start_up, start_up_items
-from saev.exploration.view_state import EDIT, MOST_EDITS, MOST_PATCHES, STATE
-from saev.files import a_list, check_fields
+from saev.exploration.view_state import ViewState
 from saev.intervention.hypothesis import Hypothesis, Images
-from saev.intervention.judge.tally import predict
 from saev.intervention.readout import Readout
 from saev.intervention.setting import Setting
 from saev.intervention.splits import in_turn
@@ -60,40 +47,38 @@ from saev.sources import open_images
 
 N_GALLERY = 24
 THUMBNAIL = 96
-MOST_STREAM_BYTES = 2**28
-"""Of streams and codes that are kept."""
-MAX_ROWS = 16
-"""Streams in one forward pass from the tap on."""
 BATCH_SIZE = 16
 
 
 class Explorer:
     """Answers everything that a screen asks for; safe for many threads.
 
-    No answer depends on an earlier question: state is in arguments and returns. One lock is around the
-    model. See :meth:`open`.
+    State is in arguments and returns, and one lock is around the model: no answer depends on what others
+    asked, but for the rung of a latent that somebody has tested. See :meth:`open`.
     """
 
     def __init__(
-        self, setting: Setting, start: StartUp, tokens: Tokens, has_head: bool, atlas: Atlas | None,
-        names: Mapping[str, str | None],
+        self, setting: Setting, start: StartUp, readout: Readout | None, atlas: Atlas | None = None, *,
+        sae: str | None = None, head: str | None = None, images: str | None = None,
     ) -> None:  # fmt: skip
-        self.setting, self.start, self.tokens = setting, start, tokens
-        self.names = dict(names)
-        """How ``sae`` and ``head`` were given, for scripts."""
+        self.setting, self.start, self.readout = setting, start, readout
+        self.sae, self.head, self.images = sae, head, images
         self.grid: tuple[int, int] = setting.backbone.grid
         self.d_sae = setting.sae.cfg.d_sae
-        self.readout: Readout | None = setting.readout if has_head else None
-        self.pictures = Pictures(setting.backbone, setting.source)
+        self.tokens = setting.edited_tokens
         self.rungs: dict[int, str] = {}
+        """Highest rung of latents that were tested here, whoever asked."""
+        self.pictures = Pictures(setting.backbone, setting.source)
+        self.limits = Limits(self.grid, self.d_sae, setting.reads_patches, self.tokens, start)
+        self.answers = ModelAnswers(setting, self.tokens, self.pictures, readout)
         self.rows = LatentRows(start, atlas, self.rungs)
-        self.arms = EditArms(setting, start, tokens)
-        self._lock = threading.RLock()
-        self._tapped: Recent[Encoded] = Recent(most_bytes=MOST_STREAM_BYTES)
-        self._typed: Recent[Readout] = Recent(16)
-        self._tower: Any = None
-        self._start_keys = self.pictures.know(start.items)
+        self.searches = LatentSearch(self.rows, self.answers)
+        self.arms = EditArms(setting, start, self.tokens)
+        self.seen: frozenset[str] = frozenset()
+        """Ids of the gallery's images: a hypothesis is not tested on them."""
         self.gallery: list[GalleryImage] = self._gallery()
+        self._testing = threading.Lock()
+        self._start_keys = self.pictures.know(start.items)
 
     @classmethod
     def open(
@@ -142,9 +127,24 @@ class Explorer:
         setting.check()
         with progress_bars(False):
             start = read_start_up(setting, start_up_items(setting, n_images))
-        names = {"sae": None if isinstance(sae, SparseAutoencoder) else str(sae),
-                 "head": None if head is None else str(head)}  # fmt: skip
-        return cls(setting, start, setting.edited_tokens, readout is not None, found, names)
+        return cls(
+            setting, start, readout, found, sae=None if isinstance(sae, SparseAutoencoder) else str(sae),
+            head=None if head is None else str(head),
+            images=images if isinstance(images, str) else None,
+        )  # fmt: skip
+
+    @property
+    def has_text(self) -> bool:
+        """Whether classes can be typed and latents searched by any text."""
+        return self.setting.backbone.has_text
+
+    @property
+    def concepts(self) -> list[str]:
+        """Classes of the head that an edit or a search can ask about."""
+        if self.readout is None:
+            return []
+        backgrounds = self.readout.groups.backgrounds
+        return [name for c, name in enumerate(self.readout.concepts) if c not in backgrounds]
 
     # --- pictures -----------------------------------------------------------------------------
 
@@ -160,56 +160,30 @@ class Explorer:
         """An image as the model sees it, after resizing and cropping; UserError for an unknown key."""
         return self.pictures.picture(key)
 
+    def title(self, key: str) -> str:
+        """The class of an image where it has one, else its name; "uploaded" for an upload."""
+        return self.pictures.title(key)
+
     def _gallery(self) -> list[GalleryImage]:
+        """A few held-out images; most are left for tests."""
         held_out = self.setting.source.split("heldout") or self.setting.source.items
-        items = in_turn(held_out)[:N_GALLERY]
+        items = in_turn(held_out)[: min(N_GALLERY, max(1, len(held_out) // 4))]
+        self.seen = frozenset(item.image_id for item in items)
         shown = []
-        for key, item in zip(self.pictures.know(items), items, strict=True):
+        for key in self.pictures.know(items):
             try:
                 picture = self.picture(key)
-            except UserError:  # a broken file of the source
+            except BrokenImage:
                 continue
             picture.thumbnail((THUMBNAIL, THUMBNAIL))
-            shown.append(GalleryImage(key, self.pictures.title(key) or item.image_id, picture))
+            shown.append(GalleryImage(key, self.title(key), picture))
         return shown
 
     # --- what fires -----------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def _encoded(self, key: str) -> Encoded:
-        """The stream at the tap and its codes, of one image; kept for the next question."""
-        with self._lock:
-            found = self._tapped.get(key)
-            if found is None:
-                acts = self.setting.tap(self.pictures.pixels(key)[None])
-                found = encode(self.setting.sae, self.tokens, acts)
-                n_bytes = sum(part.nbytes for part in (found.acts, found.x, found.z))
-                self._tapped.put(key, found, n_bytes)
-            return found
-
     def _codes(self, key: str) -> Float[np.ndarray, "p s"]:
-        one = self._encoded(key)
+        one = self.answers.encoded(key)
         return (one.z * one.normal[..., None])[0].float().cpu().numpy()
-
-    def _chosen(self, patches: Sequence[int] | None) -> Bool[np.ndarray, " p"]:
-        """Which of the dictionary's tokens are the patches; all of them for None or none."""
-        if patches is None or not len(patches):
-            return np.ones(len(self.tokens.positions), bool)
-        return np.isin(self.tokens.patches.cpu().numpy(), self._checked(patches))
-
-    def _checked(self, patches: Sequence[int]) -> list[int]:
-        n = self.grid[0] * self.grid[1]
-        wrong = [p for p in patches if not isinstance(p, int | np.integer) or not 0 <= p < n]
-        if wrong or len(patches) > MOST_PATCHES:
-            raise UserError(f"there is no patch {wrong[:1]}: they go from 0 to {n - 1}")
-        if not self.setting.reads_patches:
-            raise UserError("the dictionary reads no patches; look at the whole image")
-        return [int(p) for p in patches]
-
-    def _known(self, latent: int) -> int:
-        if not isinstance(latent, int | np.integer) or not 0 <= latent < self.d_sae:
-            raise UserError(f"there is no latent {latent}: they go from 0 to {self.d_sae - 1}")
-        return int(latent)
 
     def look(
         self, key: str, patches: Sequence[int] | None, n: int = 20, sort: str = "activation"
@@ -219,7 +193,7 @@ class Explorer:
         Raises:
             UserError: an unknown image, order or patch.
         """
-        chosen = self._chosen(patches)
+        chosen = self.limits.chosen(patches)
         return self.rows.look(self._codes(key), chosen, n, sort)
 
     def heatmap(self, key: str, latent: int) -> Float[np.ndarray, "gh gw"]:
@@ -228,7 +202,7 @@ class Explorer:
         Raises:
             UserError: an unknown image or latent.
         """
-        codes = self._codes(key)[:, self._known(latent)]
+        codes = self._codes(key)[:, self.limits.latent(latent)]
         patches = self.tokens.patches.cpu().numpy()
         found = np.zeros(self.grid[0] * self.grid[1], np.float32)
         found[patches[patches >= 0]] = codes[patches >= 0]
@@ -237,7 +211,7 @@ class Explorer:
     def exemplars(self, latent: int, n: int = 8) -> list[ShownExemplar]:
         """The start-up images on which a latent is strongest, strongest first; at most 16."""
         shown = []
-        for one in self.start.exemplars.of(self._known(latent))[: max(n, 0)]:
+        for one in self.start.exemplars.of(self.limits.latent(latent))[: max(n, 0)]:
             key = self._start_keys[one.image]
             crop = crop_around(self.picture(key), one.patch, self.grid)
             title = self.pictures.title(key)
@@ -246,36 +220,6 @@ class Explorer:
 
     # --- edits ------------------------------------------------------------------------------------
 
-    def parsed(
-        self, edits: Sequence[Mapping[str, Any]], patches: Sequence[int] | None
-    ) -> list[CodeEdit]:
-        """Edits from JSON; those at "all" tokens are confined to ``patches`` where there are some.
-
-        Raises:
-            UserError: none or too many, an unknown latent or patch, or one that never fired and whose
-                amount is a multiple of its largest code.
-        """
-        check_fields(list(edits), a_list(EDIT, 1, MOST_EDITS), "the edits", "correct them")
-        marked = self._checked(patches) if patches is not None and len(patches) else []
-        found = []
-        for edit in map(edit_from_dict, edits):
-            for latent in edit.latents:
-                if self.start.stats.largest[self._known(latent)] == 0 and edit.needs_largest:
-                    raise UserError(
-                        f"latent {latent} fires on none of the {len(self.start.items)} start-up images, "
-                        "so no multiple of its largest code means anything; ablate it, or choose another"
-                    )
-            if edit.where.latent is not None:
-                self._known(edit.where.latent)
-            self._checked(edit.where.patches) if edit.where.patches else None
-            if edit.where.kind in ("mask", "off_mask") and not marked:
-                raise UserError(f"where={edit.where.kind} needs marked patches; mark one or more")
-            if edit.where.kind == "all" and marked:
-                edit = replace(edit, where=parse_where({"patches": marked}))
-            found.append(edit)
-        return found
-
-    @torch.no_grad()
     def edit(
         self, key: str, edits: Sequence[Mapping[str, Any]], patches: Sequence[int] | None = None,
         classes: Sequence[str] | None = None, target: str | None = None,
@@ -291,72 +235,115 @@ class Explorer:
         Raises:
             UserError: an unknown image, latent, patch or class; no head.
         """
-        began = time.perf_counter()
-        found = self.parsed(edits, patches)
-        with self._lock:
-            readout = self._readout(classes)
-            if target is not None:
-                readout.column(target)
-            encoded, tap = self._encoded(key), self.arms.selected(found)
-            mask = self._mask(patches)
-            delta, changed = tap.delta(encoded, mask)
-            random = self.arms.random(found, encoded, mask)
-            first = self._answers(readout, [encoded.acts, tap.steer(encoded, mask), random.streams])
-            answers = Answers(readout, first[0], first[1], self.grid)
-            target = answers.most_changed() if target is None else target
-            others = [
-                self.arms.untrained(found, target, encoded, mask),
-                self.arms.diffmean(found, target, encoded, mask),
-            ]
-            second = self._answers(readout, [arm.streams for arm in others])
-        draws = {"before": first[:1], "selected": first[1:2], "random_latent": first[2:]}
-        n_untrained = 0 if others[0].streams is None else len(others[0].streams)
-        draws |= {"untrained": second[:n_untrained], "diffmean": second[n_untrained:]}
-        controls: dict[str, Arm] = dict(zip(CONTROLS, (random, *others), strict=True))
-        arms = {
-            name: ArmOutcome(LABELS[name], absent=controls[name].absent)
-            if name in controls and controls[name].absent is not None
-            else answers.arm(name, rows, target)
-            for name, rows in draws.items()
-        }
-        return EditOutcome(
-            per=readout.per, target=target, classes=answers.classes(target), arms=arms,
-            exceeds=exceeded(arms), n_tokens=int(changed.sum()),
-            length=float(delta[changed].norm(dim=-1).mean()) if bool(changed.any()) else 0.0,
-            seconds=time.perf_counter() - began,
+        found = self.limits.edits(edits, patches)
+        mask = None
+        if patches is not None and len(patches):
+            mask = torch.from_numpy(self.limits.chosen(patches)).to(self.setting.device)[None]
+        readout = self.answers.readout(classes)
+        return run_edit(self.answers, self.arms, readout, key, found, mask, target)
+
+    def search(
+        self, *, text: str | None = None, concept: str | None = None,
+        patches: tuple[str, Sequence[int]] | None = None, like: int | None = None, n: int = 30,
+    ) -> list[LatentRow]:  # fmt: skip
+        """Latents by one of four questions, best first.
+
+        Args:
+            text: words in names and concepts of the atlas; then, with a text tower, whatever text.
+            concept: what should be predicted: of the atlas, or a class of the head.
+            patches: key of an image and some of its patches, as an example.
+            like: a latent, for those with a similar atom.
+            n: at most 200.
+
+        Raises:
+            UserError: none or several questions, or one that cannot be answered here.
+        """
+        if sum(question is not None for question in (text, concept, patches, like)) != 1:
+            raise UserError("ask one thing: text, concept, patches or like")
+        n = max(1, min(n, MOST_ROWS))
+        if text is not None:
+            return self.searches.by_text(text, n)
+        if concept is not None:
+            return self.searches.by_concept(concept, n)
+        if like is not None:
+            return self.searches.like(self.limits.latent(like), n)
+        assert patches is not None
+        key, chosen = patches[0], self.limits.chosen(patches[1])
+        return self.rows.like_patches(self._codes(key), chosen, n)
+
+    # --- what is kept -----------------------------------------------------------------------------
+
+    def hypothesis(self, state: ViewState) -> str:
+        """YAML of a hypothesis about the edit on the screen, for ``saev.intervene``.
+
+        It asks whether the edit moves the state's target, or else the class that it moves most here, on
+        held-out images that were not in the gallery.
+
+        Raises:
+            UserError: no edit, or edits that one hypothesis cannot hold; too few images are left.
+        """
+        if state.key is None:
+            raise UserError("no picture is chosen: choose one, and edit a latent")
+        if state.classes:
+            raise UserError(
+                "typed classes have no labelled images to test on: make the hypothesis with the head of "
+                "the explorer"
+            )
+        outcome = self.edit(state.key, state.edits, state.edited_patches, target=state.target)
+        edits = self.limits.edits(state.edits, state.edited_patches)
+        assert self.readout is not None
+        images = "" if self.images is None else f" images={self.images}"
+        command = (
+            f"python -m saev.intervene hypothesis=FILE sae={self.sae or 'DIR'} "
+            f"head={self.head or self.readout.name}{images}"
+        )
+        return hypothesis_text(
+            self.setting, edits, outcome.target, outcome.arms["selected"].target_change > 0,
+            self.start.stats.largest, self.seen, command,
         )  # fmt: skip
 
-    def _mask(self, patches: Sequence[int] | None) -> Bool[Tensor, "b p"] | None:
-        if patches is None or not len(patches):
-            return None
-        return torch.from_numpy(self._chosen(patches)).to(self.setting.device)[None]
+    def run_hypothesis(
+        self, yaml_text: str, out_dir: str | Path, progress: Callable[[float, str], None]
+    ) -> Path:
+        """Tests a hypothesis; its page, ``report/index.html`` in ``out_dir``.
 
-    def _answers(
-        self, readout: Readout, streams: Sequence[Float[Tensor, "k t d"] | None]
-    ) -> Float[Tensor, "k u c"]:
-        """What the head says of streams; the model runs from the tap on."""
-        there = [one for one in streams if one is not None]
-        if not there:
-            return torch.empty(0, 0, 0)
-        parts = [
-            predict(
-                readout.of_acts(self.setting.backbone, rows, self.setting.layer), readout.groups
-            )
-            for rows in torch.cat(there).split(MAX_ROWS)
-        ]
-        return torch.cat([part.probabilities for part in parts])
+        ``progress`` gets the share that is done and what is being done. One hypothesis at a time;
+        pictures can be looked at meanwhile.
 
-    def _readout(self, classes: Sequence[str] | None) -> Readout:
-        """The explorer's, or a zero-shot one for typed names; UserError where there is neither."""
-        if not classes:
-            if self.readout is None:
-                raise UserError(NO_HEAD)
-            return self.readout
-        names = tuple(classes)
-        check_fields({"classes": names}, STATE, "the class names", "shorten them")
-        readout = self._typed.get(names)
-        if readout is None:
-            if self._tower is None:
-                self._tower = self.setting.backbone.text_tower()
-            readout = self._typed.put(names, typed_readout(self._tower, names))
-        return readout
+        Raises:
+            UserError: a hypothesis that is not allowed, too large for a page, or while another is
+                tested.
+        """
+        if self.readout is None:
+            raise UserError(NO_HEAD)
+        if not self._testing.acquire(blocking=False):
+            raise UserError("another hypothesis is being tested: wait until it is done")
+        try:
+            page, verdicts = tested_hypothesis(self.setting, yaml_text, Path(out_dir), progress)
+        finally:
+            self._testing.release()
+        for verdict in verdicts:
+            self.rungs |= dict.fromkeys(verdict.latents, highest_rung(verdict))
+        return page
+
+    def python(self, state: ViewState) -> str:
+        """A script with the public API that repeats the edit on the screen.
+
+        Raises:
+            UserError: no picture or no edit.
+        """
+        if state.key is None:
+            raise UserError("no picture is chosen: choose one, and edit a latent")
+        item = self.pictures.items.get(state.key)
+        known = Scripted(
+            self.sae, self.head, self.setting.source.spec(),
+            None if item is None else item.image_id, state.patches, state.classes,
+        )  # fmt: skip
+        edits = self.limits.edits(state.edits, state.edited_patches or _masked(state))
+        return python_script(edits, self.start.stats.largest, known)
+
+
+def _masked(state: ViewState) -> tuple[int, ...] | None:
+    """Marked patches that edits ask for by name, though they are not confined to them."""
+    asks = any(edit.get("where") in ("mask", "off_mask") for edit in state.edits)
+    return state.patches if asks else None
