@@ -339,11 +339,5 @@ class Explorer:
             self.sae, self.head, self.setting.source.spec(),
             None if item is None else item.image_id, state.patches, state.classes,
         )  # fmt: skip
-        edits = self.limits.edits(state.edits, state.edited_patches or _masked(state))
+        edits = self.limits.edits(state.edits, state.edited_patches)
         return python_script(edits, self.start.stats.largest, known)
-
-
-def _masked(state: ViewState) -> tuple[int, ...] | None:
-    """Marked patches that edits ask for by name, though they are not confined to them."""
-    asks = any(edit.get("where") in ("mask", "off_mask") for edit in state.edits)
-    return state.patches if asks else None

@@ -150,7 +150,7 @@ def _check_pixels(data: bytes) -> None:
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         width, height = MOST_PIXELS, 2
     except Exception:  # whatever is wrong with it, the decoder says so
         return

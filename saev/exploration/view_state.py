@@ -5,7 +5,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from saev.editing.edits import edit_from_dict
 from saev.errors import UserError
@@ -77,6 +77,11 @@ STATE = an_object(
 )
 
 
+MANY = ("patches", "edits", "classes")
+"""Fields with several values."""
+
+
+@runtime_checkable
 class WritesPython(Protocol):
     """An explorer, as far as a state knows it."""
 
@@ -111,8 +116,6 @@ class ViewState:
     """The class that is asked about; None: the one that the edit changes most."""
 
     def __post_init__(self) -> None:
-        for name in ("patches", "edits", "classes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         check_fields(asdict(self), STATE, "the state", REMEDY)
         for edit in self.edits:
             edit_from_dict(edit)
@@ -136,7 +139,8 @@ class ViewState:
             raise UserError(f"the state has more than {MOST_STATE:,} bytes; {REMEDY}")
         content = parse_json(data, "the state", REMEDY)
         check_fields(content, STATE, "the state", REMEDY)
-        return cls(**content)
+        many = {key: tuple(content[key]) for key in MANY if key in content}
+        return cls(**{**content, **many})
 
     def to_link(self) -> str:
         """Letters, digits, "-" and "_", for a link's query; what is at its default takes no space.
