@@ -24,6 +24,7 @@ atlas/: the description of every latent, and its site
 comparison/: several dictionaries on the same images
 editing/: what one can do to a running model
 steering/: a steered model, to run, save and load
+attribution/: where on the input a latent's code comes from
 heads/: from a backbone's output to classes
 intervention/: controlled experiments, from hypothesis to verdict
 exploration/: look at what fires, edit it, see what changes next to controls
@@ -38,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saev.atlas.atlas import Atlas as Atlas
     from saev.atlas.describe_dictionary import describe_dictionary as describe_dictionary
+    from saev.attribution.attribute import attribute as attribute
     from saev.backbones import load_backbone as load_backbone
     from saev.codes.encode_images import encode_images as encode_images
     from saev.comparison.compare_dictionaries import compare_dictionaries as compare_dictionaries
@@ -58,6 +60,7 @@ _PUBLIC = {
     "SparseAutoencoder": "saev.sae",
     "Steering": "saev.steering",
     "Tokens": "saev.editing.tokens",
+    "attribute": "saev.attribution.attribute",
     "compare_dictionaries": "saev.comparison.compare_dictionaries",
     "describe_dictionary": "saev.atlas.describe_dictionary",
     "edits": "saev.editing",
