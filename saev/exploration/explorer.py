@@ -19,10 +19,12 @@ from torch import nn
 from datamodules.images import BrokenImage, ImageSource
 from datamodules.progress import progress_bars
 from saev.atlas.atlas import Atlas
+from saev.attribution.attribute import Attribution
 from saev.backbones import Backbone
 from saev.cli.results import chosen_device
 from saev.errors import UserError
 from saev.exploration.answers import EditOutcome, GalleryImage, LatentRow, ShownExemplar
+from saev.exploration.causes import Causes
 from saev.exploration.checked_edits import Limits
 from saev.exploration.crops import crop_around
 from saev.exploration.edit_arms import UNTRAINED, EditArms
@@ -71,6 +73,7 @@ class Explorer:
         self.pictures = Pictures(setting.backbone, setting.source)
         self.limits = Limits(self.grid, self.d_sae, setting.reads_patches, self.tokens, start)
         self.answers = ModelAnswers(setting, self.tokens, self.pictures, readout)
+        self.causes = Causes(setting, self.pictures)
         self.rows = LatentRows(start, atlas, self.rungs)
         self.searches = LatentSearch(self.rows, self.answers)
         self.arms = EditArms(setting, start, self.tokens)
@@ -207,6 +210,16 @@ class Explorer:
         found = np.zeros(self.grid[0] * self.grid[1], np.float32)
         found[patches[patches >= 0]] = codes[patches >= 0]
         return found.reshape(self.grid)
+
+    def attribution(
+        self, key: str, latent: int, method: str = "integrated_gradients"
+    ) -> Attribution:
+        """Where on the input the latent's code on an image comes from; seconds, on a model of its own.
+
+        Raises:
+            UserError: an unknown image, latent or method; a latent that does not fire on the image.
+        """
+        return self.causes.of(key, self.limits.latent(latent), method)
 
     def exemplars(self, latent: int, n: int = 8) -> list[ShownExemplar]:
         """The start-up images on which a latent is strongest, strongest first; at most 16."""

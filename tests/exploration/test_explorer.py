@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from datamodules.images import FolderImages, ScenesImages
+from saev import attribute
 from saev.backbones import load_backbone
 from saev.errors import UserError
 from saev.exploration.explorer import Explorer
@@ -90,6 +91,21 @@ def test_exemplars_are_where_the_latent_is_strongest(explorer: Explorer, key: st
     assert shown[0].activation == pytest.approx(
         float(explorer.start.stats.largest[latent]), rel=1e-4
     )
+
+
+def test_the_causes_of_a_latent_are_those_of_the_library(explorer: Explorer, key: str) -> None:
+    latent = first(explorer, key)
+    found = explorer.attribution(key, latent)
+    setting = explorer.setting
+    expected = attribute(setting.sae, setting.backbone, explorer.pictures.pixels(key), latent)
+    torch.testing.assert_close(found.patches, expected.patches)
+    assert found.patches.shape == explorer.grid and found.pixels.shape == (96, 96)
+    assert explorer.attribution(key, latent) is found
+    with pytest.raises(UserError):
+        explorer.attribution(key, 96)
+    silent = next(k for k in range(96) if not explorer.heatmap(key, k).any())
+    with pytest.raises(UserError):
+        explorer.attribution(key, silent)
 
 
 # --- editing ------------------------------------------------------------------------------------
