@@ -6,6 +6,7 @@ answers: what the explorer answers with
 pictures: images by key; uploads, checked and kept in memory
 crops: crops of pictures around a patch
 own_readout: what predicts: any head, with labels or without
+own_setting: dictionary, model, head and images that belong together
 start_up: how often and how strongly each latent fires, before anybody looks
 checked_edits: what a page sends, made to fit the dictionary and the picture
 model_answers: codes of an image, and predictions from edited streams

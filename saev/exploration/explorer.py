@@ -21,35 +21,31 @@ from datamodules.progress import progress_bars
 from saev.atlas.atlas import Atlas
 from saev.attribution.attribute import Attribution
 from saev.backbones import Backbone
-from saev.cli.results import chosen_device
 from saev.errors import UserError
 from saev.exploration.answers import EditOutcome, GalleryImage, LatentRow, ShownExemplar
 from saev.exploration.causes import Causes
 from saev.exploration.checked_edits import Limits
 from saev.exploration.crops import crop_around
-from saev.exploration.edit_arms import UNTRAINED, EditArms
+from saev.exploration.edit_arms import EditArms
 from saev.exploration.edit_run import run_edit
 from saev.exploration.hypothesis_run import highest_rung, tested_hypothesis
 from saev.exploration.hypothesis_text import hypothesis_text
 from saev.exploration.latent_rows import MOST_ROWS, LatentRows
 from saev.exploration.latent_search import LatentSearch
-from saev.exploration.model_answers import MAX_ROWS, ModelAnswers
-from saev.exploration.own_readout import NO_HEAD, no_readout, readout_for, trained_head_of
+from saev.exploration.model_answers import ModelAnswers
+from saev.exploration.own_readout import NO_HEAD
+from saev.exploration.own_setting import open_atlas, open_setting
 from saev.exploration.pictures import Pictures
 from saev.exploration.python_script import Scripted, python_script
 from saev.exploration.start_up import StartUp, read_start_up, start_up_items
 from saev.exploration.view_state import ViewState
-from saev.intervention.hypothesis import Hypothesis, Images
 from saev.intervention.readout import Readout
 from saev.intervention.setting import Setting
 from saev.intervention.splits import in_turn
-from saev.loading import backbone_of, check_belongs, images_for
 from saev.sae import SparseAutoencoder
-from saev.sources import open_images
 
 N_GALLERY = 24
 THUMBNAIL = 96
-BATCH_SIZE = 16
 
 
 class Explorer:
@@ -96,7 +92,7 @@ class Explorer:
             sae: a dictionary, its folder or its id on the hub.
             head: folder of a trained head, or "classifier", "zero_shot", "attributes"; None: what the
                 model comes with, if anything.
-            atlas: folder ``latents/`` of a describe run, for names and search; None: none.
+            atlas: folder of a describe run, for names and search; None: none.
             images: a source, its name in ``conf/images``, or a folder; None: the images that the head,
                 or the dictionary, was trained on.
             backbone: the model it was trained on; None: the one it names.
@@ -106,28 +102,8 @@ class Explorer:
         Raises:
             UserError: nothing there, or things that do not belong together.
         """
-        if n_images < 1:
-            raise UserError(f"n_images={n_images} must be 1 or more")
-        name = "the dictionary" if isinstance(sae, SparseAutoencoder) else str(sae)
-        opened = (
-            sae if isinstance(sae, SparseAutoencoder) else SparseAutoencoder.from_pretrained(sae)
-        )
-        trained = trained_head_of(head)
-        model = backbone_of(opened, name, backbone=backbone, head=trained)
-        check_belongs(opened, model)
-        source = images_for(opened, name, None if images is None else open_images(images), trained)
-        found = Atlas.open(atlas) if atlas is not None else None
-        readout = readout_for(None if head is None else str(head), trained, model, source)
-        assert opened.cfg.tokens is not None
-        file = Hypothesis(
-            tokens=opened.cfg.tokens["which"], untrained=UNTRAINED, seed=seed,
-            images=Images(n_discovery=n_images),
-        )  # fmt: skip
-        setting = Setting(
-            file, opened, model, readout or no_readout(), source, BATCH_SIZE, MAX_ROWS, 0,
-            chosen_device(device),
-        )  # fmt: skip
-        setting.check()
+        setting, readout = open_setting(sae, head, images, backbone, n_images, seed, device)
+        found = open_atlas(atlas, setting.sae.cfg.d_sae)
         with progress_bars(False):
             start = read_start_up(setting, start_up_items(setting, n_images))
         return cls(

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -220,6 +221,43 @@ def test_search_by_concept_patches_and_likeness(explorer: Explorer, key: str) ->
     for row in found:
         codes = explorer.heatmap(key, row.latent).ravel()
         assert row.score == pytest.approx(codes[[13, 14]].sum(), rel=1e-5) and row.rate <= 0.1
+
+
+def test_names_of_an_atlas_are_shown_and_searched(
+    explorer: Explorer, key: str, sae_dir: Path, tmp_path: Path
+) -> None:
+    latent = first(explorer, key)
+    folder = tmp_path / "latents"
+    folder.mkdir()
+    every = pd.DataFrame(
+        {"latent": range(96), "name": None, "name_confidence": 0.0, "rate_image": 0.5}
+    )
+    every.loc[latent, ["name", "name_confidence"]] = ["blue edge", 0.8]
+    tables = {
+        "latents": every,
+        "concepts": pd.DataFrame(
+            {"latent": [3, 4], "concept": ["sky", "sky"], "split": ["test", "test"], "f1": [0.4, 0.9],
+             "source": ["m", "m"], "kind": ["k", "k"], "rank_f1": [1, 0]}
+        ),
+        "exemplars": pd.DataFrame({"latent": [0], "role": ["max"], "rank": [0], "image_id": ["a"]}),
+        "names": pd.DataFrame(
+            {"latent": [7], "proposer": ["p"], "rank": [0], "name": ["blue"], "confidence": [0.3]}
+        ),
+        "coactivation": pd.DataFrame({"latent": [0], "kind": ["atom"], "rank": [0], "neighbour": [1]}),
+    }  # fmt: skip
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet")
+    (folder / "images.json").write_text('[{"image_id": "a"}]')
+    (folder / "atlas.json").write_text('{"grid": [12, 12]}')
+    source = explorer.setting.source
+    opened = Explorer.open(sae_dir, atlas=tmp_path, images=source, n_images=8, device="cpu")
+    assert [(r.name, r.confidence) for r in opened.look(key, None, n=1)] == [("blue edge", 0.8)]
+    assert [r.latent for r in opened.search(text="blue")] == [latent, 7]
+    assert [(r.latent, r.score) for r in opened.search(concept="sky")] == [(4, 0.9), (3, 0.4)]
+    assert opened.search(concept="colour/blue", n=1), "a class of the head that the atlas lacks"
+    every.head(50).to_parquet(folder / "latents.parquet")
+    with pytest.raises(UserError, match="describes 50 latents"):
+        Explorer.open(sae_dir, atlas=tmp_path, images=source, n_images=8, device="cpu")
 
 
 def test_the_python_of_an_edit_repeats_it(explorer: Explorer, key: str, sae_dir: Path) -> None:
