@@ -6,6 +6,7 @@ evaluate: a dictionary on held-out images, against baselines, or the members of 
 describe: every latent of a dictionary, scored and named, as tables and pages
 compare: what two or more dictionaries share, and what one lacks
 intervene: hypotheses about latents, tested in the running model against control arms
+explore: a page in the browser to look, click, edit and see what changes next to controls
 loading: SAE folder → dictionary, its backbone, its images
 sources: image sources by name, folder or object
 defaults: defaults of commands, read from conf/
@@ -24,8 +25,10 @@ atlas/: the description of every latent, and its site
 comparison/: several dictionaries on the same images
 editing/: what one can do to a running model
 steering/: a steered model, to run, save and load
+attribution/: where on the input a latent's code comes from
 heads/: from a backbone's output to classes
 intervention/: controlled experiments, from hypothesis to verdict
+exploration/: look at what fires, edit it, see what changes next to controls
 stats/: tests, corrections for many tests, intervals
 pages/: static pages and figures
 tracking/: the MLflow store and its runs
@@ -37,12 +40,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saev.atlas.atlas import Atlas as Atlas
     from saev.atlas.describe_dictionary import describe_dictionary as describe_dictionary
+    from saev.attribution.attribute import attribute as attribute
     from saev.backbones import load_backbone as load_backbone
     from saev.codes.encode_images import encode_images as encode_images
     from saev.comparison.compare_dictionaries import compare_dictionaries as compare_dictionaries
     from saev.editing import edits as edits
     from saev.editing.tokens import Tokens as Tokens
     from saev.evaluation.report import evaluate_dictionary as evaluate_dictionary
+    from saev.exploration.app.notebook import explore as explore
     from saev.intervention.hypothesis import Hypothesis as Hypothesis
     from saev.intervention.run_experiment import run_experiment as run_experiment
     from saev.loading import open_dictionary as open_dictionary
@@ -57,11 +62,13 @@ _PUBLIC = {
     "SparseAutoencoder": "saev.sae",
     "Steering": "saev.steering",
     "Tokens": "saev.editing.tokens",
+    "attribute": "saev.attribution.attribute",
     "compare_dictionaries": "saev.comparison.compare_dictionaries",
     "describe_dictionary": "saev.atlas.describe_dictionary",
     "edits": "saev.editing",
     "encode_images": "saev.codes.encode_images",
     "evaluate_dictionary": "saev.evaluation.report",
+    "explore": "saev.exploration.app.notebook",
     "fit_dictionary": "saev.training.fit",
     "load_backbone": "saev.backbones",
     "open_dictionary": "saev.loading",
