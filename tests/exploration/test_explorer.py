@@ -291,6 +291,9 @@ def test_a_hypothesis_is_about_images_that_nobody_saw(explorer: Explorer, key: s
     assert content["latents"] == [latent] and file.edit["where"] == "all"
     assert not set(content["images"]["test"]) & explorer.seen
     assert file.concept in explorer.concepts
+    command = text.splitlines()[1]
+    assert f"sae={explorer.sae} head=attributes images=scenes images.size=96" in command
+    assert "images.n_images=160 images.val_fraction=0.5" in command
     different = ({**SET, "latents": [latent]}, {"kind": "ablate", "latents": [latent]})
     with pytest.raises(UserError, match="one edit"):
         explorer.hypothesis(ViewState(key=key, edits=different))
