@@ -55,6 +55,16 @@ class Attribution:
     image: Float[Tensor, "3 h w"] = field(repr=False)
 
     @property
+    def order(self) -> Int[Tensor, " g"]:
+        """Patches, row-major, the most attributed first."""
+        return _descending(self.patches)
+
+    @property
+    def code_order(self) -> Int[Tensor, " g"] | None:
+        """Patches, the largest code first. None without a heat-map."""
+        return None if self.codes is None else _descending(self.codes)
+
+    @property
     def peak_distance(self) -> int | None:
         """Patches, along the longer axis, between the largest patch of this map and of the codes: up
         to 1 they touch. None without a heat-map."""
@@ -90,17 +100,17 @@ class Attribution:
                 f"latent {self.latent} does not fire at these tokens, so there is no code to bring "
                 "back; attribute it at tokens where it fires"
             )
-        mixer = PatchMixer(self.probe, self.image, batch_size)
+        mixer, by_code = PatchMixer(self.probe, self.image, batch_size), self.code_order
         return InsertionDeletion(
-            attribution=mixer.curves(_order(self.patches), n_steps),
+            attribution=mixer.curves(self.order[None], n_steps),
             random=mixer.random_curves(n_random, n_steps, seed),
-            heatmap=None if self.codes is None else mixer.curves(_order(self.codes), n_steps),
+            heatmap=None if by_code is None else mixer.curves(by_code[None], n_steps),
         )
 
 
-def _order(map_g: Float[Tensor, "gh gw"]) -> Int[Tensor, "1 g"]:
-    """Patches, the largest first; equal ones from the top left."""
-    return map_g.flatten().argsort(descending=True, stable=True)[None]
+def _descending(map_g: Float[Tensor, "gh gw"]) -> Int[Tensor, " g"]:
+    """Equal ones from the top left."""
+    return map_g.flatten().argsort(descending=True, stable=True)
 
 
 def attribute(

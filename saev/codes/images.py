@@ -72,13 +72,18 @@ class ImageList:
         """To the source that it belongs to."""
         self.source_of(item).report_broken(item, error)
 
-    def picture(self, index: int, backbone: Backbone) -> UInt8[np.ndarray, "h w 3"]:
-        """One image as the model sees it; grey where it is broken."""
+    def pixels(self, index: int, backbone: Backbone) -> Float[Tensor, "3 h w"] | None:
+        """One image as the model takes it; None where it is broken."""
         name, item = self.entries[index]
         loaded = self.sources[name].load_or_skip(item)
-        if loaded is None:
+        return None if loaded is None else backbone.transform(loaded)
+
+    def picture(self, index: int, backbone: Backbone) -> UInt8[np.ndarray, "h w 3"]:
+        """One image as the model sees it; grey where it is broken."""
+        pixels = self.pixels(index, backbone)
+        if pixels is None:
             return np.full((*backbone.image_size, 3), 128, np.uint8)
-        return to_picture(backbone.transform(loaded), backbone.mean, backbone.std)
+        return to_picture(pixels, backbone.mean, backbone.std)
 
 
 def pixel_batches(

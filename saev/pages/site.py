@@ -25,6 +25,10 @@ N_COLOURS = 16
 40 of them."""
 LARGEST_ALPHA = 170
 """Of 255: the picture stays visible under the strongest patch."""
+SIGNED_LEVELS = 7
+"""Of each sign: 15 colours are four bits a pixel."""
+SIGNED_ALPHA = 230
+"""Of 255: a map of single pixels hides less than one of patches."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,36 @@ def heat_uri(codes_hw: Float[np.ndarray, "gh gw"], top: float) -> str | None:
     file = io.BytesIO()
     paletted.save(file, "png", transparency=alpha, bits=4)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def signed_uri(map_hw: Float[np.ndarray, "h w"]) -> str | None:
+    """A PNG of a map with two signs: red above 0, blue below, clear at 0; None where all is 0.
+
+    The scale ends at the 99th percentile of the magnitudes: single pixels do not dim the rest.
+    """
+    from PIL import Image
+
+    top = float(np.quantile(np.abs(map_hw), 0.99)) or float(np.abs(map_hw).max())
+    if top <= 0:
+        return None
+    levels = (np.clip(map_hw / top, -1, 1) * SIGNED_LEVELS).round().astype(int) + SIGNED_LEVELS
+    height, width = levels.shape
+    paletted = Image.frombytes("P", (width, height), levels.astype(np.uint8).tobytes())
+    colours, alpha = _signed_palette()
+    paletted.putpalette(colours)
+    file = io.BytesIO()
+    paletted.save(file, "png", transparency=alpha, bits=4)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@cache
+def _signed_palette() -> tuple[bytes, bytes]:
+    from matplotlib import colormaps
+
+    steps = np.linspace(-1, 1, 2 * SIGNED_LEVELS + 1)
+    colours = (colormaps["RdBu_r"](0.5 + 0.5 * steps)[:, :3] * 255).round().astype(np.uint8)
+    alpha = np.sqrt(np.abs(steps)) * SIGNED_ALPHA
+    return colours.tobytes(), bytes(alpha.astype(np.uint8).tolist())
 
 
 @cache

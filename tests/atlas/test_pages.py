@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from tests.fakes.commands import SMALL, in_process
 
@@ -43,6 +44,28 @@ def test_json_holds_what_the_page_shows(site: Path) -> None:
     assert record["neighbours"][0]["latent"] != record["latent"]
 
 
+def test_the_most_important_latents_show_where_their_evidence_lies(site: Path) -> None:
+    table = pd.read_parquet(site / "latents.parquet").sort_values("importance", ascending=False)
+    important = set(table["latent"].head(2))
+    for path in site.glob("latent/*.json"):
+        causal = json.loads(path.read_text())["causal_map"]
+        page = path.with_suffix(".html").read_text()
+        assert ("Where its evidence lies" in page) == (int(path.stem) in important)
+        assert (causal is not None) == (int(path.stem) in important)
+        if causal is None:
+            continue
+        patches = torch.tensor(causal["patches"])
+        change = causal["value"] - causal["baseline_value"]
+        gap = causal["gap_share"] * abs(change)
+        rounding = 1e-4 * (abs(causal["value"]) + abs(causal["baseline_value"]))  # five digits
+        assert abs(float(patches.sum()) - change) <= gap + rounding
+        assert causal["peak"] == list(divmod(int(patches.argmax()), patches.shape[1]))
+        strongest = pd.read_parquet(site / "exemplars.parquet").query(
+            f"latent == {path.stem} and role == 'max' and `rank` == 0"
+        )
+        assert causal["image_id"] == strongest["image_id"].item()
+
+
 def test_export_without_pictures_leaves_none_behind(
     site: Path, sae_dir: Path, tmp_path: Path
 ) -> None:
@@ -57,6 +80,7 @@ def test_export_without_pictures_leaves_none_behind(
     assert not (folder / "thumbs").exists()
     assert len(list(folder.glob("latent/*.html"))) == 5, "pages of the earlier run are gone"
     page = next(folder.glob("latent/*.html")).read_text()
+    assert "Where its evidence lies" not in page
     assert "thumbs/" not in page and "data:image/png" in page, (
         "maps stay: they are codes, not images"
     )

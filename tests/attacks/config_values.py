@@ -240,6 +240,7 @@ KEYS = {
         pages.thumbnails: flag
         pages.n_latents: count or null
         pages.contact_sheets: flag
+        pages.attributions: from 0
         +atlas.tables.a: '' 5 [] {} true null
         +more_images.a: 5 abc [] true
         +more_images.a.roots: '' 5 nan [5] {} [''] null

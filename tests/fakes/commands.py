@@ -40,6 +40,7 @@ SMALL = (
     "trainer.accelerator=cpu",
     "pages.n_latents=8",
     "pages.contact_sheets=false",
+    "pages.attributions=2",
 )
 """An atlas of a few seconds."""
 

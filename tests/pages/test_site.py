@@ -10,7 +10,15 @@ import numpy as np
 from PIL import Image
 
 from saev.atlas.pages import overview
-from saev.pages.site import LARGEST_ALPHA, Site, heat_uri, histogram_svg, plain, save_thumbnail
+from saev.pages.site import (
+    LARGEST_ALPHA,
+    Site,
+    heat_uri,
+    histogram_svg,
+    plain,
+    save_thumbnail,
+    signed_uri,
+)
 
 
 def test_heat_map_is_clear_at_zero_and_brightest_at_the_scales_end() -> None:
@@ -44,6 +52,21 @@ def test_weakest_code_stays_visible() -> None:
     picture = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGBA")
     assert np.asarray(picture)[0, :, 3].tolist()[1] == 0
     assert np.asarray(picture)[0, 0, 3] > 0
+
+
+def test_a_signed_map_is_red_above_zero_and_blue_below() -> None:
+    values = np.zeros((20, 20), np.float32)
+    values[3, 4:14], values[7, 4:14] = 2.0, -2.0
+    uri = signed_uri(values)
+    assert uri is not None and uri == signed_uri(10 * values)
+    picture = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGBA")
+    rgba = np.asarray(picture).astype(int)
+    assert rgba[0, 0, 3] == 0 and rgba[3, 5, 3] == rgba[7, 5, 3] > 200
+    assert rgba[3, 5, 0] > rgba[3, 5, 2] + 50 and rgba[7, 5, 2] > rgba[7, 5, 0] + 50
+    assert signed_uri(0 * values) is None
+    lone = np.zeros((20, 20), np.float32)
+    lone[0, 0] = 1.0  # rarer than the percentile that ends the scale
+    assert signed_uri(lone) is not None
 
 
 def test_names_cannot_break_out_of_a_page(tmp_path: Path) -> None:

@@ -16,12 +16,15 @@ NEIGHBOURS = (("atom", "Nearest atoms"), ("coactivation", "Fires together with")
 
 
 class LatentPages:
-    """Pages of the latents chosen; ``concepts`` says where their concepts' pages are."""
+    """Pages of the latents chosen; ``concepts`` says where their concepts' pages are, ``evidence`` holds
+    the causal maps of some latents."""
 
     def __init__(
-        self, description: Description, site: Site, gallery: Gallery, concepts: ConceptPages
-    ) -> None:
+        self, description: Description, site: Site, gallery: Gallery, concepts: ConceptPages,
+        evidence: dict[int, dict[str, Any]],
+    ) -> None:  # fmt: skip
         self.d, self.site, self.gallery, self.concept_pages = description, site, gallery, concepts
+        self.evidence = evidence
         self.table = description.latents.set_index("latent", drop=False)
         self.around = grouped(description.coactive)
         self.proposed = grouped(description.proposals)
@@ -49,6 +52,7 @@ class LatentPages:
         return known | {
             "row": known,
             "tiles": tiles,
+            "evidence": self.evidence.get(latent),
             "chips": _chips(row),
             "proposals": _proposals(proposed),
             "effects": _effects(proposed),
@@ -95,6 +99,7 @@ class LatentPages:
             "proposals": page["proposals"], "effects": page["effects"], "concepts": page["concepts"],
             "classes": page["classes"], "neighbours": neighbours,
             "exemplars": records(shown[keys]),
+            "causal_map": page["evidence"]["numbers"] if page["evidence"] else None,
         }  # fmt: skip
 
 

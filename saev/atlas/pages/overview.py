@@ -8,6 +8,7 @@ import numpy as np
 from saev.atlas.description import Description
 from saev.atlas.pages.concepts import ConceptPages
 from saev.atlas.pages.contact_sheets import write_contact_sheets
+from saev.atlas.pages.evidence import choose_evidence, evidence_of
 from saev.atlas.pages.gallery import Gallery
 from saev.atlas.pages.latents import LatentPages
 from saev.backbones import Backbone
@@ -43,11 +44,13 @@ def write_pages(
     n_latents: int | None,
     thumbnails: bool,
     contact_sheets: bool,
+    attributions: int,
 ) -> list[Path]:
     """Writes ``index.html`` and all it leads to; returns figures (PNG) for the tracking store.
 
     Needs the codes on disk. Pages are written for alive latents, the most important first. Without
     ``thumbnails`` nothing that is written holds a picture, and pictures of earlier runs are removed.
+    The ``attributions`` most important get a causal map, which shows the picture too.
     """
     subject = f"{backbone.name}, block {sae.cfg.layer}, {sae.cfg.d_sae:,} latents"
     site = Site(folder, subject, Path(__file__).parent)
@@ -56,7 +59,9 @@ def write_pages(
     chosen = choose_pages(description, n_latents)
     concepts = ConceptPages(description, site, gallery)
     _overview(description, site, chosen, folder / "baselines.parquet")
-    LatentPages(description, site, gallery, concepts).write(chosen)
+    mapped = choose_evidence(description.latents, chosen, attributions if thumbnails else 0)
+    evidence = evidence_of(description, sae, backbone, gallery, mapped)
+    LatentPages(description, site, gallery, concepts, evidence).write(chosen)
     concepts.write(set(chosen))
     gallery.write(folder / "thumbs")
     figures = [folder / "scatter.png"]
