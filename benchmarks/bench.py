@@ -1,6 +1,6 @@
 """How fast everything is, against limits that nobody passes: ``make bench``
 
-    python -m benchmarks.bench [--what step memory loader record train sweep] [--sizes 24576x1024]
+    python -m benchmarks.bench [--what step memory loader record sweep] [--sizes 24576x1024] [--peers DIR]
 
 Everything is timed in turns, each round beginning with another candidate; a ratio is the median of the
 rounds' ratios. Leaves ``bench.json``, ``machine.json`` and ``bench.png`` below ``outputs/bench``, and a
@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.speed import loading, memory, recording, steps, sweeping, whole_runs
+from benchmarks.speed import loading, memory, recording, steps, sweeping
 from benchmarks.speed.figure import draw
 from benchmarks.speed.peers import Peers
 from benchmarks.speed.rows import Row, Shape, show, write
 from saev.tracking import MLflowTracking
 
-WHAT = ("step", "memory", "loader", "record", "train", "sweep")
+WHAT = ("step", "memory", "loader", "record", "sweep")
 EVERY = list(steps.VARIANTS)
 FEW = [
     "topk",
@@ -112,8 +112,6 @@ def main() -> None:
             keep(loading.measure(Path(scratch) / "loader", args.rounds))
         if "record" in args.what:
             keep(recording.measure(Path(scratch) / "record", args.rounds))
-        if "train" in args.what:
-            keep(whole_runs.measure(Path(scratch) / "train", max(1, args.rounds // 3)))
         if "sweep" in args.what:
             keep(sweeping.measure(Path(scratch) / "sweep", max(1, args.rounds // 3)))
     for text in args.sizes:

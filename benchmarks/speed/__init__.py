@@ -5,7 +5,6 @@ steps: training steps through Lightning's loop, against the encoder product and 
 peers: other libraries' own training steps, in the same rounds
 loading: tokens out of activation tars, against the two copies
 recording: images to tars, against the bare forward pass
-whole_runs: training from tars and from images by command, against the bare step and forward pass
 sweeping: eight dictionaries on one stream, against one
 memory: the most that a training step holds
 """

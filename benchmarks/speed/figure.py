@@ -18,8 +18,6 @@ PANELS = {
     "loader_shuffled": ("copies", "tokens out of tars, share of the bare copies"),
     "loader_ordered": ("copies", "tokens out of tars, share of the bare copies"),
     "record": ("bare_forward", "images, share of the bare forward pass"),
-    "train": ("bare_step", "a run from tars, share of the rate of the bare step"),
-    "streaming": ("backbone", "a run from images, share of the bare forward pass"),
 }
 OURS, THEIRS = "#1f77b4", "#bbbbbb"
 LIBRARIES = ("sae-lens", "sparsify", "dictionary-learning", "overcomplete")

@@ -17,7 +17,7 @@ class Row:
     """A line of ``bench.json``; ``low`` and ``high`` are the extremes of the rounds."""
 
     what: str
-    """step, loader_shuffled, loader_ordered, record, train, streaming, sweep or memory."""
+    """step, loader_shuffled, loader_ordered, record, sweep or memory."""
     variant: str
     d: int | None
     d_sae: int | None
@@ -27,7 +27,7 @@ class Row:
     value: float
     unit: str
     ratio_to: str | None = None
-    """encoder_product, dense, copies, bare_forward, bare_step, backbone, one_member or a library's name."""
+    """encoder_product, dense, copies, bare_forward, one_member or a library's name."""
     ratio: float | None = None
     """Of rates, so that more is better; of memory and of a sweep's time, so that less is."""
     low: float | None = None
