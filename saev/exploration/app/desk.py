@@ -30,9 +30,8 @@ def first_view(explorer: "Explorer", link: str | None) -> ViewState:
     if not link:
         return plain
     view = ViewState.from_link(link)
-    if view.key is None:
-        return replace(view, key=plain.key)
-    explorer.picture(view.key)
+    if view.key is not None:
+        explorer.picture(view.key)
     gh, gw = explorer.grid
     if any(p >= gh * gw for p in view.patches):
         raise UserError(f"the link marks patches beyond {gh} × {gw}: it is of another dictionary")
@@ -45,7 +44,7 @@ def first_view(explorer: "Explorer", link: str | None) -> ViewState:
         raise UserError(
             "the link holds edits that this page has no sliders for; run it from Python"
         )
-    return replace(view, edits=view.edits[:MOST_SLOTS])
+    return replace(view, key=view.key or plain.key, edits=view.edits[:MOST_SLOTS])
 
 
 def with_image(view: ViewState, key: str) -> ViewState:

@@ -1,5 +1,6 @@
 """The page's parts, laid out; nothing happens yet."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,20 @@ def plain_theme() -> gr.themes.Base:
     return gr.themes.Default(
         primary_hue="blue", neutral_hue="slate", font=sans, font_mono=["ui-monospace", "monospace"]
     )
+
+
+async def uploaded_only(path: str | Path | None) -> str | None:
+    """The path of a file that was uploaded; a request may name any file or address, and Gradio takes it.
+
+    Raises:
+        ValueError: it lies outside the folder of uploads.
+    """
+    if path is None:
+        return None
+    folder, file = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(path).resolve()
+    if not file.is_relative_to(folder) or not file.is_file():
+        raise ValueError("this file was not uploaded")
+    return str(file)
 
 
 class PageLayout:
@@ -64,6 +79,7 @@ class PageLayout:
         self.upload = gr.UploadButton(
             "Upload your own (up to 20 MB)", file_types=["image"], type="filepath", size="sm"
         )
+        self.upload.async_move_resource_to_block_cache = uploaded_only
         gr.HTML(
             '<h2>2 · Click or drag on it</h2><p class="soft">A click marks one patch, a drag several; '
             "Shift adds. Arrow keys and space do the same.</p>",
