@@ -29,7 +29,7 @@ from saev.exploration.crops import crop_around
 from saev.exploration.edit_arms import EditArms
 from saev.exploration.edit_run import run_edit
 from saev.exploration.hypothesis_run import highest_rung, tested_hypothesis
-from saev.exploration.hypothesis_text import hypothesis_text
+from saev.exploration.hypothesis_text import command_words, hypothesis_text
 from saev.exploration.latent_rows import MOST_ROWS, LatentRows
 from saev.exploration.latent_search import LatentSearch
 from saev.exploration.model_answers import ModelAnswers
@@ -57,10 +57,10 @@ class Explorer:
 
     def __init__(
         self, setting: Setting, start: StartUp, readout: Readout | None, atlas: Atlas | None = None, *,
-        sae: str | None = None, head: str | None = None, images: str | None = None,
+        sae: str | None = None, head: str | None = None,
     ) -> None:  # fmt: skip
         self.setting, self.start, self.readout = setting, start, readout
-        self.sae, self.head, self.images = sae, head, images
+        self.sae, self.head = sae, head
         self.grid: tuple[int, int] = setting.backbone.grid
         self.d_sae = setting.sae.cfg.d_sae
         self.tokens = setting.edited_tokens
@@ -109,7 +109,6 @@ class Explorer:
         return cls(
             setting, start, readout, found, sae=None if isinstance(sae, SparseAutoencoder) else str(sae),
             head=None if head is None else str(head),
-            images=images if isinstance(images, str) else None,
         )  # fmt: skip
 
     @property
@@ -281,11 +280,7 @@ class Explorer:
         outcome = self.edit(state.key, state.edits, state.edited_patches, target=state.target)
         edits = self.limits.edits(state.edits, state.edited_patches)
         assert self.readout is not None
-        images = "" if self.images is None else f" images={self.images}"
-        command = (
-            f"python -m saev.intervene hypothesis=FILE sae={self.sae or 'DIR'} "
-            f"head={self.head or self.readout.name}{images}"
-        )
+        command = command_words(self.setting, self.sae, self.head or self.readout.name)
         return hypothesis_text(
             self.setting, edits, outcome.target, outcome.arms["selected"].target_change > 0,
             self.start.stats.largest, self.seen, command,

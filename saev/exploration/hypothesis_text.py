@@ -72,6 +72,25 @@ def unseen_items(setting: Setting, seen: Collection[str]) -> list[ImageItem]:
     return in_turn(unseen)[:N_TEST]
 
 
+def command_words(setting: Setting, sae: str | None, head: str) -> str:
+    """How a file is tested: with the same dictionary, head and images."""
+    words = ["python -m saev.intervene hypothesis=FILE", f"sae={sae or 'DIR'}", f"head={head}"]
+    spec = setting.source.spec()
+    if spec != setting.sae.cfg.images:
+        words.append(f"images={spec.pop('kind')}")
+        words += [f"images.{key}={_plain_value(value)}" for key, value in spec.items()]
+    return " ".join(words)
+
+
+def _plain_value(value: Any) -> str:
+    """As the command line takes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_plain_value, value))}]"
+    return str(value)
+
+
 def hypothesis_text(
     setting: Setting, edits: Sequence[CodeEdit], concept: str, rises: bool,
     largest: Float[np.ndarray, " s"], seen: Collection[str], command: str,

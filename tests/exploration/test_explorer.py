@@ -250,7 +250,7 @@ def test_names_of_an_atlas_are_shown_and_searched(
     (folder / "images.json").write_text('[{"image_id": "a"}]')
     (folder / "atlas.json").write_text('{"grid": [12, 12]}')
     source = explorer.setting.source
-    opened = Explorer.open(sae_dir, atlas=tmp_path, images=source, n_images=8, device="cpu")
+    opened = Explorer.open(sae_dir, atlas=tmp_path, images=source, n_images=40, device="cpu")
     assert [(r.name, r.confidence) for r in opened.look(key, None, n=1)] == [("blue edge", 0.8)]
     assert [r.latent for r in opened.search(text="blue")] == [latent, 7]
     assert [(r.latent, r.score) for r in opened.search(concept="sky")] == [(4, 0.9), (3, 0.4)]
@@ -291,6 +291,9 @@ def test_a_hypothesis_is_about_images_that_nobody_saw(explorer: Explorer, key: s
     assert content["latents"] == [latent] and file.edit["where"] == "all"
     assert not set(content["images"]["test"]) & explorer.seen
     assert file.concept in explorer.concepts
+    command = text.splitlines()[1]
+    assert f"sae={explorer.sae} head=attributes images=scenes images.size=96" in command
+    assert "images.n_images=160 images.val_fraction=0.5" in command
     different = ({**SET, "latents": [latent]}, {"kind": "ablate", "latents": [latent]})
     with pytest.raises(UserError, match="one edit"):
         explorer.hypothesis(ViewState(key=key, edits=different))
