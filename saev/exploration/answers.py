@@ -25,7 +25,7 @@ class GalleryImage:
 
 
 @dataclass(frozen=True)
-class LatentRow:
+class RankedLatent:
     """One latent in a ranking."""
 
     latent: int
@@ -49,6 +49,10 @@ class LatentRow:
     """Of a search, higher is better."""
     why: str = ""
     """What the score of a search is."""
+
+
+LatentRow = RankedLatent
+"""As the page calls it."""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def total_variation(
     return (draws - before).abs().sum(-1).mean(-1) / (2 * len(groups.spans))
 
 
-def exceeded(arms: Mapping[str, ArmOutcome]) -> dict[str, bool]:
+def exceeds_controls(arms: Mapping[str, ArmOutcome]) -> dict[str, bool]:
     """Per control that is there: whether the selected edit changes more than each of its draws."""
     own = arms["selected"].change
     return {

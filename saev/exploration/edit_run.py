@@ -14,7 +14,7 @@ from torch import Tensor
 from saev.editing.code_edits import CodeEdit
 from saev.exploration.answers import ArmOutcome, EditOutcome
 from saev.exploration.edit_arms import Arm, EditArms
-from saev.exploration.edit_outcome import CONTROLS, LABELS, Answers, exceeded
+from saev.exploration.edit_outcome import CONTROLS, LABELS, Answers, exceeds_controls
 from saev.exploration.model_answers import ModelAnswers
 from saev.intervention.readout import Readout
 
@@ -60,7 +60,7 @@ def run_edit(
     }
     return EditOutcome(
         per=readout.per, target=target, classes=answers.classes(target), arms=found,
-        exceeds=exceeded(found), n_tokens=int(changed.sum()),
+        exceeds=exceeds_controls(found), n_tokens=int(changed.sum()),
         length=float(delta[changed].norm(dim=-1).mean()) if bool(changed.any()) else 0.0,
         seconds=time.perf_counter() - began,
     )  # fmt: skip

@@ -22,7 +22,7 @@ from saev.atlas.atlas import Atlas
 from saev.attribution.attribute import Attribution
 from saev.backbones import Backbone
 from saev.errors import UserError
-from saev.exploration.answers import EditOutcome, GalleryImage, LatentRow, ShownExemplar
+from saev.exploration.answers import EditOutcome, GalleryImage, RankedLatent, ShownExemplar
 from saev.exploration.causes import Causes
 from saev.exploration.checked_edits import Limits
 from saev.exploration.crops import crop_around
@@ -165,7 +165,7 @@ class Explorer:
 
     def look(
         self, key: str, patches: Sequence[int] | None, n: int = 20, sort: str = "activation"
-    ) -> list[LatentRow]:
+    ) -> list[RankedLatent]:
         """The latents that fire in some patches of an image, best first; None: in all of it.
 
         Raises:
@@ -233,7 +233,7 @@ class Explorer:
     def search(
         self, *, text: str | None = None, concept: str | None = None,
         patches: tuple[str, Sequence[int]] | None = None, like: int | None = None, n: int = 30,
-    ) -> list[LatentRow]:  # fmt: skip
+    ) -> list[RankedLatent]:  # fmt: skip
         """Latents by one of four questions, best first.
 
         Args:

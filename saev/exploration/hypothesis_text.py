@@ -20,7 +20,7 @@ N_TEST = 96
 FEWEST_TEST = 20
 
 
-def one_edit(
+def merged_edit(
     edits: Sequence[CodeEdit], largest: Float[np.ndarray, " s"]
 ) -> tuple[dict[str, Any], list[int]]:
     """Edits of one kind and amount as a single one; with its latents.
@@ -105,7 +105,7 @@ def hypothesis_text(
     Raises:
         UserError: edits that one hypothesis cannot hold; too few images are left to test it on.
     """
-    edit, latents = one_edit(edits, largest)
+    edit, latents = merged_edit(edits, largest)
     tokens = setting.file.tokens
     content: dict[str, Any] = {
         "concept": concept,

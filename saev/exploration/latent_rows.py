@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from saev.atlas.atlas import Atlas
 from saev.errors import UserError
-from saev.exploration.answers import LatentRow
+from saev.exploration.answers import RankedLatent
 from saev.exploration.start_up import StartUp
 from saev.exploration.view_state import SORTS
 
@@ -37,7 +37,7 @@ class LatentRows:
 
     def look(
         self, z: Float[np.ndarray, "p s"], chosen: Bool[np.ndarray, " p"], n: int, sort: str
-    ) -> list[LatentRow]:
+    ) -> list[RankedLatent]:
         """The latents that fire on the chosen tokens, best first.
 
         Raises:
@@ -71,7 +71,7 @@ class LatentRows:
 
     def at(
         self, latents: Sequence[int], scores: Sequence[float], why: Sequence[str]
-    ) -> list[LatentRow]:
+    ) -> list[RankedLatent]:
         """Rows of a search, in the order given."""
         largest = self.start.stats.largest
         return [
@@ -79,14 +79,14 @@ class LatentRows:
             for k, score, word in zip(latents, scores, why, strict=True)
         ]  # fmt: skip
 
-    def by_words(self, text: str, n: int) -> list[LatentRow]:
+    def by_words(self, text: str, n: int) -> list[RankedLatent]:
         """By names, proposed names and concepts of the atlas; UserError without one."""
         if self.atlas is None:
             raise UserError("there are no names to search: start the explorer with atlas=DIR")
         found = self.atlas.search(text).head(n)
         return self._of_table(found, "score", list(found["why"]))
 
-    def by_atlas_concept(self, concept: str, n: int) -> list[LatentRow]:
+    def by_atlas_concept(self, concept: str, n: int) -> list[RankedLatent]:
         """The latents that predict a concept best, by the atlas; UserError without one."""
         assert self.atlas is not None
         found = self.atlas.for_concept(concept, n).drop_duplicates("latent").head(n)
@@ -94,7 +94,7 @@ class LatentRows:
 
     def like_patches(
         self, z: Float[np.ndarray, "p s"], chosen: Bool[np.ndarray, " p"], n: int
-    ) -> list[LatentRow]:
+    ) -> list[RankedLatent]:
         """By the summed code over the chosen tokens; latents that fire everywhere are left out."""
         inside, whole = z[chosen].sum(0), z.sum(0)
         inside = np.where(self.start.stats.rate > DENSE, 0, inside)
@@ -104,7 +104,7 @@ class LatentRows:
         ]
         return self.at(best, [float(inside[k]) for k in best], why)
 
-    def _of_table(self, found: "pd.DataFrame", score: str, why: list[str]) -> list[LatentRow]:
+    def _of_table(self, found: "pd.DataFrame", score: str, why: list[str]) -> list[RankedLatent]:
         known = len(self.start.stats.rate)
         rows = [
             (int(k), float(s), w)
@@ -116,9 +116,9 @@ class LatentRows:
     def _row(
         self, latent: int, activation: float, percentile: float, surprise: float, n_patches: int,
         score: float | None = None, why: str = "",
-    ) -> LatentRow:  # fmt: skip
+    ) -> RankedLatent:  # fmt: skip
         name, confidence = self.names.get(latent, (None, None))
-        return LatentRow(
+        return RankedLatent(
             latent, activation, percentile, float(self.start.stats.rate[latent]), surprise, name,
             confidence, self.rungs.get(latent), n_patches, score, why,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saev.errors import UserError
-from saev.exploration.answers import LatentRow
+from saev.exploration.answers import RankedLatent
 from saev.exploration.edit_arms import SELECTOR
 from saev.exploration.latent_rows import LatentRows
 from saev.exploration.model_answers import ModelAnswers
@@ -26,7 +26,7 @@ class LatentSearch:
     def __init__(self, rows: LatentRows, answers: ModelAnswers) -> None:
         self.rows, self.answers, self.start = rows, answers, rows.start
 
-    def by_text(self, text: str, n: int) -> list[LatentRow]:
+    def by_text(self, text: str, n: int) -> list[RankedLatent]:
         """By names and concepts of the atlas, then by the text tower; what there is of the two.
 
         Raises:
@@ -48,7 +48,7 @@ class LatentSearch:
         return found[:n]
 
     @torch.no_grad()
-    def _by_tower(self, text: str, n: int) -> list[LatentRow]:
+    def _by_tower(self, text: str, n: int) -> list[RankedLatent]:
         """How well a text fits the images on which a latent is strongest, in standard deviations of
         its fit to all start-up images."""
         with self.answers.lock:
@@ -65,7 +65,7 @@ class LatentSearch:
         why = [f"its strongest images fit the text by {score:.1f} deviations" for score in scores]
         return self.rows.at(best, scores, why)
 
-    def by_concept(self, concept: str, n: int) -> list[LatentRow]:
+    def by_concept(self, concept: str, n: int) -> list[RankedLatent]:
         """The latents that predict a concept best: by the atlas where it knows it, else by F1 on the
         start-up images.
 
@@ -89,14 +89,14 @@ class LatentSearch:
             scores = discovery.scores("sae", SELECTOR, group, len(concepts))[:, column]
         return self._best(scores, n, "{:.2f} F1 on the start-up images")
 
-    def like(self, latent: int, n: int) -> list[LatentRow]:
+    def like(self, latent: int, n: int) -> list[RankedLatent]:
         """By the cosine of atoms."""
         atoms = torch.nn.functional.normalize(self.answers.setting.sae.W_dec.float(), dim=-1)
         cosine = (atoms @ atoms[latent]).cpu().numpy()
         cosine[latent] = -np.inf
         return self._best(cosine, n, "cosine {:.2f} of its atom")
 
-    def _best(self, scores: Float[np.ndarray, " s"], n: int, why: str) -> list[LatentRow]:
+    def _best(self, scores: Float[np.ndarray, " s"], n: int, why: str) -> list[RankedLatent]:
         best = [int(k) for k in (-scores).argsort(kind="stable")[:n] if np.isfinite(scores[k])]
         return self.rows.at(
             best, [float(scores[k]) for k in best], [why.format(scores[k]) for k in best]

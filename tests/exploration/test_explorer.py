@@ -20,9 +20,13 @@ from saev.exploration.view_state import ViewState
 from saev.heads import backbone_identity
 from saev.intervention.hypothesis import Hypothesis
 from saev.sae import SAEConfig, SparseAutoencoder
-from tests.heads.test_own import CLIP
 
 SET = {"kind": "set", "scale": -1.0}
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16},
+    "text_cfg": {"width": 32, "heads": 1, "layers": 1},
+}
 
 
 @pytest.fixture
