@@ -112,9 +112,12 @@ def test_from_a_picture_to_a_prediction_and_back_by_link(browser: Any, url: str)
     page.wait_for_selector("#kept a[href^='?view=']")
     link = page.get_attribute("#kept a[href^='?view=']", "href")
     again = open_page(browser, url + link)
-    again.wait_for_selector("#outcome .sentence", state="attached")
-    assert f"Latent {latent}" in again.inner_text("#opened")
+    again.wait_for_function(
+        "l => document.querySelector('#opened').innerText.includes('Latent ' + l)", arg=latent
+    )
     assert again.locator("rect.marked").count() == 1
+    again.get_by_role("tab", name="Edit").click()
+    again.wait_for_selector("#outcome .sentence")
     assert page.foreign == [] and again.foreign == []
 
 
