@@ -8,7 +8,7 @@ from PIL import Image
 
 from saev.errors import UserError
 from saev.exploration.app import desk
-from saev.exploration.app.markup import html_table, notice, number, percent, words
+from saev.exploration.app.markup import html_table, notice, percent, short_number, words
 from saev.exploration.app.outcome_panel import outcome_html, verdict_sentence
 from saev.exploration.app.panels import SEARCHES, Panels
 from saev.exploration.app.picture import gallery_strip, patch_picture, patches_of, patches_text
@@ -54,7 +54,11 @@ def test_others_text_is_escaped() -> None:
 
 
 def test_numbers_are_short() -> None:
-    assert (number(float("nan")), number(0.12345), number(1234.5)) == ("–", "0.12", "1,234")
+    assert (short_number(float("nan")), short_number(0.12345), short_number(1234.5)) == (
+        "–",
+        "0.12",
+        "1,234",
+    )
     assert (percent(0.5), percent(0.012), percent(None)) == ("50 %", "1.2 %", "–")
 
 

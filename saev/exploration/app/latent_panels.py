@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from saev.exploration.app.markup import bar, html_table, notice, number, percent, picture_uri, words
+from saev.exploration.app.markup import (
+    bar,
+    html_table,
+    notice,
+    percent,
+    picture_uri,
+    short_number,
+    words,
+)
 from saev.exploration.app.picture import overlay
 
 if TYPE_CHECKING:
@@ -47,9 +55,9 @@ def ranking(rows: Sequence[LatentRow], opened: int | None) -> str:
             _button(row.latent, opened),
             *extra(row),
             f'<span title="fires on {row.n_patches} of the patches">'
-            f"{bar(row.activation / top, STRENGTH)} {number(row.activation, 3)}</span>",
+            f"{bar(row.activation / top, STRENGTH)} {short_number(row.activation, 3)}</span>",
             _whole(row.percentile),
-            number(row.surprise),
+            short_number(row.surprise),
             percent(row.rate),
         ]
         for row in rows
@@ -67,7 +75,7 @@ def found(rows: Sequence[LatentRow], opened: int | None) -> str:
         [
             _button(row.latent, opened),
             *extra(row),
-            f"{words(row.why)} {number(row.score, 3)}",
+            f"{words(row.why)} {short_number(row.score, 3)}",
             percent(row.rate),
         ]
         for row in rows
@@ -111,7 +119,8 @@ def opened_latent(
     name = row.name if row is not None and row.name else "unnamed"
     n_patches = int((heat > 0).sum())
     where = (
-        f"Fires on {n_patches} of {heat.size} patches here; largest code {number(float(heat.max()), 3)}."
+        f"Fires on {n_patches} of {heat.size} patches here; "
+        f"largest code {short_number(float(heat.max()), 3)}."
         if n_patches
         else "It does not fire on this picture."
     )
@@ -130,8 +139,8 @@ def exemplar_strip(exemplars: Sequence[ShownExemplar]) -> str:
         f'<figure class="tile small"><button type="button" class="thumb" '
         f'data-pick="image:{words(one.key)}" '
         f'title="Open this picture"><img src="{picture_uri(one.crop, 112)}" '
-        f'alt="{words(one.title)}, code {number(one.activation, 3)}"></button>'
-        f"<figcaption>{words(one.title)} · {number(one.activation, 3)}</figcaption></figure>"
+        f'alt="{words(one.title)}, code {short_number(one.activation, 3)}"></button>'
+        f"<figcaption>{words(one.title)} · {short_number(one.activation, 3)}</figcaption></figure>"
         for one in exemplars
     )
     return f"<h4>Where it is strongest</h4><div class='tiles'>{tiles}</div>"
@@ -157,7 +166,11 @@ def causes(attribution: Attribution, curves: InsertionDeletion, image: Image) ->
         ("random order", curves.random),
     ]
     cells = [
-        [title, number(float(c.insertion_areas.mean())), number(float(c.deletion_areas.mean()))]
+        [
+            title,
+            short_number(float(c.insertion_areas.mean())),
+            short_number(float(c.deletion_areas.mean())),
+        ]
         for title, c in rows
         if c is not None
     ]

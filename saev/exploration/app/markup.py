@@ -17,7 +17,7 @@ def words(value: Any) -> str:
     return "–" if value is None else escape(printable(str(value)), quote=True)
 
 
-def number(value: float | None, digits: int = 2) -> str:
+def short_number(value: float | None, digits: int = 2) -> str:
     """So many digits that matter; None and nan are a dash."""
     if value is None or value != value:
         return "–"
