@@ -28,15 +28,15 @@ def plain_theme() -> gr.themes.Base:
     )
 
 
-async def uploaded_only(path: str | Path | None) -> str | None:
+async def uploaded_only(url_or_file_path: str | Path | None) -> str | None:
     """The path of a file that was uploaded; a request may name any file or address, and Gradio takes it.
 
     Raises:
         ValueError: it lies outside the folder of uploads.
     """
-    if path is None:
+    if url_or_file_path is None:
         return None
-    folder, file = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(path).resolve()
+    folder, file = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(url_or_file_path).resolve()
     if not file.is_relative_to(folder) or not file.is_file():
         raise ValueError("this file was not uploaded")
     return str(file)
