@@ -102,9 +102,10 @@ def test_refused_with_one_sentence(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_finds_what_was_planted(run: Run, tmp_path: Path) -> None:
-    """The scenes' ground truth, reduced: the dictionary of the demo, and four values that are found
-    beyond doubt. A guard for what works; the power over all is measured in docs/reproduction.md, and
-    what is found where nothing is among placebo latents."""
+    """The scenes' ground truth, reduced: the dictionary of the demo, and four values that it finds. A
+    guard for what works; the power over all is measured in docs/reproduction.md, and what is found
+    where nothing is among placebo latents. With 80 scenes rounding alone, which differs between
+    processors, decides how many of the four are found."""
     trained, out = tmp_path / "trained", tmp_path / "run"
     status = run(
         "train", "evaluation.fidelity=false", "evaluation.figures=false",
@@ -116,16 +117,16 @@ def test_finds_what_was_planted(run: Run, tmp_path: Path) -> None:
         tmp_path,
         concept=values,
         edit={"kind": "set", "scale": -2.0},
-        images={"discovery": "train", "test": "heldout", "n_discovery": 400, "n_test": 80},
+        images={"discovery": "train", "test": "heldout", "n_discovery": 400, "n_test": 160},
         alpha=0.05,
-        directions=19,
+        directions=39,
         untrained=19,
         calibration=0,
         support={},
     )
     status = run(
         "intervene", f"hypothesis={file}", f"sae={trained / 'sae'}", "head=attributes",
-        "images=scenes", "images.seed=2", "images.n_images=500", "trainer.accelerator=cpu",
+        "images=scenes", "images.seed=2", "images.n_images=1000", "trainer.accelerator=cpu",
         f"hydra.run.dir={out}",
     )  # fmt: skip
     assert status is None
