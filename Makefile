@@ -2,7 +2,7 @@
 # Each target sets up .venv by itself when it is missing or older than its inputs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-all cover lint type check bench bench-peers bench-recovery ui clean
+.PHONY: help setup demo explore train test test-all cover lint type check bench bench-peers bench-recovery ui clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -19,6 +19,9 @@ setup: $(INSTALLED) ## create or update .venv with everything pinned in constrai
 
 demo: $(INSTALLED) ## record, train and evaluate on procedural images: minutes, no download
 	$(PY) -m saev.train
+
+explore: $(INSTALLED) ## the demo's dictionary in the browser; others: make explore ARGS="sae=DIR port=0"
+	$(PY) -m saev.explore $(ARGS)
 
 train: $(INSTALLED) ## train with overrides: make train ARGS="+experiment=clip_b16"
 	$(PY) -m saev.train $(ARGS)

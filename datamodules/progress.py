@@ -20,6 +20,9 @@ from rich.text import Text
 from saev.stopping import stop_if_asked
 
 _SHOWN: ContextVar[bool] = ContextVar("progress_bars", default=True)
+Watch = Callable[[str, float], None]
+"""Title of a bar, and the share of it that is done."""
+_WATCH: ContextVar[Watch | None] = ContextVar("progress_watched", default=None)
 
 
 @contextmanager
@@ -30,6 +33,16 @@ def progress_bars(shown: bool) -> Iterator[None]:
         yield
     finally:
         _SHOWN.reset(token)
+
+
+@contextmanager
+def progress_watched(watch: Watch) -> Iterator[None]:
+    """Within it every bar, shown or not, tells ``watch`` how far it is."""
+    token = _WATCH.set(watch)
+    try:
+        yield
+    finally:
+        _WATCH.reset(token)
 
 
 @contextmanager
@@ -50,10 +63,15 @@ def progress_bar(
     )
     with bar:
         task = bar.add_task(title, total=total, completed=done)
+        watch, counted = _WATCH.get(), done
 
         def advance(n: int) -> None:
+            nonlocal counted
             stop_if_asked()
             bar.advance(task, n)
+            counted += n
+            if watch is not None:
+                watch(title, counted / max(total, 1))
 
         yield advance
 

@@ -6,6 +6,7 @@ evaluate: a dictionary on held-out images, against baselines, or the members of 
 describe: every latent of a dictionary, scored and named, as tables and pages
 compare: what two or more dictionaries share, and what one lacks
 intervene: hypotheses about latents, tested in the running model against control arms
+explore: a page in the browser to look, click, edit and see what changes next to controls
 loading: SAE folder → dictionary, its backbone, its images
 sources: image sources by name, folder or object
 defaults: defaults of commands, read from conf/
@@ -27,6 +28,7 @@ steering/: a steered model, to run, save and load
 attribution/: where on the input a latent's code comes from
 heads/: from a backbone's output to classes
 intervention/: controlled experiments, from hypothesis to verdict
+exploration/: look at what fires, edit it, see what changes next to controls
 stats/: tests, corrections for many tests, intervals
 pages/: static pages and figures
 tracking/: the MLflow store and its runs
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from saev.editing import edits as edits
     from saev.editing.tokens import Tokens as Tokens
     from saev.evaluation.report import evaluate_dictionary as evaluate_dictionary
+    from saev.exploration.app.notebook import explore as explore
     from saev.intervention.hypothesis import Hypothesis as Hypothesis
     from saev.intervention.run_experiment import run_experiment as run_experiment
     from saev.loading import open_dictionary as open_dictionary
@@ -65,6 +68,7 @@ _PUBLIC = {
     "edits": "saev.editing",
     "encode_images": "saev.codes.encode_images",
     "evaluate_dictionary": "saev.evaluation.report",
+    "explore": "saev.exploration.app.notebook",
     "fit_dictionary": "saev.training.fit",
     "load_backbone": "saev.backbones",
     "open_dictionary": "saev.loading",

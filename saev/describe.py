@@ -127,6 +127,8 @@ def _show_baselines(table: "pd.DataFrame") -> None:
 
 @command("describe")
 def main(cfg: DictConfig) -> float | None:
+    if not isinstance(cfg.atlas, DictConfig):
+        raise UserError(f"atlas={cfg.atlas} is not allowed; it must be a mapping of keys")
     if cfg.query is not None:
         if cfg.atlas_dir is None:
             raise UserError("query needs atlas_dir, the run folder of an earlier saev.describe")

@@ -38,7 +38,7 @@ from saev.recording.record_activations import Recording
 NAMES = {
     "SparseAutoencoder", "open_dictionary", "load_backbone", "record_activations", "fit_dictionary",
     "evaluate_dictionary", "encode_images", "describe_dictionary", "Atlas", "compare_dictionaries",
-    "Hypothesis", "run_experiment", "attribute", "Steering", "Tokens", "edits",
+    "Hypothesis", "run_experiment", "attribute", "Steering", "Tokens", "edits", "explore",
 }  # fmt: skip
 QUIET = {"progress": False}
 SMALL = {"k": 4, "expansion": 2, "max_steps": 3, "batch_size": 128, "reservoir_tokens": 256}

@@ -21,7 +21,7 @@ def choose_images(setting: Setting) -> tuple[list[ImageItem], list[ImageItem]]:
     ):  # fmt: skip
         items = _items(source, which, f"images.{name}")
         if setting.readout.per == "image":
-            items = _in_turn([item for item in items if item.label is not None])
+            items = in_turn([item for item in items if item.label is not None])
         found.append(items[:limit])
     discovery, test = found
     refuse_overlap([item.image_id for item in discovery], [item.image_id for item in test])
@@ -49,7 +49,7 @@ def _items(source: ImageSource, which: str | tuple[str, ...], name: str) -> list
     return [by_id[image_id] for image_id in which]
 
 
-def _in_turn(items: list[ImageItem]) -> list[ImageItem]:
+def in_turn(items: list[ImageItem]) -> list[ImageItem]:
     """One of each class in turn, so that a limit keeps classes in balance."""
     seen: dict[int | None, int] = {}
     places = []
