@@ -47,6 +47,8 @@ def main(cfg: DictConfig) -> None:
         atlas=atlas_folder(cfg.atlas),
         images=instantiate(cfg.images) if cfg.images is not None else None,
         n_images=cfg.n_images,
+        verdicts=cfg.verdicts,
+        also=cfg.also,
         seed=cfg.seed,
         device=device_of(cfg.trainer.accelerator),
     )

@@ -12,6 +12,8 @@ checked_edits: what a page sends, made to fit the dictionary and the picture
 model_answers: codes of an image, and predictions from edited streams
 latent_rows: rankings of the latents in a picture
 causes: where on the input a latent's code comes from
+known_verdicts: rungs that latents reached in earlier experiments
+side_by_side: what two dictionaries see in the same picture
 latent_search: latents by words, concept, example patches, similarity
 edit_arms: an edit and its controls
 edit_outcome: what changes, and past which controls

@@ -51,10 +51,6 @@ class RankedLatent:
     """What the score of a search is."""
 
 
-LatentRow = RankedLatent
-"""As the page calls it."""
-
-
 @dataclass(frozen=True)
 class ShownExemplar:
     """An image on which a latent is strong."""

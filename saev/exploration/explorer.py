@@ -5,6 +5,7 @@ Suffixes: p tokens, s latents, gh gw grid of patches.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +29,9 @@ from saev.exploration.checked_edits import Limits
 from saev.exploration.crops import crop_around
 from saev.exploration.edit_arms import EditArms
 from saev.exploration.edit_run import run_edit
-from saev.exploration.hypothesis_run import highest_rung, tested_hypothesis
+from saev.exploration.hypothesis_run import tested_hypothesis
 from saev.exploration.hypothesis_text import command_words, hypothesis_text
+from saev.exploration.known_verdicts import read_rungs, rungs_in_words
 from saev.exploration.latent_rows import MOST_ROWS, LatentRows
 from saev.exploration.latent_search import LatentSearch
 from saev.exploration.model_answers import ModelAnswers
@@ -57,15 +59,17 @@ class Explorer:
 
     def __init__(
         self, setting: Setting, start: StartUp, readout: Readout | None, atlas: Atlas | None = None, *,
-        sae: str | None = None, head: str | None = None,
+        sae: str | None = None, head: str | None = None, rungs: Mapping[int, str] | None = None,
     ) -> None:  # fmt: skip
         self.setting, self.start, self.readout = setting, start, readout
         self.sae, self.head = sae, head
         self.grid: tuple[int, int] = setting.backbone.grid
         self.d_sae = setting.sae.cfg.d_sae
         self.tokens = setting.edited_tokens
-        self.rungs: dict[int, str] = {}
-        """Highest rung of latents that were tested here, whoever asked."""
+        self.rungs: dict[int, str] = dict(rungs or {})
+        """Highest rung of latents that were tested, earlier or here, whoever asked."""
+        self.second: Explorer | None = None
+        """Another dictionary, that sees the same pictures."""
         self.pictures = Pictures(setting.backbone, setting.source)
         self.limits = Limits(self.grid, self.d_sae, setting.reads_patches, self.tokens, start)
         self.answers = ModelAnswers(setting, self.tokens, self.pictures, readout)
@@ -84,7 +88,8 @@ class Explorer:
         cls, sae: str | Path | SparseAutoencoder, head: str | Path | None = None,
         atlas: str | Path | None = None, images: ImageSource | str | Path | None = None, *,
         backbone: Backbone | nn.Module | str | None = None, n_images: int = 200, seed: int = 0,
-        device: str | torch.device | None = None,
+        device: str | torch.device | None = None, verdicts: str | Path | None = None,
+        also: str | Path | SparseAutoencoder | None = None,
     ) -> Explorer:  # fmt: skip
         """An explorer of one dictionary.
 
@@ -98,18 +103,44 @@ class Explorer:
             backbone: the model it was trained on; None: the one it names.
             n_images: training images read at the start, for largest codes, rates and controls.
             device: None: a GPU where there is one.
+            verdicts: folder with reports of ``saev.intervene``, for the rungs of latents; None: none.
+            also: a second dictionary, of the same model or of another, to lay beside this one on the
+                same images.
 
         Raises:
             UserError: nothing there, or things that do not belong together.
         """
         setting, readout = open_setting(sae, head, images, backbone, n_images, seed, device)
         found = open_atlas(atlas, setting.sae.cfg.d_sae)
+        rungs = read_rungs(verdicts, setting.sae)
+        second = None
+        if also is not None:
+            second = cls.open(
+                also, images=setting.source, backbone=copy.deepcopy(backbone), n_images=n_images,
+                seed=seed, device=device,
+            )  # fmt: skip
         with progress_bars(False):
             start = read_start_up(setting, start_up_items(setting, n_images))
-        return cls(
+        explorer = cls(
             setting, start, readout, found, sae=None if isinstance(sae, SparseAutoencoder) else str(sae),
-            head=None if head is None else str(head),
+            head=None if head is None else str(head), rungs=rungs,
         )  # fmt: skip
+        if second is not None:
+            explorer.lay_beside(second)
+        return explorer
+
+    def lay_beside(self, second: Explorer) -> None:
+        """Both dictionaries see every picture that either knows from now on.
+
+        Raises:
+            UserError: they were opened on other images.
+        """
+        if self.setting.source.spec() != second.setting.source.spec():
+            raise UserError("the dictionaries were opened on different images: give both the same")
+        self.second = second
+        mine, theirs = list(self.pictures.items.values()), list(second.pictures.items.values())
+        self.pictures.know(theirs)
+        second.pictures.know(mine)
 
     @property
     def has_text(self) -> bool:
@@ -132,7 +163,10 @@ class Explorer:
         Raises:
             UserError: more than 20 MB or 50 million pixels, or no image that can be decoded.
         """
-        return self.pictures.upload(data)
+        key = self.pictures.upload(data)
+        if self.second is not None:
+            self.second.pictures.upload(data)
+        return key
 
     def picture(self, key: str) -> Image.Image:
         """An image as the model sees it, after resizing and cropping; UserError for an unknown key."""
@@ -306,8 +340,7 @@ class Explorer:
             page, verdicts = tested_hypothesis(self.setting, yaml_text, Path(out_dir), progress)
         finally:
             self._testing.release()
-        for verdict in verdicts:
-            self.rungs |= dict.fromkeys(verdict.latents, highest_rung(verdict))
+        self.rungs |= rungs_in_words([(verdict.latents, verdict.rung) for verdict in verdicts])
         return page
 
     def python(self, state: ViewState) -> str:

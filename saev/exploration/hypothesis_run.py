@@ -13,7 +13,6 @@ from saev.errors import UserError, first_line
 from saev.files import write_atomically
 from saev.intervention.experiment import run_setting
 from saev.intervention.hypothesis import Hypothesis
-from saev.intervention.judge.rungs import RUNGS
 from saev.intervention.judge.verdict import Verdict
 from saev.intervention.report.files import write_registered
 from saev.intervention.report.page import write_report
@@ -101,13 +100,3 @@ def tested_hypothesis(
     write_report(result, report)
     progress(1.0, "done")
     return report / "index.html", result.verdicts
-
-
-def highest_rung(verdict: Verdict) -> str:
-    """The last of the rungs that hold one after the other; "none" where the first does not."""
-    held = "none"
-    for name in RUNGS:
-        if name not in verdict.rungs or not verdict.rungs[name].holds:
-            break
-        held = name
-    return held

@@ -68,6 +68,7 @@ STATE = an_object(
         "key": or_null(_key),
         "patches": _PATCHES,
         "latent": or_null(_LATENT),
+        "second": or_null(_LATENT),
         "edits": a_list(EDIT, 0, MOST_EDITS),
         "where": one_of("all", "patches"),
         "sort": one_of(*SORTS),
@@ -104,6 +105,8 @@ class ViewState:
     """Marked ones; none: the whole image."""
     latent: int | None = None
     """The one that is open."""
+    second: int | None = None
+    """The one of the second dictionary that is open."""
     edits: tuple[Mapping[str, Any], ...] = ()
     """As :func:`saev.editing.edits.edit_to_dict` writes them."""
     where: str = "all"

@@ -20,6 +20,7 @@ from saev.intervention.placebo_hypotheses import draw_candidates, run_placebo
 from saev.intervention.result import ExperimentResult
 from saev.intervention.setting import Setting
 from saev.intervention.splits import choose_images, hypothesis_images, with_support
+from saev.sae.weights_digest import weights_sha256
 from saev.stats.correction import draws_needed
 
 Register = Callable[[dict[str, Any], str], object]
@@ -47,6 +48,7 @@ def run_setting(setting: Setting, register: Register | None = None) -> Experimen
     check_draws(setting.file, proposer.n, len(columns), len(proposer.alive["sae"]))
     proposals = proposer.propose(columns)
     registered = {
+        "dictionary": weights_sha256(setting.sae),
         "file": setting.file.to_dict(),
         "hypotheses": [p.to_dict() for p in proposals],
         "test_images": [item.image_id for item in test_items],

@@ -15,6 +15,7 @@ straight_through: gradients of JumpReLU's thresholds
 threshold: BatchTopK's choice in a batch, and the threshold that replaces it
 initialize: starting values; sparsity and length of an untrained dictionary's codes
 pretrained: the folder on disk and on the hub
+weights_digest: which dictionary it is, whatever its folder is called
 baselines: PCA, ICA, k-means, random … in the same form
 """
 

@@ -67,7 +67,9 @@ def mark(page: Any, patch: int) -> None:
 
 
 def other_picture(page: Any, before: str) -> None:
-    page.wait_for_function("old => document.querySelector('#picture').innerHTML !== old", arg=before)
+    page.wait_for_function(
+        "old => document.querySelector('#picture').innerHTML !== old", arg=before
+    )
 
 
 def open_first(page: Any) -> str:

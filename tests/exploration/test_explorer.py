@@ -16,17 +16,13 @@ from saev.backbones import load_backbone
 from saev.errors import UserError
 from saev.exploration.explorer import Explorer
 from saev.exploration.hypothesis_run import read_text
+from saev.exploration.known_verdicts import read_rungs
 from saev.exploration.view_state import ViewState
 from saev.heads import backbone_identity
 from saev.intervention.hypothesis import Hypothesis
 from saev.sae import SAEConfig, SparseAutoencoder
 
 SET = {"kind": "set", "scale": -1.0}
-CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16},
-    "text_cfg": {"width": 32, "heads": 1, "layers": 1},
-}
 
 
 @pytest.fixture
@@ -349,6 +345,7 @@ def test_a_hypothesis_runs_with_progress_and_leaves_a_verdict(
     assert {"discovery images", "test images", "interventions"} <= {what for _, what in said}
     (latent,) = edits[0]["latents"]
     assert explorer.rungs[latent] in ("none", "effect", "learned", "selective")
+    assert read_rungs(tmp_path, explorer.setting.sae) == {latent: explorer.rungs[latent]}
     assert (tmp_path / "report" / "hypothesis.yaml").exists()
 
 
@@ -361,18 +358,15 @@ def test_only_one_hypothesis_is_tested_at_a_time(explorer: Explorer, tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Explorer:
-    """A small CLIP of random weights on drawn scenes saved without their labels."""
+def clip(
+    tmp_path_factory: pytest.TempPathFactory, clip_sae: tuple[SparseAutoencoder, Backbone]
+) -> Explorer:
+    """The small CLIP on drawn scenes saved without their labels."""
     root = tmp_path_factory.mktemp("photos")
     scenes = ScenesImages(n_images=12, seed=2)
     for number, item in enumerate(scenes.items):
         scenes.load(item).save(root / f"{number}.png")
-    backbone = load_backbone("open_clip", "ViT-B-16", "random", model_kwargs=CLIP)
-    cfg = SAEConfig(
-        d_model=backbone.width, d_sae=64, activation="topk", k=8, layer=0,
-        backbone=backbone_identity(backbone), tokens={"which": "patch"},
-    )  # fmt: skip
-    sae = SparseAutoencoder(cfg, torch.Generator().manual_seed(0))
+    sae, backbone = clip_sae
     source = FolderImages(roots=[str(root)], labels="none", val_fraction=0.4)
     return Explorer.open(sae, images=source, backbone=backbone, n_images=6, device="cpu")
 

@@ -5,6 +5,7 @@ markup: small pieces of HTML, everything escaped
 picture: the gallery, and the picture with its patch grid
 latent_panels: the ranking of latents, and one latent opened
 outcome_panel: what an edit does, beside its controls
+compare_panel: two dictionaries on one picture
 exports: the view as a PNG
 panels: what the page shows of a view state
 layout: the page's parts

@@ -40,6 +40,11 @@ def first_view(explorer: "Explorer", link: str | None) -> ViewState:
         raise UserError(
             f"the link names a latent beyond {explorer.d_sae - 1}: it is of another dictionary"
         )
+    known = 0 if explorer.second is None else explorer.second.d_sae
+    if view.second is not None and view.second >= known:
+        raise UserError(
+            "the link names a latent of a second dictionary, which is not here: start with also=DIR"
+        )
     if any(len(edit["latents"]) != 1 or edit["kind"] not in KINDS for edit in view.edits):
         raise UserError(
             "the link holds edits that this page has no sliders for; run it from Python"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from saev.attribution.attribute import Attribution
     from saev.attribution.order_curves import InsertionDeletion
-    from saev.exploration.answers import LatentRow, ShownExemplar
+    from saev.exploration.answers import RankedLatent, ShownExemplar
 
 STRENGTH = "#31688e"
 
@@ -42,8 +42,11 @@ _HERE = (
 )
 
 
-def ranking(rows: Sequence[LatentRow], opened: int | None) -> str:
-    """The latents of some patches as a table, the opened one pressed; without names where none has one."""
+def ranking(rows: Sequence[RankedLatent], opened: int | None, prefix: str = "") -> str:
+    """The latents of some patches as a table, the opened one pressed; without names where none has one.
+
+    ``prefix`` begins what a pressed number tells the server.
+    """
     if not rows:
         return notice(
             "No latent fires on these patches. Mark others, or none for the whole picture."
@@ -52,7 +55,7 @@ def ranking(rows: Sequence[LatentRow], opened: int | None) -> str:
     columns, extra = _with_names(rows)
     cells = [
         [
-            _button(row.latent, opened),
+            latent_button(row.latent, opened, prefix),
             *extra(row),
             f'<span title="fires on {row.n_patches} of the patches">'
             f"{bar(row.activation / top, STRENGTH)} {short_number(row.activation, 3)}</span>",
@@ -65,7 +68,7 @@ def ranking(rows: Sequence[LatentRow], opened: int | None) -> str:
     return html_table((_LATENT, *columns, *_HERE, _RATE), cells)
 
 
-def found(rows: Sequence[LatentRow], opened: int | None) -> str:
+def found(rows: Sequence[RankedLatent], opened: int | None) -> str:
     """What a search found, best first."""
     if not rows:
         return notice("Nothing was found. Try another word, or search by marked patches.")
@@ -73,7 +76,7 @@ def found(rows: Sequence[LatentRow], opened: int | None) -> str:
     why = ("Why", "What the search compared, and the score")
     cells = [
         [
-            _button(row.latent, opened),
+            latent_button(row.latent, opened),
             *extra(row),
             f"{words(row.why)} {short_number(row.score, 3)}",
             percent(row.rate),
@@ -84,8 +87,8 @@ def found(rows: Sequence[LatentRow], opened: int | None) -> str:
 
 
 def _with_names(
-    rows: Sequence[LatentRow],
-) -> tuple[list[Column], Callable[[LatentRow], list[str]]]:
+    rows: Sequence[RankedLatent],
+) -> tuple[list[Column], Callable[[RankedLatent], list[str]]]:
     """Columns for names and verdicts where any row has one, and their cells."""
     named = any(row.name is not None for row in rows)
     judged = any(row.rung for row in rows)
@@ -93,10 +96,11 @@ def _with_names(
     return columns, lambda row: [_named(row)] * named + [words(row.rung)] * judged
 
 
-def _button(latent: int, opened: int | None) -> str:
+def latent_button(latent: int, opened: int | None, prefix: str = "") -> str:
+    """The number of a latent, which opens it."""
     pressed = "true" if latent == opened else "false"
     return (
-        f'<button type="button" class="latent" data-pick="{latent}" aria-pressed="{pressed}">'
+        f'<button type="button" class="latent" data-pick="{prefix}{latent}" aria-pressed="{pressed}">'
         f"{latent}</button>"
     )
 
@@ -105,7 +109,7 @@ def _whole(value: float) -> str:
     return "–" if value != value else f"{value:.0f}"
 
 
-def _named(row: LatentRow) -> str:
+def _named(row: RankedLatent) -> str:
     if row.name is None:
         return '<span class="soft">unnamed</span>'
     sure = "" if row.confidence is None else f' <span class="soft">{percent(row.confidence)}</span>'
@@ -113,7 +117,7 @@ def _named(row: LatentRow) -> str:
 
 
 def opened_latent(
-    row: LatentRow | None, latent: int, image: Image, heat: Float[np.ndarray, "gh gw"]
+    row: RankedLatent | None, latent: int, image: Image, heat: Float[np.ndarray, "gh gw"]
 ) -> str:
     """The head of an opened latent: its name and where it fires on the picture."""
     name = row.name if row is not None and row.name else "unnamed"

@@ -60,6 +60,7 @@ class PageLayout:
             with gr.Column(scale=3, min_width=320), gr.Tabs(elem_id="tabs") as self.tabs:
                 self._lay_look()
                 self._lay_edit()
+                self._lay_compare()
                 self._lay_search()
                 self._lay_test()
                 self._lay_keep()
@@ -136,6 +137,10 @@ class PageLayout:
             )  # fmt: skip
             remove = gr.Button("Remove", size="sm", scale=1, min_width=80)
         return {"group": group, "kind": kind, "amount": amount, "remove": remove}
+
+    def _lay_compare(self) -> None:
+        with gr.Tab("Compare", id="compare", visible=self._explorer.second is not None):
+            self.compared = gr.HTML("", js_on_load=PICK_JS, elem_id="compared")
 
     def _lay_search(self) -> None:
         with gr.Tab("Search", id="search"):

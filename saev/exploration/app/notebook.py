@@ -27,6 +27,8 @@ def explore(
     host: str = "127.0.0.1",
     port: int = 0,
     device: "str | torch.device | None" = None,
+    verdicts: "str | Path | None" = None,
+    also: "SparseAutoencoder | str | Path | None" = None,
 ) -> ExplorerServer:
     """Opens the explorer of a dictionary in the background, as ``python -m saev.explore`` does.
 
@@ -41,6 +43,8 @@ def explore(
         seed: of the control edits.
         host, port: where it listens; port 0 takes a free one.
         device: where the model runs; None: a GPU where there is one.
+        verdicts: folder with runs of ``saev.intervene``: what experiments said of the latents.
+        also: a second dictionary, of the same model or another, laid beside the first.
 
     Returns:
         The running server: a notebook shows its page, ``url`` is its address, ``close()`` ends it.
@@ -52,6 +56,7 @@ def explore(
     explorer = Explorer.open(
         sae, head, atlas_folder(atlas), images,
         backbone=backbone, n_images=n_images, seed=seed, device=device,
+        verdicts=verdicts, also=also,
     )  # fmt: skip
     return ExplorerServer(explorer, host, port)
 

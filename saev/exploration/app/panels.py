@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from saev.errors import UserError
+from saev.exploration.app.compare_panel import compared
 from saev.exploration.app.exports import edited_outcome, state_png
 from saev.exploration.app.latent_panels import (
     causes,
@@ -18,6 +19,7 @@ from saev.exploration.app.latent_panels import (
 from saev.exploration.app.markup import download, notice, words
 from saev.exploration.app.outcome_panel import no_edit_yet, outcome_html
 from saev.exploration.app.picture import gallery_strip, patch_picture
+from saev.exploration.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from saev.exploration.explorer import Explorer
@@ -95,6 +97,16 @@ class Panels:
         if not view.edits or view.key is None:
             return no_edit_yet()
         return outcome_html(edited_outcome(self._explorer, view))
+
+    def compared(self, view: "ViewState") -> str:
+        """Both dictionaries on the picture; nothing without a second one."""
+        second = self._explorer.second
+        if second is None or view.key is None:
+            return ""
+        found = side_by_side(
+            self._explorer, second, view.key, view.patches, view.latent, sort=view.sort
+        )
+        return compared(self._explorer, second, view, found)
 
     def search(self, view: "ViewState", by: str, text: str) -> str:
         """Raises UserError where the search lacks what it starts from."""

@@ -12,6 +12,7 @@ import gradio as gr
 
 from saev.errors import UserError
 from saev.exploration.app import desk
+from saev.exploration.app.compare_panel import SECOND
 from saev.exploration.app.layout import PageLayout, slider_for
 from saev.exploration.app.markup import notice
 from saev.exploration.app.panels import Panels
@@ -38,6 +39,11 @@ class PageSteps:
         self._explorer, self._verdicts, self._page = explorer, verdicts, page
         self._panels = Panels(explorer)
         self._n_patches = explorer.grid[0] * explorer.grid[1]
+
+    @property
+    def has_second(self) -> bool:
+        """Whether another dictionary is laid beside this one."""
+        return self._explorer.second is not None
 
     def start(self, request: gr.Request) -> Update:
         words_said = ""
@@ -138,9 +144,23 @@ class PageSteps:
         picked = _picked(event)
         if picked.startswith("image:"):
             return self._show_image(view, picked.removeprefix("image:"))
+        if picked.startswith(SECOND):
+            return self._open_second(view, picked.removeprefix(SECOND))
         if not picked.isdecimal() or int(picked) >= self._explorer.d_sae:
             raise UserError(f"there is no latent {picked[:20]}")
         return self._of_latent(replace(view, latent=int(picked)))
+
+    def _open_second(self, view: ViewState, picked: str) -> Update:
+        second = self._explorer.second
+        if second is None or not picked.isdecimal() or int(picked) >= second.d_sae:
+            raise UserError(f"the second dictionary has no latent {picked[:20]}")
+        return {self._page.view: replace(view, second=int(picked)), self._page.message: ""}
+
+    def compare(self, view: ViewState) -> str:
+        try:
+            return self._panels.compared(view)
+        except UserError as error:
+            return notice(str(error), "error")
 
     def add_edit(self, view: ViewState) -> Update:
         return self.show_slots(desk.with_new_edit(view, self._panels.fires(view)))

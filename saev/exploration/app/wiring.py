@@ -53,23 +53,28 @@ class _Wiring:
     def connect(self) -> None:
         page, steps, step = self._page, self._steps, self._step
         started = self._blocks.load(steps.start, outputs=self._shown, **QUICK)
-        self._then_causes(self._then_outcome(started))
+        self._then_compared(self._then_causes(self._then_outcome(started)))
         for told in (
             step(page.gallery.select, steps.choose, event=True),
             step(page.upload.upload, steps.upload, page.upload),
         ):
-            self._then_causes(self._then_outcome(told))
+            self._then_causes(self._then_outcome(self._then_compared(told)))
         for told in (
             step(page.picture.select, steps.mark, event=True),
             step(page.patches.submit, steps.type_patches, page.patches),
             step(page.clear.click, steps.unmark),
+        ):
+            self._then_outcome(self._then_compared(told))
+        for told in (
             step(page.where.input, steps.confine, page.where),
             step(page.classes.submit, steps.name_classes, page.classes),
         ):
             self._then_outcome(told)
-        step(page.sort.input, steps.sort, page.sort)
-        for listed in (page.ranking, page.found, page.exemplars):
-            self._then_causes(step(listed.select, steps.open_latent, event=True))
+        self._then_compared(step(page.sort.input, steps.sort, page.sort))
+        for listed in (page.ranking, page.found, page.exemplars, page.compared):
+            self._then_causes(
+                self._then_compared(step(listed.select, steps.open_latent, event=True))
+            )
         added = step(page.to_edit.click, steps.add_edit)
         shown = added.then(lambda: gr.Tabs(selected="edit"), outputs=page.tabs, **QUICK)
         self._then_outcome(shown)
@@ -97,6 +102,13 @@ class _Wiring:
         return told.then(
             self._steps.find_causes, inputs=[page.view], outputs=[page.causes], **LATEST
         )
+
+    def _then_compared(self, told: Any) -> Any:
+        """Nothing more to ask for where there is no second dictionary."""
+        page = self._page
+        if not self._steps.has_second:
+            return told
+        return told.then(self._steps.compare, inputs=[page.view], outputs=[page.compared], **LATEST)
 
     def _connect_slot(self, number: int, slot: dict[str, Any]) -> None:
         page, steps = self._page, self._steps

@@ -4,6 +4,7 @@ Suffixes: u untrained dictionaries, r bootstrap draws, n images.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,18 @@ RUNGS = {
     SELECTIVE: "less change of everything else than DiffMean and the probe direction, at the same "
     "target change",
 }
+
+
+def highest_rung(holds: Mapping[str, bool]) -> str | None:
+    """The highest rung that holds with all below it; None where the first does not."""
+    found = None
+    for name in RUNGS:
+        if not holds.get(name, False):
+            break
+        found = name
+    return found
+
+
 """What each one says."""
 LEVEL = 0.5
 """Target change at which the selective rung compares."""

@@ -17,6 +17,7 @@ from saev.intervention.judge.rungs import (
     LEARNED,
     SELECTIVE,
     Rung,
+    highest_rung,
     learned_rung,
     selective_rung,
 )
@@ -132,12 +133,7 @@ class Verdict:
     @property
     def rung(self) -> str | None:
         """The highest rung that holds with all below it."""
-        highest = None
-        for name in (EFFECT, LEARNED, SELECTIVE):
-            if name not in self.rungs or not self.rungs[name].holds:
-                break
-            highest = name
-        return highest
+        return highest_rung({name: rung.holds for name, rung in self.rungs.items()})
 
 
 def judge(
