@@ -1,6 +1,6 @@
 """Start-up images: how strongly and how often each latent fires, and on what, before anybody looks.
 
-Suffixes: b images, p tokens, s latents, k some latents, n codes.
+Suffixes: b images, t p tokens, d width, s latents, k some latents, n codes.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from datamodules.images import ImageItem
 from saev.codes.exemplars import Exemplars
@@ -76,16 +77,15 @@ def start_up_items(setting: Setting, n_images: int) -> list[ImageItem]:
 
 @torch.no_grad()
 def read_start_up(setting: Setting, items: Sequence[ImageItem]) -> StartUp:
-    """Two passes: one for the discovery statistics that controls need, one for codes and exemplars."""
-    discovery = discover(setting, list(items))
+    """One pass: the discovery statistics that controls need, codes and exemplars."""
     tokens, sae = setting.discovery_tokens, setting.sae
     n_tokens = len(tokens.positions)
     builder = PartBuilder(sae.cfg.d_sae, n_tokens)
     exemplars = Exemplars(sae.cfg.d_sae, N_TOP)
     read: list[ImageItem] = []
     step = max(1, MAX_CODES // (n_tokens * sae.cfg.d_sae))
-    for batch in setting.batches(items, "start-up images"):
-        acts_btd = setting.tap(batch.images)
+
+    def watch(batch: list[ImageItem], acts_btd: Float[Tensor, "b t d"]) -> None:
         for first in range(0, len(acts_btd), step):
             one = encode(sae, tokens, acts_btd[first : first + step])
             builder.add(one.z, one.normal)
@@ -93,7 +93,9 @@ def read_start_up(setting: Setting, items: Sequence[ImageItem]) -> StartUp:
             exemplars.update(one.z * one.normal[..., None], numbers)
         pooled = setting.backbone.resume(acts_btd, setting.layer).pooled
         builder.add_outputs(pooled.float(), None)
-        read += batch.items
+        read.extend(batch)
+
+    discovery = discover(setting, list(items), watch)
     codes = builder.build()
     latent = np.repeat(np.arange(codes.n_latents), np.diff(codes.indptr))
     values = codes.value[np.lexsort((codes.value, latent))]

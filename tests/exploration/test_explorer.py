@@ -12,7 +12,7 @@ import yaml
 
 from datamodules.images import FolderImages, ScenesImages
 from saev import attribute
-from saev.backbones import load_backbone
+from saev.backbones import Backbone, load_backbone
 from saev.errors import UserError
 from saev.exploration.explorer import Explorer
 from saev.exploration.hypothesis_run import read_text

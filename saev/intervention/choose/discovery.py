@@ -147,8 +147,12 @@ class _Collector:
 
 
 @torch.no_grad()
-def discover(setting: Setting, items: list[ImageItem]) -> Discovery:
-    """Reads the discovery images once.
+def discover(
+    setting: Setting,
+    items: list[ImageItem],
+    watch: Callable[[list[ImageItem], Float[Tensor, "b t d"]], None] | None = None,
+) -> Discovery:
+    """Reads the discovery images once; ``watch`` sees every batch and its stream at the tap, too.
 
     For heads that answer per patch, patch tokens must be what the dictionary reads, as unit u is
     then token u; :meth:`saev.intervention.setting.Setting.check` sees to that.
@@ -169,6 +173,8 @@ def discover(setting: Setting, items: list[ImageItem]) -> Discovery:
                 done + first,
             )
         done += len(acts)
+        if watch is not None:
+            watch(batch.items, acts)
     return _finish(collector, items, setting.readout, torch.stack(sample))
 
 
