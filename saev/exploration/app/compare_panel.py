@@ -36,7 +36,7 @@ def compared(explorer: Explorer, second: Explorer, view: ViewState, found: SideB
         shown = picture if one is explorer else second.picture(view.key)
         parts.append(
             f"<section><h3>{words(title)}</h3><p class='soft'>{words(_what_it_is(one))}</p>"
-            + ranking(rows, latent, prefix)
+            + ranking(rows, latent, prefix, brief=True)
             + _opened(one, view.key, latent, shown)
             + "</section>"
         )

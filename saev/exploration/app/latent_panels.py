@@ -38,14 +38,20 @@ _RUNG = ("Verdict", "The highest rung that an experiment about it has reached")
 _HERE = (
     ("Code", "How strongly it fires: its largest code in the chosen patches"),
     ("Percentile", "Of that code among all its codes where it fires"),
-    ("Surprise", "Natural logarithm of how often it fires here over how often it fires anywhere"),
+)
+_SURPRISE = (
+    "Surprise",
+    "Natural logarithm of how often it fires here over how often it fires anywhere",
 )
 
 
-def ranking(rows: Sequence[RankedLatent], opened: int | None, prefix: str = "") -> str:
+def ranking(
+    rows: Sequence[RankedLatent], opened: int | None, prefix: str = "", brief: bool = False
+) -> str:
     """The latents of some patches as a table, the opened one pressed; without names where none has one.
 
-    ``prefix`` begins what a pressed number tells the server.
+    ``prefix`` begins what a pressed number tells the server; a brief table leaves out how unusual the
+    latents are.
     """
     if not rows:
         return notice(
@@ -60,12 +66,12 @@ def ranking(rows: Sequence[RankedLatent], opened: int | None, prefix: str = "") 
             f'<span title="fires on {row.n_patches} of the patches">'
             f"{bar(row.activation / top, STRENGTH)} {short_number(row.activation, 3)}</span>",
             _whole(row.percentile),
-            short_number(row.surprise),
-            percent(row.rate),
+            *([] if brief else [short_number(row.surprise), percent(row.rate)]),
         ]
         for row in rows
     ]
-    return html_table((_LATENT, *columns, *_HERE, _RATE), cells)
+    unusual = () if brief else (_SURPRISE, _RATE)
+    return html_table((_LATENT, *columns, *_HERE, *unusual), cells)
 
 
 def found(rows: Sequence[RankedLatent], opened: int | None) -> str:
