@@ -137,13 +137,31 @@ def test_searches_start_from_what_is_on_screen(explorer: Explorer, view: ViewSta
     assert "data-pick=" in like
     marked = desk.with_patches(view, [1, 2])
     assert "data-pick=" in panels.search(marked, SEARCHES[1], "")
+    assert "100% of its code" in panels.search(view, SEARCHES[1], "")
     for by, asked in (
         (SEARCHES[0], view),
-        (SEARCHES[1], view),
+        (SEARCHES[1], replace(view, key=None)),
         (SEARCHES[2], replace(view, latent=None)),
     ):
         with pytest.raises(UserError):
             panels.search(asked, by, " ")
+
+
+def test_typed_classes_are_predicted_and_compared(pair: Explorer) -> None:
+    """Of a model with a text tower; whatever is typed is shown as text."""
+    clip = pair.second
+    assert clip is not None and clip.has_text
+    plain = desk.first_view(clip, None)
+    assert plain.key is not None
+    latent = clip.look(plain.key, None)[0].latent
+    view = desk.with_new_edit(replace(plain, latent=latent), fires=True)
+    typed = desk.with_classes(view, f"a star, a heart,, a star , {HOSTILE}")
+    assert typed.classes == ("a star", "a heart", HOSTILE)
+    html = Panels(clip).outcome(typed)
+    assert "a star" in html and "a heart" in html and "random latents" in html
+    assert "<img src=x" not in html
+    with pytest.raises(UserError):
+        Panels(clip).outcome(desk.with_classes(view, "only one"))
 
 
 def test_the_sentence_says_what_the_controls_say(explorer: Explorer, view: ViewState) -> None:

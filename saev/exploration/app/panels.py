@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from saev.exploration.view_state import ViewState
 
 N_RANKED = 20
-SEARCHES = ("Name or concept", "Marked patches", "Like the opened latent")
+SEARCHES = (
+    "Name or concept",
+    "Marked patches, or the whole picture",
+    "Like the opened latent",
+)
 
 
 class Panels:
@@ -115,9 +119,10 @@ class Panels:
                 raise UserError("type a word that the name or concept should hold")
             rows = self._explorer.search(text=text.strip()[:200])
         elif by == SEARCHES[1]:
-            if view.key is None or not view.patches:
-                raise UserError("mark patches on the picture first")
-            rows = self._explorer.search(patches=(view.key, view.patches))
+            if view.key is None:
+                raise UserError("choose a picture first, or upload one")
+            gh, gw = self._explorer.grid
+            rows = self._explorer.search(patches=(view.key, view.patches or range(gh * gw)))
         else:
             if view.latent is None:
                 raise UserError("open a latent first: press its number in a table")
