@@ -1,11 +1,11 @@
 """Causes: where on the input a latent's code comes from, while others go on looking."""
 
-import copy
 import threading
 
 from saev.attribution.attribute import Attribution, attribute
 from saev.backbones import Backbone
-from saev.exploration.pictures import Pictures, Recent
+from saev.exploration.model_answers import ModelAnswers
+from saev.exploration.pictures import Recent
 from saev.intervention.setting import Setting
 
 MOST_MAPS = 32
@@ -17,8 +17,8 @@ class Causes:
     They take seconds, and hooks on the blocks: so they have a copy of the backbone, made at the first.
     """
 
-    def __init__(self, setting: Setting, pictures: Pictures) -> None:
-        self.setting, self.pictures = setting, pictures
+    def __init__(self, setting: Setting, answers: ModelAnswers) -> None:
+        self.setting, self.answers, self.pictures = setting, answers, answers.pictures
         self._backbone: Backbone | None = None
         self._lock = threading.Lock()
         self._kept: Recent[Attribution] = Recent(MOST_MAPS)
@@ -30,7 +30,7 @@ class Causes:
             found = self._kept.get((key, latent, method))
             if found is None:
                 if self._backbone is None:
-                    self._backbone = copy.deepcopy(self.setting.backbone)
+                    self._backbone = self.answers.copied_backbone()
                 pixels = pixels.to(self.setting.device)
                 found = attribute(self.setting.sae, self._backbone, pixels, latent, method=method)
                 self._kept.put((key, latent, method), found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Explorer:
         self.pictures = Pictures(setting.backbone, setting.source)
         self.limits = Limits(self.grid, self.d_sae, setting.reads_patches, self.tokens, start)
         self.answers = ModelAnswers(setting, self.tokens, self.pictures, readout)
-        self.causes = Causes(setting, self.pictures)
+        self.causes = Causes(setting, self.answers)
         self.rows = LatentRows(start, atlas, self.rungs)
         self.searches = LatentSearch(self.rows, self.answers)
         self.arms = EditArms(setting, start, self.tokens)
@@ -337,7 +338,8 @@ class Explorer:
         if not self._testing.acquire(blocking=False):
             raise UserError("another hypothesis is being tested: wait until it is done")
         try:
-            page, verdicts = tested_hypothesis(self.setting, yaml_text, Path(out_dir), progress)
+            own = replace(self.setting, backbone=self.answers.copied_backbone())
+            page, verdicts = tested_hypothesis(own, yaml_text, Path(out_dir), progress)
         finally:
             self._testing.release()
         self.rungs |= rungs_in_words([(verdict.latents, verdict.rung) for verdict in verdicts])

@@ -1,6 +1,5 @@
 """A hypothesis tested while somebody waits: the experiment of ``saev.intervene``, on a model of its own."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -74,14 +73,14 @@ def tested_hypothesis(
 ) -> tuple[Path, list[Verdict]]:
     """Runs the experiment and writes its report; the page and the verdicts.
 
-    The backbone is copied, as its blocks are hooked while others look at pictures.
+    The backbone of ``setting`` is hooked meanwhile: nobody else may use it.
 
     Raises:
         UserError: see :func:`read_text` and :func:`saev.intervention.experiment.run_setting`.
     """
     file = read_text(text)
     progress(0.0, "reading the hypothesis")
-    own = replace(setting, file=file, backbone=copy.deepcopy(setting.backbone))
+    own = replace(setting, file=file)
     report = out_dir / "report"
     report.mkdir(parents=True, exist_ok=True)
     write_atomically(report / "hypothesis.yaml", text)

@@ -3,6 +3,7 @@
 Suffixes: b images, p tokens, t tokens, d width, k streams, u units, c columns.
 """
 
+import copy
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saev.backbones import Backbone
 from saev.editing.tokens import Encoded, Tokens, encode
 from saev.errors import UserError
 from saev.exploration.own_readout import NO_HEAD, typed_readout
@@ -87,6 +89,11 @@ class ModelAnswers:
             if readout is None:
                 readout = self._typed.put(names, typed_readout(self.text_tower(), names))
             return readout
+
+    def copied_backbone(self) -> Backbone:
+        """A model of one's own; made while nobody's hooks are on this one."""
+        with self.lock:
+            return copy.deepcopy(self.setting.backbone)
 
     def text_tower(self) -> Any:
         """The model's, built once; UserError where it has none."""

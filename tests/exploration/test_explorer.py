@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,27 @@ def test_many_users_get_what_they_would_get_alone(explorer: Explorer) -> None:
     for thread in threads:
         thread.join()
     assert [together[number] for number in range(len(asked))] == alone
+
+
+def test_a_copy_of_the_model_is_made_without_others_hooks(explorer: Explorer) -> None:
+    """A hook of somebody's pass, copied with the model, would end every pass of the copy."""
+    blocks, hooked, done = explorer.setting.backbone.trunk.blocks, threading.Event(), []
+
+    def pass_of_another() -> None:
+        with explorer.answers.lock:
+            handle = blocks[0].register_forward_hook(lambda *_: None)
+            hooked.set()
+            time.sleep(0.3)
+            handle.remove()
+            done.append(True)
+
+    other = threading.Thread(target=pass_of_another)
+    other.start()
+    hooked.wait()
+    copied = explorer.answers.copied_backbone()
+    assert done
+    other.join()
+    assert not any(block._forward_hooks for block in copied.trunk.blocks)
 
 
 # --- searching and keeping ----------------------------------------------------------------------

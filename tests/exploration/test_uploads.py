@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,25 @@ def test_uploads_are_kept_in_bounded_memory_and_never_on_disk(
     with pytest.raises(UserError, match="upload it"):
         explorer.picture(key)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_upload_while_others_compute_changes_no_answer(explorer: Explorer) -> None:
+    """Two people edit and look for causes; a third uploads one picture after another."""
+    key = explorer.gallery[0].key
+    latent = explorer.look(key, None)[0].latent
+    edits = [{"kind": "set", "latents": [latent], "scale": -1.0}]
+    alone = explorer.edit(key, edits).change
+    data = [saved(Image.new("RGB", (30, 30), (40 * n, 90, 200)), "PNG") for n in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        edited = [pool.submit(explorer.edit, key, edits) for _ in range(4)]
+        caused = pool.submit(explorer.attribution, key, latent)
+        keys = [pool.submit(explorer.add_image, one) for one in data]
+        looked = [explorer.look(one.result(), None, n=3) for one in keys]
+    assert all(one.result().change == pytest.approx(alone, abs=1e-6) for one in edited)
+    assert caused.result().latent == latent
+    assert [one.result() for one in keys] == [key_of(one) for one in data]
+    again = [explorer.look(key_of(one), None, n=3) for one in data]
+    assert looked == again
 
 
 @pytest.mark.parametrize(
