@@ -3,6 +3,7 @@
 import threading
 
 from saev.attribution.attribute import Attribution, attribute
+from saev.attribution.order_curves import InsertionDeletion
 from saev.backbones import Backbone
 from saev.exploration.model_answers import ModelAnswers
 from saev.exploration.pictures import Recent
@@ -22,6 +23,7 @@ class Causes:
         self._backbone: Backbone | None = None
         self._lock = threading.Lock()
         self._kept: Recent[Attribution] = Recent(MOST_MAPS)
+        self._curves: Recent[InsertionDeletion] = Recent(MOST_MAPS)
 
     def of(self, key: str, latent: int, method: str) -> Attribution:
         """See :meth:`saev.exploration.explorer.Explorer.attribution`."""
@@ -34,4 +36,14 @@ class Causes:
                 pixels = pixels.to(self.setting.device)
                 found = attribute(self.setting.sae, self._backbone, pixels, latent, method=method)
                 self._kept.put((key, latent, method), found)
+            return found
+
+    def curves_of(self, key: str, latent: int, method: str) -> InsertionDeletion:
+        """See :meth:`saev.exploration.explorer.Explorer.insertion_deletion`; it runs the same copy."""
+        attribution = self.of(key, latent, method)
+        with self._lock:
+            found = self._curves.get((key, latent, method))
+            if found is None:
+                found = attribution.insertion_deletion()
+                self._curves.put((key, latent, method), found)
             return found

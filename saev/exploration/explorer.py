@@ -22,6 +22,7 @@ from datamodules.images import BrokenImage, ImageSource
 from datamodules.progress import progress_bars
 from saev.atlas.atlas import Atlas
 from saev.attribution.attribute import Attribution
+from saev.attribution.order_curves import InsertionDeletion
 from saev.backbones import Backbone
 from saev.errors import UserError
 from saev.exploration.answers import EditOutcome, GalleryImage, RankedLatent, ShownExemplar
@@ -230,6 +231,16 @@ class Explorer:
             UserError: an unknown image, latent or method; a latent that does not fire on the image.
         """
         return self.causes.of(key, self.limits.latent(latent), method)
+
+    def insertion_deletion(
+        self, key: str, latent: int, method: str = "integrated_gradients"
+    ) -> InsertionDeletion:
+        """How well :meth:`attribution` and the heat-map find what matters, next to random orders.
+
+        Raises:
+            UserError: as for the attribution.
+        """
+        return self.causes.curves_of(key, self.limits.latent(latent), method)
 
     def exemplars(self, latent: int, n: int = 8) -> list[ShownExemplar]:
         """The start-up images on which a latent is strongest, strongest first; at most 16."""

@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,20 @@ def test_many_users_get_what_they_would_get_alone(explorer: Explorer) -> None:
     for thread in threads:
         thread.join()
     assert [together[number] for number in range(len(asked))] == alone
+
+
+def test_causes_of_several_people_are_those_of_each_alone(explorer: Explorer) -> None:
+    """Maps and their curves share one copy of the model: two at once would hook it both."""
+    asked = [(one.key, first(explorer, one.key)) for one in explorer.gallery[4:8]]
+    with ThreadPoolExecutor(4) as pool:
+        maps = [pool.submit(explorer.attribution, *one) for one in asked]
+        curves = [pool.submit(explorer.insertion_deletion, *one) for one in asked]
+    for one, shown, scored in zip(asked, maps, curves, strict=True):
+        setting, pixels = explorer.setting, explorer.pictures.pixels(one[0])
+        alone = attribute(setting.sae, setting.backbone, pixels, one[1])
+        torch.testing.assert_close(shown.result().patches, alone.patches)
+        expected = alone.insertion_deletion().attribution
+        torch.testing.assert_close(scored.result().attribution.insertion, expected.insertion)
 
 
 def test_a_copy_of_the_model_is_made_without_others_hooks(explorer: Explorer) -> None:

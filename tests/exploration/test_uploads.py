@@ -125,10 +125,12 @@ def test_an_upload_while_others_compute_changes_no_answer(explorer: Explorer) ->
     with ThreadPoolExecutor(3) as pool:
         edited = [pool.submit(explorer.edit, key, edits) for _ in range(4)]
         caused = pool.submit(explorer.attribution, key, latent)
+        curves = pool.submit(explorer.insertion_deletion, key, latent)
         keys = [pool.submit(explorer.add_image, one) for one in data]
         looked = [explorer.look(one.result(), None, n=3) for one in keys]
     assert all(one.result().change == pytest.approx(alone, abs=1e-6) for one in edited)
     assert caused.result().latent == latent
+    assert curves.result() is explorer.insertion_deletion(key, latent)
     assert [one.result() for one in keys] == [key_of(one) for one in data]
     again = [explorer.look(key_of(one), None, n=3) for one in data]
     assert looked == again

@@ -94,7 +94,7 @@ class Panels:
                 "Where it does not fire, nothing causes it: choose one of the pictures below."
             )
         attribution = self._explorer.attribution(view.key, view.latent)
-        curves = attribution.insertion_deletion()
+        curves = self._explorer.insertion_deletion(view.key, view.latent)
         return causes(attribution, curves, self._explorer.picture(view.key))
 
     def outcome(self, view: "ViewState") -> str:
