@@ -50,7 +50,8 @@ def open_page(browser: Any, url: str, width: int = 1280) -> Any:
     page.foreign = []
     page.on("request", lambda r: page.foreign.append(r.url) if foreign(r.url, url) else None)
     page.goto(url)
-    page.wait_for_selector("#ranking button.latent")
+    for part in ("#ranking button.latent", "#picture svg image", "#gallery button.thumb"):
+        page.wait_for_selector(part, state="attached")  # they are drawn one after the other
     return page
 
 
@@ -66,9 +67,14 @@ def mark(page: Any, patch: int) -> None:
     )
 
 
+def shown_picture(page: Any) -> str:
+    return page.get_attribute("#picture svg image", "href")
+
+
 def other_picture(page: Any, before: str) -> None:
     page.wait_for_function(
-        "old => document.querySelector('#picture').innerHTML !== old", arg=before
+        "old => document.querySelector('#picture svg image').getAttribute('href') !== old",
+        arg=before,
     )
 
 
@@ -99,7 +105,7 @@ def new_outcome(page: Any, before: str) -> str:
 
 def test_from_a_picture_to_a_prediction_and_back_by_link(browser: Any, url: str) -> None:
     page = open_page(browser, url)
-    shown = page.inner_html("#picture")
+    shown = shown_picture(page)
     page.locator("#gallery button.thumb").nth(1).click()
     other_picture(page, shown)
     assert page.locator("#gallery button.thumb:nth-child(2)[aria-pressed=true]").count() == 1
@@ -226,12 +232,12 @@ def test_uploads_are_shown_or_refused_in_a_sentence(browser: Any, url: str, kind
     else:
         mode = {"grey": "L", "cmyk": "CMYK", "transparent": "RGBA"}[kind]
         Image.new(mode, (50, 40)).save(file, "tiff" if kind == "cmyk" else "png")
-    before = page.inner_html("#picture")
+    before = shown_picture(page)
     chosen = {"name": f"{kind}.png", "mimeType": "image/png", "buffer": file.getvalue()}
     page.locator("input[type=file]").first.set_input_files(chosen)
     if kind == "text":
         page.wait_for_selector("#message .error")
-        assert page.inner_html("#picture") == before
+        assert shown_picture(page) == before
     else:
         other_picture(page, before)
         assert page.locator("#message .error").count() == 0
