@@ -34,17 +34,20 @@ def newest_dictionary(outputs: Path) -> Path:
 def main(cfg: DictConfig) -> None:
     from saev.exploration.app.serve import ExplorerServer, listen, require_gradio
 
+    if isinstance(cfg.atlas, DictConfig):
+        raise UserError(
+            "atlas is not allowed to be a mapping here; give the run folder of saev.describe"
+        )
     sae = Path(cfg.sae) if cfg.sae is not None else newest_dictionary(Path(cfg.paths.outputs))
     require_gradio()
     listen(cfg.host, cfg.port).close()  # a taken port is said before the model is loaded
     from saev.cli.results import device_of
-    from saev.exploration.app.notebook import atlas_folder
     from saev.exploration.explorer import Explorer
 
     explorer = Explorer.open(
         str(sae) if cfg.sae is None else cfg.sae,
         head=cfg.head,
-        atlas=atlas_folder(cfg.atlas),
+        atlas=cfg.atlas,
         images=instantiate(cfg.images) if cfg.images is not None else None,
         n_images=cfg.n_images,
         verdicts=cfg.verdicts,

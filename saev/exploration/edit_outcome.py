@@ -25,7 +25,7 @@ LABELS = {
     "selected": "your edit",
     "random_latent": "random latents, same dose",
     "untrained": "untrained dictionary, same length",
-    "diffmean": "difference of means, same length",
+    "diffmean": "DiffMean, same length",
 }
 CONTROLS = ("random_latent", "untrained", "diffmean")
 

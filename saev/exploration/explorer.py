@@ -106,8 +106,8 @@ class Explorer:
             n_images: training images read at the start, for largest codes, rates and controls.
             device: None: a GPU where there is one.
             verdicts: folder with reports of ``saev.intervene``, for the rungs of latents; None: none.
-            also: a second dictionary, of the same model or of another, to lay beside this one on the
-                same images.
+            also: a second dictionary to lay beside this one on the same images: of the same model or of
+                another, but of the same where ``backbone`` is given.
 
         Raises:
             UserError: nothing there, or things that do not belong together.

@@ -8,8 +8,7 @@ from torch import nn
 def weights_sha256(sae: nn.Module) -> str:
     """SHA-256 over the names, shapes and float32 values of a dictionary's tensors.
 
-    The same before and after saving, on every device; buffers that the weights do not hold, such as
-    counts of dead latents, are left out by the dictionary's own state dict.
+    The same before and after saving, and on every device.
     """
     found = hashlib.sha256()
     for name, tensor in sorted(sae.state_dict().items()):

@@ -275,6 +275,17 @@ KEYS = {
         comparison.drive_strength: number
         comparison.seed: seed
         """,
+    "explore": """
+        seed: seed
+        sae: path or null
+        head: '' 5 [] {} true nan
+        also: path or null
+        atlas: '' 5 [] true nan
+        verdicts: path or null
+        host: '' 5 [] {} true nan null
+        port: -1 65536 1.5 nan inf abc [] {} true null
+        n_images: count
+        """,
     "intervene": """
         head: '' 5 [] {} true nan
         hypothesis: path or null
@@ -381,6 +392,8 @@ REFUSED_LATER = [
     train -m seed=1,2
     train --nope
     describe sae=x atlas_dir=y
+    describe atlas=folder
+    explore atlas={}
     """.strip().splitlines()
 ]
 """Trainings and recordings that cannot end well, though each value by itself is possible."""

@@ -53,10 +53,15 @@ def test_values_out_of_range_are_refused(tmp_path: Path, wrong: str) -> None:
 
 
 @pytest.mark.slow
-def test_it_prints_a_free_port_serves_and_ends_with_ctrl_c(tmp_path: Path, sae_dir: Path) -> None:
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+def test_it_prints_a_free_port_serves_and_leaves_nothing(
+    tmp_path: Path, sae_dir: Path, ended_by: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The newest dictionary of the outputs folder is opened where none is named."""
-    run = tmp_path / "runs" / "train" / "demo"
+    run, temporary = tmp_path / "runs" / "train" / "demo", tmp_path / "temporary"
     run.mkdir(parents=True)
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     (run / "sae").symlink_to(sae_dir)
     process = start(tmp_path, "port=0", "n_images=8")
     try:
@@ -68,8 +73,10 @@ def test_it_prints_a_free_port_serves_and_ends_with_ctrl_c(tmp_path: Path, sae_d
             url = next((word for word in line.split() if word.startswith("http://127.0.0.1:")), "")
         with urllib.request.urlopen(url, timeout=60) as answer:
             assert answer.status == 200
-        process.send_signal(signal.SIGINT)
+        assert list(temporary.glob("saev-explorer-*"))
+        process.send_signal(ended_by)
         _, said = process.communicate(timeout=60)
-        assert process.returncode == 130 and "Traceback" not in said
+        assert process.returncode == 128 + ended_by and "Traceback" not in said
+        assert not list(temporary.glob("saev-explorer-*"))
     finally:
         process.kill()

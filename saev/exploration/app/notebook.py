@@ -54,16 +54,8 @@ def explore(
     """
     require_gradio()
     explorer = Explorer.open(
-        sae, head, atlas_folder(atlas), images,
+        sae, head, atlas, images,
         backbone=backbone, n_images=n_images, seed=seed, device=device,
         verdicts=verdicts, also=also,
     )  # fmt: skip
     return ExplorerServer(explorer, host, port)
-
-
-def atlas_folder(given: "str | Path | None") -> Path | None:
-    """The folder with an atlas's tables: the one given, or ``latents/`` in the run folder given."""
-    if given is None:
-        return None
-    inner = Path(given) / "latents"
-    return inner if inner.is_dir() else Path(given)

@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from saev.exploration.app.markup import notice, percent, words
+from saev.exploration.edit_outcome import LABELS
 
 if TYPE_CHECKING:
     from saev.exploration.answers import ArmOutcome, EditOutcome
 
-ARMS = {
-    "before": ("before", "#8a8f98"),
-    "selected": ("your edit", "#31688e"),
-    "random_latent": ("random latents, same dose", "#b9a44c"),
-    "untrained": ("untrained dictionary, same length", "#c58a5a"),
-    "diffmean": ("DiffMean, same length", "#9a6fa3"),
+COLOURS = {
+    "before": "#8a8f98",
+    "selected": "#31688e",
+    "random_latent": "#b9a44c",
+    "untrained": "#c58a5a",
+    "diffmean": "#9a6fa3",
 }
+ARMS = {name: (LABELS[name], colour) for name, colour in COLOURS.items()}
 """Arm → what the page calls it, and its colour."""
 IN_WORDS = {
     "random_latent": "random latents at the same dose",

@@ -3,7 +3,7 @@
 A step returns the parts that change; Gradio leaves the others as they are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,11 +129,13 @@ class PageSteps:
         return self._of_patches(desk.with_patches(view, marked))
 
     def type_patches(self, view: ViewState, text: str) -> Update:
-        after = desk.with_patches(view, patches_of(text or "", self._n_patches))
-        return {**self._of_patches(after), self._page.picture: self._panels.picture(after)}
+        return self._marked(view, patches_of(text or "", self._n_patches))
 
     def unmark(self, view: ViewState) -> Update:
-        after = desk.with_patches(view, ())
+        return self._marked(view, ())
+
+    def _marked(self, view: ViewState, patches: Sequence[int]) -> Update:
+        after = desk.with_patches(view, patches)
         return {**self._of_patches(after), self._page.picture: self._panels.picture(after)}
 
     def sort(self, view: ViewState, sort: str) -> Update:

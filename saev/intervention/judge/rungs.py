@@ -29,6 +29,9 @@ RUNGS = {
     SELECTIVE: "less change of everything else than DiffMean and the probe direction, at the same "
     "target change",
 }
+"""What each one says."""
+LEVEL = 0.5
+"""Target change at which the selective rung compares."""
 
 
 def highest_rung(holds: Mapping[str, bool]) -> str | None:
@@ -39,11 +42,6 @@ def highest_rung(holds: Mapping[str, bool]) -> str | None:
             break
         found = name
     return found
-
-
-"""What each one says."""
-LEVEL = 0.5
-"""Target change at which the selective rung compares."""
 
 
 @dataclass(frozen=True)
