@@ -19,6 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from tests.fakes.untracked import untracked
+
 ROOT = Path(__file__).parents[2]
 WARM = (
     "lightning", "torch", "pandas", "saev.train", "saev.record", "saev.evaluate", "saev.describe",
@@ -122,9 +124,7 @@ def _run(argv: list[str], cwd: str, out: IO[bytes], err: IO[bytes]) -> int:
     most = pages * resource.getpagesize() + MOST_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     verb, *overrides = argv
-    if not any(override.startswith(("logger=", "logger.")) for override in overrides):
-        overrides.append("logger=none")
-    sys.argv = [f"saev.{verb}", *overrides]
+    sys.argv = [f"saev.{verb}", *untracked(verb, overrides)]
     try:
         import_module(f"saev.{verb}").main()
         status = 0

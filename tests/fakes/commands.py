@@ -9,6 +9,8 @@ import pytest
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
+from tests.fakes.untracked import untracked
+
 Run = Callable[..., str | int | None]
 """Command name and overrides → exit status: None or 0 for success, the sentence on failure."""
 
@@ -65,9 +67,7 @@ def in_process(name: str, *overrides: str) -> str | int | None:
     sets; without that a command that is refused ends in half the time.
     """
     GlobalHydra.instance().clear()
-    argv = [f"saev.{name}", *overrides]
-    if not any(o.startswith(("logger=", "logger.")) for o in overrides):
-        argv.append("logger=none")
+    argv = [f"saev.{name}", *untracked(name, overrides)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", argv)
         patch.setattr(Hydra, "get_mode", lambda *args, **kwargs: None)
