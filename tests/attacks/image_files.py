@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL import __version__ as pillow
 from PIL.PngImagePlugin import PngInfo
 
 RECORDED, REFUSED, LEFT_OUT, EITHER = "recorded", "refused", "left out", "either"
@@ -17,6 +18,8 @@ RECORDED, REFUSED, LEFT_OUT, EITHER = "recorded", "refused", "left out", "either
 ``images.on_error=skip``); left out from the start, as no image; or one of the first two."""
 
 Write = Callable[[Path], object]
+RAW_YCBCR = RECORDED if int(pillow.split(".")[0]) >= 13 else REFUSED
+"""Pillow 12 takes uncompressed YCbCr for four bytes a pixel and calls its own file truncated."""
 GOOD = 4
 """Good images beside the odd one."""
 
@@ -135,7 +138,8 @@ ONE_IMAGE: dict[str, tuple[str, Write]] = {
     "float": (REFUSED, saved("x.tif", picture(mode="F"), "TIFF")),
     "cmyk": (RECORDED, saved("x.jpg", picture(mode="CMYK"), "JPEG")),
     "cmyk_tiff": (RECORDED, saved("x.tiff", picture(mode="CMYK"), "TIFF")),
-    "ycbcr": (RECORDED, saved("x.tif", picture(mode="YCbCr"), "TIFF")),
+    "ycbcr": (RAW_YCBCR, saved("x.tif", picture(mode="YCbCr"), "TIFF")),
+    "ycbcr_jpeg": (RECORDED, saved("x.tif", picture(mode="YCbCr"), "TIFF", compression="jpeg")),
     "lab": (EITHER, saved("x.tif", picture(mode="LAB"), "TIFF")),
     "progressive": (RECORDED, saved("x.jpg", picture(), "JPEG", progressive=True)),
     "grey_jpeg": (RECORDED, saved("x.jpg", picture(mode="L"), "JPEG")),
