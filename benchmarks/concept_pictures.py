@@ -73,7 +73,7 @@ def code_picture(seen: Seen) -> Figure:
     b = int(stripes_bp.sum(1).argmax())
     p = int((seen.z_bps[b].sum(-1) * stripes_bp[b]).argmax())
     sae, z_s = seen.sae, seen.z_bps[b, p]
-    x_bar, x_hat = (sae.normalize(seen.acts_bpd[b, p]), sae.decode_normalized(z_s))
+    x_bar, x_hat = (sae.normalize(seen.acts_bpd[b, p]), z_s @ sae.W_dec + sae.b_dec)
     top = z_s.topk(N_ATOMS).indices.tolist()
     parts = [z_s[s] * sae.W_dec[s] for s in top]
     rest = x_hat - sum(parts)

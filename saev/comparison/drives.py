@@ -61,9 +61,9 @@ def _drives(
 
     pixels = _pixels(early, images, settings).to(device)
     latents = torch.from_numpy(pairs["latent_a"].to_numpy().copy())
-    shifts = shifts_of(
-        early.sae, latents, settings.drive_strength, torch.from_numpy(_largest(early))[latents]
-    )
+    largest, positions = torch.from_numpy(_largest(early))[latents], early.tokens
+    x = early.backbone.tap(pixels, [early.layer])[early.layer][:, positions.to(device)]
+    shifts = shifts_of(early.sae, latents, settings.drive_strength, largest, x)
     clean = read_late(early, late, pixels, torch.zeros_like(shifts[:1]))[0]
     moved = (read_late(early, late, pixels, shifts) - clean).numpy()
     random = random_shifts(shifts, len(shifts), settings.seed)

@@ -31,10 +31,10 @@ def control_arms(
     ``zero_ablated``: zeros.
     """
     replacements: dict[str, Callable[[Tensor], Tensor]] = {
-        "reconstructed": lambda x: sae.decode(sae.encode(x)),
+        "reconstructed": lambda x: sae.decode(sae.encode(x), x),
         "mean_ablated": lambda x: mean_d.to(x).expand_as(x),
         "zero_ablated": torch.zeros_like,
-        "untrained": lambda x: untrained.decode(untrained.encode(x)),
+        "untrained": lambda x: untrained.decode(untrained.encode(x), x),
     }
     return {
         name: on_chosen_tokens(sae, positions, replace) for name, replace in replacements.items()

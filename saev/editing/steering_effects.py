@@ -78,11 +78,21 @@ def steer_effects(
 
 
 def shifts_of(
-    sae: SparseAutoencoder, latents: Tensor, strength: float, max_s: Float[Tensor, " s"]
+    sae: SparseAutoencoder,
+    latents: Tensor,
+    strength: float,
+    max_s: Float[Tensor, " s"],
+    x: Float[Tensor, "*n d"] | None = None,
 ) -> Float[Tensor, "s d"]:
-    """strength × the latent's largest code × its atom, in raw units."""
+    """strength × the latent's largest code × its atom, in raw units.
+
+    Args:
+        x: tokens; where the dictionary normalises each, their mean length turns units to raw ones.
+    """
     atoms = sae.W_dec.detach()[latents.to(sae.W_dec.device)]
-    return strength * max_s.to(atoms)[:, None] * atoms / sae.scale
+    shifts = strength * max_s.to(atoms)[:, None] * atoms / sae.scale
+    units = sae.units_of(x)
+    return shifts if units is None else shifts * units.length.mean()
 
 
 def random_shifts(shifts_sd: Float[Tensor, "s d"], n: int, seed: int) -> Float[Tensor, "n d"]:

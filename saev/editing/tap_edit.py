@@ -80,7 +80,7 @@ class TapEdit:
         """What is added to each chosen token in raw units, and which tokens change at all."""
         latents, dz_bpm = self._change(encoded, mask)
         changed_bp = (dz_bpm != 0).any(-1)
-        delta_bpd = dz_bpm @ self.sae.W_dec[latents] / self.sae.scale
+        delta_bpd = self.sae.step_to_raw(dz_bpm @ self.sae.W_dec[latents], encoded.x)
         return delta_bpd, changed_bp & encoded.normal
 
     def _change(self, encoded: Encoded, mask: Tensor | None) -> tuple[list[int], Tensor]:
@@ -93,5 +93,5 @@ class TapEdit:
         latents, dz_bpm = self._change(encoded, mask)
         z = encoded.z.clone()
         z[..., latents] += dz_bpm
-        new_bpd = self.sae.decode(z)
+        new_bpd = self.sae.decode(z, encoded.x)
         return write(encoded.acts, self.tokens.positions, new_bpd, encoded.normal)

@@ -182,11 +182,11 @@ class _Pass:
         z_bps = self.sae.encode(x_bpd)
         normal_bp = self.sae.is_normal(x_bpd)
         x, z, keep = x_bpd.flatten(0, 1), z_bps.flatten(0, 1), normal_bp.flatten()
-        x_hat = self.sae.decode(z)
+        x_hat = self.sae.decode(z, x)
         for metrics, rows in ((self.normal, keep), (self.outliers, ~keep)):
             metrics.update(x[rows], x_hat[rows], z[rows])
         z_untrained = self.untrained.encode(x[keep])
-        self.control.update(x[keep], self.untrained.decode(z_untrained), z_untrained)
+        self.control.update(x[keep], self.untrained.decode(z_untrained, x[keep]), z_untrained)
         self.exemplars.update(z_bps * normal_bp[..., None], images_b)
 
     def _labels(self, batch: ImageBatch) -> Int[Tensor, " b"]:

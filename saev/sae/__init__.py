@@ -1,7 +1,8 @@
 """Dictionary maths in plain torch: a whole SAE in ten minutes, in this order of reading.
 
 config: shape, activation, provenance: the contents of ``config.json``
-model: the whole of inference: normalisation, five activations, decoding
+model: inference: normalisation, encoding, decoding
+activations: codes of pre-activations: the formulae
 encode: the codes of a training step, with gradients
 objectives/: what training minimises: squared error, L1, L0, the gate's loss, nested losses
 atoms: parameterisations of the atoms in training
@@ -14,8 +15,10 @@ Where needed:
 straight_through: gradients of JumpReLU's thresholds
 threshold: BatchTopK's choice in a batch, and the threshold that replaces it
 initialize: starting values; sparsity and length of an untrained dictionary's codes
+untrained: the null model of a dictionary
 pretrained: the folder on disk and on the hub
 weights_digest: which dictionary it is, whatever its folder is called
+token_norm: normalisers of each token, of dictionaries of others
 baselines: PCA, ICA, k-means, random … in the same form
 """
 

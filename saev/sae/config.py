@@ -18,20 +18,25 @@ from saev.files import (
     plain_data,
     plain_object,
 )
+from saev.sae.token_norm import TOKEN_NORMS
 
 FORMAT_VERSION = 1
 """Version of the folder written by ``save_pretrained``; raised when a reader must change."""
 
 ACTIVATIONS = ("relu", "topk", "batch_topk", "jump_relu", "gated")
+READ_ACTIVATIONS = ("signed_topk", "group_max")
+"""Of dictionaries of others: read, run and edited here, and not trained."""
 TOPK_FAMILY = ("topk", "batch_topk")
 
 FIELDS = an_object(
     {"d_model": a_whole(1, 10**6), "d_sae": a_whole(1, 10**9), "format_version": a_whole(1)},
     {
-        "activation": one_of(*ACTIVATIONS),
+        "activation": one_of(*ACTIVATIONS, *READ_ACTIVATIONS),
         "k": or_null(a_number(0, above=True)),
         "subtract_b_dec": a_flag(),
         "max_norm": or_null(a_number(0, above=True)),
+        "token_norm": one_of(*TOKEN_NORMS),
+        "skip": a_flag(),
         "backbone": or_null(BACKBONE_IDENTITY),
         "layer": or_null(a_whole(0, 10_000)),
         "tokens": or_null(RECORDED_TOKENS),
@@ -60,10 +65,11 @@ class SAEConfig:
     d_sae: int
     """Number of latents."""
     activation: str = "topk"
-    """One of ``ACTIVATIONS``."""
+    """One of ``ACTIVATIONS`` or ``READ_ACTIVATIONS``."""
     k: int | float | None = None
-    """Latents per token: exactly (``topk``, whole), on average (``batch_topk``), aimed at while
-    training (``jump_relu``, ``gated``; None there: whatever the penalty leads to)."""
+    """Latents per token: exactly (``topk``, ``signed_topk``, ``group_max``: whole), on average
+    (``batch_topk``), aimed at while training (``jump_relu``, ``gated``; None there: whatever the penalty
+    leads to)."""
     subtract_b_dec: bool = True
     """Whether the decoder bias is subtracted from the input before the encoder."""
     max_norm: float | None = None
@@ -81,7 +87,11 @@ class SAEConfig:
     images: dict[str, Any] | None = None
     """The image source they were recorded from: ``kind`` and keyword arguments."""
     recipe: dict[str, Any] = field(default_factory=dict)
-    """Hyperparameters of the training run."""
+    """Hyperparameters of the training run; of a dictionary of others where it comes from."""
+    token_norm: str = "none"
+    """Normaliser of each token before mean and scale, one of ``TOKEN_NORMS``; undone on decoding."""
+    skip: bool = False
+    """Whether a linear path W_skip runs beside the latents."""
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -89,12 +99,15 @@ class SAEConfig:
             raise ValueError(f"d_model must be at least 1, got {self.d_model}.")
         if self.d_sae < 1:
             raise ValueError(f"d_sae must be at least 1, got {self.d_sae}.")
-        if self.activation not in ACTIVATIONS:
-            allowed = ", ".join(ACTIVATIONS)
+        if self.activation not in ACTIVATIONS + READ_ACTIVATIONS:
+            allowed = ", ".join(ACTIVATIONS + READ_ACTIVATIONS)
             raise ValueError(f"activation must be one of {allowed}, got {self.activation!r}.")
         self._check_k()
         if self.max_norm is not None and not self.max_norm > 0:
             raise ValueError(f"max_norm must be positive or null, got {self.max_norm}.")
+        if self.token_norm not in TOKEN_NORMS:
+            allowed = ", ".join(TOKEN_NORMS)
+            raise ValueError(f"token_norm must be one of {allowed}, got {self.token_norm!r}.")
 
     def _check_k(self) -> None:
         if self.activation == "relu":
@@ -104,8 +117,16 @@ class SAEConfig:
                     "choose another activation or leave it out."
                 )
             return
-        if self.activation == "topk" and (self.k is None or self.k < 1 or self.k != int(self.k)):
-            raise ValueError(f"k must be at least 1 and whole for activation=topk, got {self.k}.")
+        whole = self.activation in ("topk", *READ_ACTIVATIONS)
+        if whole and (self.k is None or self.k < 1 or self.k != int(self.k)):
+            raise ValueError(
+                f"k must be at least 1 and whole for activation={self.activation}, got {self.k}."
+            )
+        if self.activation == "group_max" and self.d_sae % int(self.k or 1):
+            raise ValueError(
+                f"k must divide the number of latents d_sae={self.d_sae} for activation=group_max, "
+                f"got {self.k}."
+            )
         if self.activation == "batch_topk" and self.k is None:
             raise ValueError("k must be a positive number for activation=batch_topk, got None.")
         if self.k is not None and not self.k > 0:
@@ -116,8 +137,13 @@ class SAEConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able mapping of every field."""
-        return asdict(self)
+        """JSON-able mapping of every field, but of the two of dictionaries of others where they say
+        nothing: without them earlier versions read it."""
+        values = asdict(self)
+        for name, usual in (("token_norm", "none"), ("skip", False)):
+            if values[name] == usual:
+                del values[name]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str) -> "SAEConfig":

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saev.sae.activations import top_k
 from saev.sae.config import TOPK_FAMILY
-from saev.sae.model import SparseAutoencoder, top_k
+from saev.sae.model import SparseAutoencoder
 from saev.sae.products import (
     GradientMemory,
     SparseSupport,

@@ -1,6 +1,8 @@
 """The dictionary: x̄ = scale·(x − mean), z = act(W_enc(x̄ − b_dec) + b_enc), x̄̂ = z·W_dec + b_dec.
 
-All of inference is in this file: normalisation, the five activations, decoding.
+All of inference is in this file but for the activations' formulae, in ``activations``. Dictionaries of
+others may have more: a normaliser of each token before the mean (``token_norm``), a linear path W_skip
+beside the latents.
 
 Shapes: `b` tokens, `d` d_model, `s` d_sae; `*n` any leading axes. A bar marks normalised units.
 """
@@ -14,9 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from saev.sae import activations
 from saev.sae.config import SAEConfig
-from saev.sae.initialize import best_gain, initialize_, latents_per_token, some_normal
-from saev.sae.sparse import largest
+from saev.sae.initialize import initialize_
+from saev.sae.token_norm import TokenUnits, given, token_units
 
 
 class SparseAutoencoder(nn.Module):
@@ -34,6 +37,7 @@ class SparseAutoencoder(nn.Module):
     threshold: Tensor  # JumpReLU: (s,), trained; BatchTopK: one number, measured on data
     r_mag: Tensor  # Gated: (s,)
     b_mag: Tensor
+    W_skip: Tensor  # with cfg.skip: (d, d)
 
     def __init__(self, cfg: SAEConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -52,6 +56,8 @@ class SparseAutoencoder(nn.Module):
             case "gated":
                 self.r_mag = nn.Parameter(torch.zeros(cfg.d_sae))
                 self.b_mag = nn.Parameter(torch.zeros(cfg.d_sae))
+        if cfg.skip:
+            self.W_skip = nn.Parameter(torch.zeros(cfg.d_model, cfg.d_model))
         initialize_(self.W_enc, self.W_dec, "transpose", generator)
 
     @property
@@ -71,13 +77,30 @@ class SparseAutoencoder(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.cfg.d_model} → {self.cfg.d_sae}, {self.cfg.activation}, k={self.cfg.k}"
 
+    def units_of(self, x: Float[Tensor, "*n d"] | None) -> TokenUnits | None:
+        """What ``cfg.token_norm`` takes from each token; None where it takes nothing."""
+        return token_units(x, self.cfg.token_norm, self.W_enc.dtype)
+
     def normalize(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """Raw to normalised units, in the dtype of the weights."""
-        return (x.to(self.W_enc.dtype) - self.mean) * self.scale
+        x, units = x.to(self.W_enc.dtype), self.units_of(x)
+        if units is not None:
+            x = (x - units.shift) / units.length
+        return (x - self.mean) * self.scale
 
-    def denormalize(self, x_bar: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """Normalised to raw units."""
-        return x_bar / self.scale + self.mean
+    def denormalize(
+        self, x_bar: Float[Tensor, "*n d"], x: Float[Tensor, "*n d"] | None = None
+    ) -> Float[Tensor, "*n d"]:
+        """Normalised to raw units; with ``cfg.token_norm`` of the tokens ``x``."""
+        y, units = x_bar / self.scale + self.mean, self.units_of(x)
+        return y if units is None else y * units.length + units.shift
+
+    def step_to_raw(
+        self, step_bar: Float[Tensor, "*n d"], x: Float[Tensor, "*n d"] | None = None
+    ) -> Float[Tensor, "*n d"]:
+        """A difference in normalised units, in raw ones; with ``cfg.token_norm`` at the tokens ``x``."""
+        step, units = step_bar / self.scale, self.units_of(x)
+        return step if units is None else step * units.length
 
     def is_normal(self, x: Float[Tensor, "*n d"]) -> Bool[Tensor, "*n"]:
         """Where the L2 norm in raw units is at most ``cfg.max_norm``; everywhere if that is None.
@@ -101,43 +124,39 @@ class SparseAutoencoder(nn.Module):
         return self.b_dec if self.cfg.subtract_b_dec else torch.zeros_like(self.b_dec)
 
     def activate(self, pre: Float[Tensor, "*n s"]) -> Float[Tensor, "*n s"]:
-        """Codes of pre-activations, each token on its own.
-
-        - relu: z = max(pre, 0).
-        - topk: that at the k largest pre-activations of each token, 0 elsewhere.
-        - jump_relu: z = pre where pre > max(θ, 0), else 0, with a trained θ for each latent
-          (Rajamanoharan et al. 2024, arXiv 2407.14435, eq. 4; θ itself is the parameter).
-        - batch_topk: the same with one measured θ, so that no token depends on the others of its
-          batch (Bussmann et al. 2024, arXiv 2412.06410, sec. 3).
-        - gated: z = max(exp(r_mag)·(pre − b_enc) + b_mag, 0) where pre > 0, else 0; b_enc is the
-          gate's bias (Rajamanoharan et al. 2024, arXiv 2404.16014, eq. 6 and 7).
-        """
+        """Codes of pre-activations, each token on its own; formulae: ``saev.sae.activations``."""
+        k = int(self.cfg.k or 0)
         match self.cfg.activation:
             case "relu":
                 return pre.relu()
             case "topk":
-                return top_k(pre, int(self.cfg.k or 0))
+                return activations.top_k(pre, k)
             case "jump_relu" | "batch_topk":
-                return torch.where(pre > self.threshold.clamp_min(0), pre, 0.0)
+                return activations.above(pre, self.threshold)
+            case "gated":
+                return activations.gated(pre, self.b_enc, self.r_mag, self.b_mag)
+            case "group_max":
+                return activations.group_max(pre, k)
             case _:
-                magnitude = (self.r_mag.exp() * (pre - self.b_enc) + self.b_mag).relu()
-                return torch.where(pre > 0, magnitude, 0.0)
-
-    def decode_normalized(self, z: Float[Tensor, "*n s"]) -> Float[Tensor, "*n d"]:
-        """z·W_dec + b_dec, in normalised units."""
-        return z @ self.W_dec + self.b_dec
+                return activations.signed_top_k(pre, k)
 
     def encode(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n s"]:
         """Codes of raw activations."""
         return self.activate(self.pre_activations(self.normalize(x)))
 
-    def decode(self, z: Float[Tensor, "*n s"]) -> Float[Tensor, "*n d"]:
-        """Raw activations of codes."""
-        return self.denormalize(self.decode_normalized(z.to(self.W_dec.dtype)))
+    def decode(
+        self, z: Float[Tensor, "*n s"], x: Float[Tensor, "*n d"] | None = None
+    ) -> Float[Tensor, "*n d"]:
+        """Raw activations of codes. ``x``, what they are codes of, is needed by dictionaries with
+        ``token_norm`` or W_skip alone."""
+        x_bar = z.to(self.W_dec.dtype) @ self.W_dec + self.b_dec
+        if self.cfg.skip:
+            x_bar = x_bar + F.linear(self.normalize(given(x, "W_skip")), self.W_skip)
+        return self.denormalize(x_bar, x)
 
     def reconstruct(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """decode(encode(x)) in x's dtype; tokens that are not normal come back unchanged."""
-        x_hat = self.decode(self.encode(x)).to(x.dtype)
+        x_hat = self.decode(self.encode(x), x).to(x.dtype)
         return torch.where(self.is_normal(x).unsqueeze(-1), x_hat, x)
 
     forward = reconstruct
@@ -168,16 +187,9 @@ class SparseAutoencoder(nn.Module):
         Each token keeps its ``latents_per_token`` largest codes, since thresholds mean nothing for
         other atoms, times the ``best_gain`` on raw ``acts``.
         """
-        acts = some_normal(self, acts)
-        k = latents_per_token(self, acts)
-        cfg = self.cfg if k is None else replace(self.cfg, activation="topk", k=k)
-        fresh = SparseAutoencoder(cfg, torch.Generator().manual_seed(seed)).requires_grad_(False)
-        fresh = fresh.to(self.W_enc.device, self.W_enc.dtype).eval()
-        kept = self.extras if cfg.activation == self.cfg.activation else ()
-        for name in ("mean", "scale", *kept):
-            getattr(fresh, name).copy_(getattr(self, name))
-        fresh.W_enc.mul_(best_gain(fresh, acts))
-        return fresh
+        from saev.sae.untrained import untrained_like
+
+        return untrained_like(self, seed, acts)
 
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write ``config.json`` and ``weights.safetensors``, each whole or not at all; the folder."""
@@ -195,26 +207,12 @@ class SparseAutoencoder(nn.Module):
             UserError: nothing there, a pickle, a damaged file, a newer format, shapes that
                 contradict the config, a hub that does not answer.
         """
-        from saev.sae.pretrained import read
+        from saev.sae.pretrained import load
 
-        export = read(source)
-        sae = cls(export.cfg, torch.Generator())
-        export.check(sae.state_dict())
-        sae.to(export.tensors["W_enc"].dtype).load_state_dict(export.tensors)
-        return sae.to(device).eval().requires_grad_(False)
+        return load(cls, source).to(device).eval().requires_grad_(False)
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
         """Upload to the hub, return the repository's URL; UserError where the hub refuses."""
         from saev.sae.pretrained import push
 
         return push(self.cfg, self.state_dict(), repo_id, private)
-
-
-def top_k(pre: Float[Tensor, "*n s"], k: int) -> Float[Tensor, "*n s"]:
-    """max(pre, 0) at the k largest entries of each token, 0 elsewhere.
-
-    Source: Gao et al. 2024 (arXiv 2406.04093), eq. 2, with the ReLU of their released models.
-    """
-    rows = pre.reshape(-1, pre.shape[-1])
-    at = largest(rows.detach(), k)[1]
-    return torch.zeros_like(rows).scatter_(1, at, rows.gather(1, at).relu()).view_as(pre)

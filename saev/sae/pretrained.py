@@ -10,14 +10,16 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saev.errors import UserError
 from saev.files import a_list, a_number, an_object, read_json, write_atomically
 from saev.sae.config import SAEConfig
+
+Dictionary = TypeVar("Dictionary", bound=nn.Module)
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "weights.safetensors"
@@ -102,6 +104,15 @@ def read(source: str | Path) -> Export:
     if stray := [name for name in NORMALIZATION if name in learned]:
         raise UserError(f"{stray[0]} is unexpected in {folder / WEIGHTS_NAME}; export it again.")
     return Export(folder, cfg, {**learned, **normalization})
+
+
+def load(kind: type[Dictionary], source: str | Path) -> Dictionary:
+    """A dictionary of class ``kind`` with what ``read`` finds; raises UserError as it does."""
+    export = read(source)
+    sae = kind(export.cfg, torch.Generator())  # pyright: ignore
+    export.check(sae.state_dict())
+    sae.to(export.tensors["W_enc"].dtype).load_state_dict(export.tensors)
+    return sae
 
 
 def push(cfg: SAEConfig, tensors: Mapping[str, Tensor], repo_id: str, private: bool) -> str:

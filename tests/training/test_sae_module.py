@@ -243,7 +243,7 @@ def test_logged_loss_is_the_sum_of_its_parts_by_definition() -> None:
     trainer = fit(module, data, log_every_n_steps=1)
     logged = {name: float(v) for name, v in trainer.callback_metrics.items()}
     x_bar, z = sae.normalize(data), sae.encode(data)
-    error = x_bar - sae.decode_normalized(z)
+    error = x_bar - (z @ sae.W_dec + sae.b_dec)
     aux = auxk(
         x_bar,
         error,

@@ -72,7 +72,10 @@ def effects_of(
     chosen = rng.permutation(allowed_b.nonzero()[0])[:n_images]
     pixels = torch.stack([_pixels(images, int(index), backbone) for index in chosen]).to(device)
     unsteered = prepare(pixels, sae, backbone, columns.readout)
-    shifts = shifts_of(sae, torch.from_numpy(latents), strength, torch.from_numpy(max_s[latents]))
+    shifts = shifts_of(
+        sae, torch.from_numpy(latents), strength, torch.from_numpy(max_s[latents]),
+        unsteered.acts_btd[:, unsteered.positions_p],
+    )  # fmt: skip
     change = steer_effects(unsteered, shifts, sae.cfg.layer, backbone, columns.readout, batch_size)
     random = steer_effects(
         unsteered, random_shifts(shifts, n_random, seed), sae.cfg.layer, backbone, columns.readout,

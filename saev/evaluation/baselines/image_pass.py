@@ -47,7 +47,7 @@ class _Collector:
 
     def _add(self, x_bpd: Float[Tensor, "b p d"], places: np.ndarray) -> Float[Tensor, "b p d"]:
         z_bps = self.sae.encode(x_bpd)
-        x_hat_bpd = self.sae.decode(z_bps)
+        x_hat_bpd = self.sae.decode(z_bps, x_bpd)
         keep_bp = self.sae.is_normal(x_bpd)
         z_bps = z_bps * keep_bp[..., None]
         error_bp = (x_bpd.double() - x_hat_bpd.double()).square().sum(-1) * keep_bp

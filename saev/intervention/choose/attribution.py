@@ -56,6 +56,6 @@ def _contribution(
 ) -> np.ndarray:
     encoded = encode(sae, tokens, acts)
     gradient_bpd = gradient[:, tokens.positions].to(sae.W_dec.dtype)
-    slope_bps = gradient_bpd @ sae.W_dec.T / sae.scale
+    slope_bps = sae.step_to_raw(gradient_bpd @ sae.W_dec.T, encoded.x)
     kept = encoded.z * slope_bps * encoded.normal.unsqueeze(-1)
     return kept.sum((0, 1)).double().cpu().numpy()
