@@ -6,6 +6,7 @@ evaluate: a dictionary on held-out images, against baselines, or the members of 
 describe: every latent of a dictionary, scored and named, as tables and pages
 compare: what two or more dictionaries share, and what one lacks
 intervene: hypotheses about latents, tested in the running model against control arms
+convert: a dictionary of any library as one of ours, or the other way
 explore: a page in the browser to look, click, edit and see what changes next to controls
 loading: SAE folder → dictionary, its backbone, its images
 sources: image sources by name, folder or object
@@ -24,6 +25,7 @@ concepts/: what images show, and which latent predicts it
 atlas/: the description of every latent, and its site
 comparison/: several dictionaries on the same images
 editing/: what one can do to a running model
+interop/: dictionaries of other libraries in and out
 steering/: a steered model, to run, save and load
 attribution/: where on the input a latent's code comes from
 heads/: from a backbone's output to classes

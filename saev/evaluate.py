@@ -35,15 +35,15 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from saev.evaluation.baselines.methods import BaselineSettings
     from saev.evaluation.report import evaluate_and_report
     from saev.heads import load_head
+    from saev.interop import open_sae
     from saev.loading import backbone_of, images_for
-    from saev.sae import SparseAutoencoder
 
     if cfg.sae is None:
         raise UserError("nothing to evaluate; give a dictionary, sae=DIR, or a sweep, sweep=ID")
     settings = BaselineSettings(**cfg.baselines, seed=cfg.seed)
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="evaluate") as tracking:
-        sae = SparseAutoencoder.from_pretrained(cfg.sae)
+        sae = open_sae(cfg.sae)
         tracking.set_tags({"saev.sae": str(cfg.sae), "saev.manifest_id": str(sae.cfg.manifest_id)})
         head = load_head(cfg.head) if cfg.head is not None else None
         backbone = backbone_of(sae, str(cfg.sae), weights=cfg.backbone.weights, head=head)

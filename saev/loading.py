@@ -12,6 +12,7 @@ from saev.backbones.family import PREPROCESSING
 from saev.backbones.from_spec import backbone_from_spec, checked_spec
 from saev.errors import UserError
 from saev.heads import TrainedHead
+from saev.interop import open_sae
 from saev.sae import SparseAutoencoder
 
 
@@ -31,8 +32,7 @@ def open_dictionary(
         UserError: no such dictionary, it does not say what it belongs to, or the weights are others.
     """
     name = "the dictionary" if isinstance(sae, SparseAutoencoder) else str(sae)
-    if not isinstance(sae, SparseAutoencoder):
-        sae = SparseAutoencoder.from_pretrained(sae)
+    sae = open_sae(sae)
     found = backbone_of(sae, name, weights=weights, backbone=backbone)
     check_belongs(sae, found)
     return sae, found

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saev.errors import UserError
+from saev.interop import open_sae
 from saev.metrics.geometry import matched_cosine, random_atoms
 from saev.sae import SparseAutoencoder
 
@@ -77,7 +78,7 @@ def stability(
 
 
 def _other(name: str, atoms: Float[Tensor, "s d"]) -> Float[Tensor, "s d"]:
-    other = SparseAutoencoder.from_pretrained(name).W_dec.detach().float().cpu()
+    other = open_sae(name).W_dec.detach().float().cpu()
     if other.shape != atoms.shape:
         raise UserError(
             f"atlas.seeds: {name} has atoms of shape {tuple(other.shape)}, the dictionary "

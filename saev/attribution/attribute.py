@@ -23,6 +23,7 @@ from saev.attribution.relevance import ConservingGradients
 from saev.backbones import Backbone
 from saev.editing.tokens import Tokens
 from saev.errors import UserError
+from saev.interop import open_sae
 from saev.loading import check_belongs, rebuild_backbone
 from saev.sae import SparseAutoencoder
 
@@ -212,7 +213,7 @@ def _relevance(probe: LatentProbe, pixels: Tensor, reference: Tensor) -> Tensor:
 def _opened(sae: Any, backbone: Any) -> tuple[SparseAutoencoder, Backbone, int, Tokens]:
     name = "the dictionary"
     if not isinstance(sae, SparseAutoencoder):
-        name, sae = str(sae), SparseAutoencoder.from_pretrained(sae)
+        name, sae = str(sae), open_sae(sae)
     if sae.cfg.layer is None or sae.cfg.tokens is None:
         raise UserError(f"{name} does not say which layer and tokens it reads; train it with saev")
     if not isinstance(backbone, Backbone):

@@ -16,6 +16,7 @@ from saev.evaluation.heads import head_fidelity
 from saev.evaluation.held_out import Evaluation, evaluate_images
 from saev.evaluation.summary import show_metrics
 from saev.heads import TrainedHead, load_head
+from saev.interop import open_sae
 from saev.loading import backbone_of, images_for
 from saev.sae import SparseAutoencoder
 from saev.sources import Images, open_images
@@ -59,7 +60,7 @@ def evaluate_dictionary(
         UserError: no held-out images, another backbone, or a dictionary that names no images.
     """
     name = "the dictionary" if isinstance(sae, SparseAutoencoder) else str(sae)
-    opened = sae if isinstance(sae, SparseAutoencoder) else SparseAutoencoder.from_pretrained(sae)
+    opened = open_sae(sae)
     trained = load_head(head) if isinstance(head, str | Path) else head
     model = backbone_of(opened, name, backbone=backbone, head=trained)
     given = open_images(images) if images is not None else None

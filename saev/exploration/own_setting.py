@@ -13,6 +13,7 @@ from saev.errors import UserError
 from saev.exploration.edit_arms import UNTRAINED
 from saev.exploration.model_answers import MAX_ROWS
 from saev.exploration.own_readout import no_readout, readout_for, trained_head_of
+from saev.interop import open_sae
 from saev.intervention.hypothesis import Hypothesis, Images
 from saev.intervention.readout import Readout
 from saev.intervention.setting import Setting
@@ -36,7 +37,7 @@ def open_setting(
     if n_images < 1:
         raise UserError(f"n_images={n_images} must be 1 or more")
     name = "the dictionary" if isinstance(sae, SparseAutoencoder) else str(sae)
-    opened = sae if isinstance(sae, SparseAutoencoder) else SparseAutoencoder.from_pretrained(sae)
+    opened = open_sae(sae)
     trained = trained_head_of(head)
     model = backbone_of(opened, name, backbone=backbone, head=trained)
     check_belongs(opened, model)

@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from datamodules.images import source_from_spec
-from saev import SparseAutoencoder, Steering, edits
+from saev import Steering, edits
 from saev.exploration.own_readout import readout_for, trained_head_of, typed_readout
+from saev.interop import open_sae
 from saev.intervention.judge.tally import predict
 from saev.loading import backbone_of
 '''
@@ -64,7 +65,7 @@ def python_script(edits: Sequence[CodeEdit], largest: Float[np.ndarray, " s"], o
         f"{HEADER}\n"
         f"folder = {sae}\n"
         f"head = {of.head!r}\n"
-        "sae = SparseAutoencoder.from_pretrained(folder)\n"
+        "sae = open_sae(folder)\n"
         "trained = trained_head_of(head)\n"
         "backbone = backbone_of(sae, folder, head=trained)\n"
         f'source = source_from_spec({dict(of.source)!r}, "this script")\n'

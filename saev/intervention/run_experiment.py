@@ -13,6 +13,7 @@ from saev.backbones import Backbone
 from saev.cli.results import chosen_device
 from saev.defaults import defaults
 from saev.heads import load_head
+from saev.interop import open_sae
 from saev.intervention.experiment import run_setting
 from saev.intervention.hypothesis import Hypothesis, read_hypothesis
 from saev.intervention.readout import OWN_HEADS, make_readout
@@ -76,7 +77,7 @@ def run_experiment(
     if placebo is not None:
         hypothesis = replace(hypothesis, placebo=placebo)
     name = "the dictionary" if isinstance(sae, SparseAutoencoder) else str(sae)
-    opened = sae if isinstance(sae, SparseAutoencoder) else SparseAutoencoder.from_pretrained(sae)
+    opened = open_sae(sae)
     own = str(head) in OWN_HEADS or not Path(head).is_dir()
     trained = None if own else load_head(head)
     model = backbone_of(opened, name, backbone=backbone, head=trained)

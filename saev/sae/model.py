@@ -85,7 +85,7 @@ class SparseAutoencoder(nn.Module):
         """Raw to normalised units, in the dtype of the weights."""
         x, units = x.to(self.W_enc.dtype), self.units_of(x)
         if units is not None:
-            x = (x - units.shift) / units.length
+            x = (x - units.shift) / units.divisor
         return (x - self.mean) * self.scale
 
     def denormalize(

@@ -12,13 +12,14 @@ from torch import Tensor
 TOKEN_NORMS = ("none", "layer_norm", "sqrt_d")
 
 EPSILON = 1e-5
-"""Added to the standard deviation by ``layer_norm``."""
+"""Added by ``layer_norm`` to the standard deviation that it divides by, in SAELens and ViT-Prisma alike."""
 
 
 class TokenUnits(NamedTuple):
-    """x = length·x_normalised + shift, token by token."""
+    """Normalised is (x − shift)/divisor; back it is length·x + shift, token by token."""
 
     shift: Float[Tensor, "*n 1"]
+    divisor: Float[Tensor, "*n 1"]
     length: Float[Tensor, "*n 1"]
 
 
@@ -34,13 +35,15 @@ def token_units(
 ) -> TokenUnits | None:
     """What a normaliser takes from each token; None for ``none``.
 
-    - layer_norm: the mean over dimensions, and their standard deviation (n − 1) plus ``EPSILON``.
+    - layer_norm: the mean over dimensions, and their standard deviation (n − 1), of which only the
+      divisor has ``EPSILON`` added.
     - sqrt_d: no shift, and the L2 norm over √d.
     """
     if token_norm == "none":
         return None
     x = given(x, token_norm).to(dtype)
     if token_norm == "layer_norm":
-        return TokenUnits(x.mean(-1, keepdim=True), x.std(-1, keepdim=True) + EPSILON)
+        spread = x.std(-1, keepdim=True)
+        return TokenUnits(x.mean(-1, keepdim=True), spread + EPSILON, spread)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True) / x.shape[-1] ** 0.5
-    return TokenUnits(torch.zeros_like(length), length)
+    return TokenUnits(torch.zeros_like(length), length, length)

@@ -22,6 +22,7 @@ from saev.editing.edits import edit_from_dict, edit_to_dict
 from saev.editing.tap_edit import TapEdit
 from saev.editing.tokens import Tokens
 from saev.errors import UserError
+from saev.interop import open_sae
 from saev.loading import check_belongs, images_for, rebuild_backbone
 from saev.sae import SparseAutoencoder
 
@@ -116,7 +117,7 @@ def make_tap(
     """The backbone, and a tap on it, from what :meth:`saev.steering.Steering.of` is given."""
     name = "the dictionary"
     if not isinstance(sae, SparseAutoencoder):
-        name, sae = str(sae), SparseAutoencoder.from_pretrained(sae)
+        name, sae = str(sae), open_sae(sae)
     if not isinstance(backbone, Backbone):
         made_from = sae.cfg.backbone
         backbone = rebuild_backbone(made_from["spec"] if made_from else None, backbone)

@@ -13,6 +13,7 @@ from saev.cli.results import device_of, keep_metrics
 from saev.errors import UserError
 from saev.files import write_atomically
 from saev.heads import load_head
+from saev.interop import open_sae
 from saev.intervention.experiment import run_setting
 from saev.intervention.hypothesis import Hypothesis, read_hypothesis
 from saev.intervention.judge.mean_tradeoff import MeanTradeoff
@@ -32,7 +33,6 @@ from saev.intervention.report.replication_page import write_replication
 from saev.intervention.result import ExperimentResult
 from saev.intervention.setting import Setting
 from saev.loading import backbone_of, images_for
-from saev.sae import SparseAutoencoder
 from saev.tracking import Tracking
 
 
@@ -98,7 +98,7 @@ def _experiment(
     tracking: Tracking, tag: str,
 ) -> ExperimentResult:  # fmt: skip
     """One dictionary's experiment, with its report in ``folder``."""
-    sae = SparseAutoencoder.from_pretrained(name)
+    sae = open_sae(name)
     source = images_for(sae, name, images)
     device = device_of(cfg.trainer.accelerator)
     head = str(cfg.head)

@@ -1,0 +1,43 @@
+"""Dictionary objects of other libraries, held in memory, as if their files were read."""
+
+from typing import Any
+
+from torch import nn
+
+from saev.errors import UserError
+from saev.interop.weights_files import Found
+
+_SETTINGS = ("k", "top_k", "running_threshold", "threshold")
+
+
+def files_of(sae: Any) -> Found:
+    """State dict and settings of an object of SAELens, dictionary_learning or overcomplete.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    library = type(sae).__module__.partition(".")[0]
+    if not isinstance(sae, nn.Module):
+        raise UserError(
+            f"sae is a {type(sae).__name__}; give a folder, a name or a dictionary object"
+        )
+    where, tensors = f"the {type(sae).__name__}", dict(sae.state_dict())
+    if library == "sae_lens":
+        config = dict(getattr(sae, "cfg").to_dict())  # noqa: B009 - of another library's class
+        return Found(where, "", tensors, config)
+    if library == "dictionary_learning":
+        trainer = {"dict_class": type(sae).__name__}
+        if hasattr(sae, "apply_b_dec_to_input"):
+            trainer["apply_b_dec_to_input"] = sae.apply_b_dec_to_input  # pyright: ignore
+        return Found(where, "", tensors, {"trainer": trainer})
+    if library == "overcomplete":
+        config = {"class": type(sae).__name__}
+        for name in _SETTINGS:
+            value = getattr(sae, name, None)
+            if isinstance(value, int | float):
+                config[name] = value  # type: ignore[assignment]
+        return Found(where, "", tensors, config)
+    raise UserError(
+        f"{where} comes from {library or 'no library'}; objects of sae_lens, dictionary_learning and "
+        "overcomplete are read, others from their files"
+    )

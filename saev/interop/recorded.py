@@ -1,0 +1,97 @@
+"""What only activations can say of a foreign dictionary: a recording decides it.
+
+Shapes: `n` tokens, `d` d_model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from datamodules.activations import Manifest
+from datamodules.activations.tar import iter_samples
+from saev.errors import UserError
+from saev.interop.foreign import Foreign, to_dictionary
+
+MOST_TOKENS = 8192
+"""Enough to tell reconstructions apart that differ by a bias."""
+MOST_IMAGES = 256
+
+
+class Recorded(NamedTuple):
+    """A recording, opened."""
+
+    manifest: Manifest
+    x: Float[Tensor, "n d"]
+    """Some of its tokens of normal norm."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Fields of ``SAEConfig`` that say what the dictionary is for."""
+        manifest = self.manifest
+        return {
+            "backbone": manifest.backbone, "layer": manifest.layer, "tokens": manifest.tokens,
+            "manifest_id": manifest.id, "manifest_sha256": manifest.sha256,
+            "max_norm": manifest.statistics.max_norm,
+        }  # fmt: skip
+
+
+def read_recording(folder: str | Path) -> Recorded:
+    """The manifest and some tokens; raises UserError where there is no recording or none are normal."""
+    manifest = Manifest.read(folder)
+    samples = (one for shard in manifest.shards for one in iter_samples(folder, shard))
+    found = [np.asarray(sample.acts, np.float32) for sample in islice(samples, MOST_IMAGES)]
+    x = torch.from_numpy(np.concatenate(found))
+    limit = manifest.statistics.max_norm
+    if limit is not None:
+        x = x[torch.linalg.vector_norm(x, dim=1) <= limit]
+    if not len(x):
+        raise UserError(f"{folder} has no token of normal norm among its first {len(found)} images")
+    return Recorded(manifest, x[:: max(1, len(x) // MOST_TOKENS)])
+
+
+def decided(foreign: Foreign, recorded: Recorded, where: str) -> Foreign:
+    """The same with its open question answered, and the answer among what is said.
+
+    Raises:
+        UserError: the recording is of another width.
+    """
+    if recorded.manifest.width != foreign.W_enc.shape[1]:
+        raise UserError(
+            f"{where} reads {foreign.W_enc.shape[1]} dimensions and the recording "
+            f"{recorded.manifest.id} has {recorded.manifest.width}; record the layer it belongs to."
+        )
+    if foreign.open_question is None:
+        return foreign
+    if foreign.open_question == "normalization":
+        statistics = recorded.manifest.statistics
+        scale = float(torch.tensor(statistics.scale))
+        extras: Mapping[str, Tensor] = {
+            **foreign.extras, "mean": torch.tensor(statistics.mean), "scale": torch.tensor(scale),
+        }  # fmt: skip
+        said = f"mean and scale ({scale:.4g}) were measured on {recorded.manifest.id}"
+        return replace(foreign, extras=extras, open_question=None, said=(*foreign.said, said))
+    errors = {
+        subtract: unexplained(replace(foreign, subtract_b_dec=subtract), recorded.x, where)
+        for subtract in (True, False)
+    }
+    best = min(errors, key=errors.__getitem__)
+    said = (
+        f"b_dec is {'subtracted' if best else 'not subtracted'}: on {len(recorded.x):,} recorded tokens "
+        f"{errors[True]:.3f} of the variance is unexplained if it is, {errors[False]:.3f} if not"
+    )
+    return replace(foreign, subtract_b_dec=best, open_question=None, said=(*foreign.said, said))
+
+
+@torch.no_grad()
+def unexplained(foreign: Foreign, x: Float[Tensor, "n d"], where: str) -> float:
+    """Σ‖x − x̂‖² / Σ‖x − mean‖²."""
+    sae = to_dictionary(foreign, where)
+    x_hat = sae.decode(sae.encode(x), x)
+    return float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
