@@ -60,7 +60,7 @@ def main(cfg: DictConfig) -> None:
         ["tokens", "open" if sae.tokens is None else str(sae.tokens["which"])],
         *[["note", line] for line in found.said],
     ]  # fmt: skip
-    print_table(f"{cfg.sae} → {cfg.out}", ["", ""], rows)
+    print_table(f"{cfg.sae} → {cfg.out}", ["", "value"], rows)
     if cfg.to != "saev":
         return
     if None in (sae.backbone, sae.layer, sae.tokens):

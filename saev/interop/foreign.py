@@ -132,6 +132,12 @@ def whole_number(value: Any, name: str, where: str) -> int:
     return int(value)
 
 
+def reached(threshold: Tensor) -> Tensor:
+    """The threshold with which "pre > θ" says what "ReLU(pre) ≥ threshold" says, in its own precision."""
+    below = torch.nextafter(threshold, threshold.new_tensor(-torch.inf))
+    return torch.where(threshold > 0, below, threshold)
+
+
 def both_signs(foreign: Foreign) -> Foreign:
     """Signed codes as twice as many latents, one for each sign: z_i = u_i − u_(s+i), exactly.
 

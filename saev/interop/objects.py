@@ -7,8 +7,6 @@ from torch import nn
 from saev.errors import UserError
 from saev.interop.weights_files import Found
 
-_SETTINGS = ("k", "top_k", "running_threshold", "threshold")
-
 
 def files_of(sae: Any) -> Found:
     """State dict and settings of an object of SAELens, dictionary_learning or overcomplete.
@@ -31,13 +29,22 @@ def files_of(sae: Any) -> Found:
             trainer["apply_b_dec_to_input"] = sae.apply_b_dec_to_input  # pyright: ignore
         return Found(where, "", tensors, {"trainer": trainer})
     if library == "overcomplete":
-        config = {"class": type(sae).__name__}
-        for name in _SETTINGS:
-            value = getattr(sae, name, None)
-            if isinstance(value, int | float):
-                config[name] = value  # type: ignore[assignment]
-        return Found(where, "", tensors, config)
+        return Found(where, "", tensors, _of_overcomplete(sae))
     raise UserError(
         f"{where} comes from {library or 'no library'}; objects of sae_lens, dictionary_learning and "
         "overcomplete are read, others from their files"
     )
+
+
+def _of_overcomplete(sae: Any) -> dict[str, Any]:
+    """What the library keeps outside its state dict."""
+    config: dict[str, Any] = {"class": type(sae).__name__}
+    for name in ("top_k", "running_threshold"):
+        if (value := getattr(sae, name, None)) is not None:
+            config[name] = float(value) if name == "running_threshold" else int(value)
+    dictionary = sae.dictionary
+    if hasattr(dictionary, "delta"):
+        config["delta"] = float(dictionary.delta)
+    normalize = getattr(getattr(dictionary, "normalization", None), "__name__", "normalize_l2")
+    config["dictionary_params"] = {"normalization": normalize.removeprefix("normalize_")}
+    return config

@@ -90,7 +90,10 @@ def opened(
     folder = path if path.is_dir() else path.parent
     if is_ours(folder) and (path.is_dir() or path.name == "weights.safetensors"):
         return Opened(_with(SparseAutoencoder.from_pretrained(folder), chosen), "saev", ())
-    return _foreign(_settled(read_foreign(path), recorded, str(sae)), str(sae), chosen, located)
+    foreign = read_foreign(path)
+    if located.public is not None and located.public.values.get("normalization") == "recorded":
+        foreign = replace(foreign, open_question="normalization")
+    return _foreign(_settled(foreign, recorded, str(sae)), str(sae), chosen, located)
 
 
 def _settled(foreign: Foreign, recorded: "Recorded | None", where: str) -> Foreign:

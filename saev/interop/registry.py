@@ -30,10 +30,12 @@ MEMBER = an_object(
         "path": or_null(a_text(300)), "revision": or_null(a_text(100)),
         "backbone": or_null(a_text(100)), "changes": plain_object,
         "layer": or_null(a_whole(0, 1000)), "tokens": or_null(one_of("patch", "class", "all")),
-        "licence": or_null(a_text(200)), "note": or_null(a_text(1000)), **_NUMBERS,
+        "normalization": one_of("recorded"), "licence": or_null(a_text(200)),
+        "note": or_null(a_text(1000)), **_NUMBERS,
     },
 )  # fmt: skip
-"""``hub``: owner/name; ``path``: folder or file in it; ``changes``: of the file of ``conf/backbone``."""
+"""``hub``: owner/name; ``path``: folder or file in it; ``changes``: of the file of ``conf/backbone``;
+``normalization``: where mean and scale of its inputs are in no file."""
 
 
 class Public(NamedTuple):

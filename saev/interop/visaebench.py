@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saev.errors import UserError
 from saev.files import shown
-from saev.interop.foreign import Foreign, Origin, tensor_of, whole_number
+from saev.interop.foreign import Foreign, Origin, reached, tensor_of, whole_number
 from saev.interop.weights_files import Found
 
 ACTIVATIONS = {
@@ -46,7 +46,7 @@ def read(found: Found) -> Foreign:
         threshold = t.get("threshold", config.get("threshold"))
         if threshold is None:
             said.append("it has no threshold: as in the benchmark, every positive code passes")
-        extras = {"threshold": reached(_number(threshold, where))}
+        extras = {"threshold": reached(torch.tensor(_number(threshold, where)))}
     b_enc = (
         tensor_of(t, "encoder.bias", where) if "encoder.bias" in t else W_enc.new_zeros(len(W_enc))
     )
@@ -59,12 +59,6 @@ def read(found: Found) -> Foreign:
         origin=Origin(config.get("model_name", config.get("model")), config.get("hook_name")),
         said=tuple(said), open_question="normalization",
     )  # fmt: skip
-
-
-def reached(threshold: float) -> Tensor:
-    """The threshold with which "pre > θ" says what "ReLU(pre) ≥ threshold" says, in float32."""
-    theta = torch.tensor(threshold, dtype=torch.float32)
-    return torch.nextafter(theta, theta.new_tensor(-torch.inf)) if threshold > 0 else theta
 
 
 def _number(value: Any, where: str) -> float:
