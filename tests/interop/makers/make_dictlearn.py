@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from cases import D, K, M, Writer, few_positive, fill, fill_whole, inputs, run, whole_inputs
 from dictionary_learning import dictionary, training
-from dictionary_learning.dictionary import Dictionary
 from dictionary_learning.trainers import batch_top_k, gdm, jumprelu, matryoshka_batch_top_k
 from dictionary_learning.trainers import standard as standard_trainers
 from dictionary_learning.trainers import top_k as top_k_trainers

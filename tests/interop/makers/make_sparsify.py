@@ -6,10 +6,10 @@ from typing import Any
 
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its decoder fails on a machine without a GPU
 
-import torch  # noqa: E402
-from cases import D, K, M, Writer, few_positive, fill, inputs, run  # noqa: E402
-from sparsify import SparseCoder, SparseCoderConfig  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+from cases import D, K, M, Writer, few_positive, fill, inputs, run
+from sparsify import SparseCoder, SparseCoderConfig
+from torch import Tensor
 
 
 def dense(values: Tensor, places: Tensor) -> Tensor:
