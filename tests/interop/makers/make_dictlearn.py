@@ -20,7 +20,9 @@ PLACE = {"layer": 5, "lm_name": "open_clip:ViT-B-16", "submodule_name": "resid_p
 
 def trainer(kind: type[SAETrainer], **settings: Any) -> SAETrainer:
     """A trainer, which makes its dictionary and knows the config that belongs to it."""
-    return kind(steps=10, activation_dim=D, dict_size=M, seed=0, device="cpu", **PLACE, **settings)
+    return kind(
+        steps=10_000, activation_dim=D, dict_size=M, seed=0, device="cpu", **PLACE, **settings
+    )
 
 
 class Cases:
@@ -106,7 +108,7 @@ def topk(out: Path) -> None:
     cases.keep("dictlearn_topk", made, note)
     fill(made.ae, "dictlearn_topk_few_positive")
     made.ae.threshold.fill_(-1.0)
-    made.ae.encoder.bias -= 8
+    made.ae.encoder.bias -= 5
     few_positive(made.ae.encoder(inputs() - made.ae.b_dec))
     note = "most pre-activations are negative, the threshold was never set"
     cases.keep("dictlearn_topk_few_positive", made, note)
