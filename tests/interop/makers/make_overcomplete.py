@@ -9,8 +9,20 @@ from typing import Any
 
 import matplotlib
 import torch
-from cases import D, K, M, Writer, few_positive, fill, fill_whole, inputs, matrix, run, seeded
-from cases import whole_inputs
+from cases import (
+    D,
+    K,
+    M,
+    Writer,
+    few_positive,
+    fill,
+    fill_whole,
+    inputs,
+    matrix,
+    run,
+    seeded,
+    whole_inputs,
+)
 from torch import Tensor
 
 matplotlib.cm.get_cmap = matplotlib.colormaps.get_cmap  # its figures ask for the old name
