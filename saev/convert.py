@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(
             "sae=… and out=DIR say what to convert and where to; list=true shows what is known by name"
         )
-    from saev.interop.convert_sae import convert_sae
+    from saev.interop import convert_sae
 
     belongs = cfg.belongs
     found = convert_sae(

@@ -1,6 +1,6 @@
 """In and out of other libraries: their files as our dictionaries, ours as theirs.
 
-open_sae: the door: a dictionary of any layout, from any place
+open_any: the door: a dictionary of any layout, from any place
 places: a path, a place on the hub or a name → files on this machine
 registry: public dictionaries by name, from conf/pretrained
 weights_files: weights and settings opened as plain data; no pickled objects
@@ -24,13 +24,25 @@ saev_upstream: the saev of Stevens et al.
 
 And out:
 
-convert_sae: from one layout into another
+conversion: from one layout into another
 raw_units: mean and scale folded into the weights
 write_sae_lens: for SAELens
 write_dictionary_learning: for dictionary_learning
 """
 
-from saev.interop.convert_sae import convert_sae
-from saev.interop.open_sae import open_sae
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["convert_sae", "open_sae"]
+if TYPE_CHECKING:
+    from saev.interop.conversion import convert_sae as convert_sae
+    from saev.interop.open_any import open_sae as open_sae
+
+_PUBLIC = {"convert_sae": "conversion", "open_sae": "open_any"}
+
+
+def __getattr__(name: str) -> Any:
+    """Without torch until it is needed: the list of names has no use for it."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"saev.interop.{_PUBLIC[name]}"), name)

@@ -81,8 +81,10 @@ def test_and_after_the_files_of_another_library(case: Path, to: str, tmp_path: P
     try:
         convert_sae(sae, tmp_path / "out", to=to)
     except UserError as error:
-        assert sae.cfg.skip or sae.cfg.activation in ("signed_topk", "group_max") or (
-            to == "dictionary_learning" and sae.cfg.token_norm != "none"
+        assert (
+            sae.cfg.skip
+            or sae.cfg.activation in ("signed_topk", "group_max")
+            or (to == "dictionary_learning" and sae.cfg.token_norm != "none")
         )
         assert "cannot hold" in str(error)
         return

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saev.errors import UserError
-from saev.interop.open_sae import opened
+from saev.interop.open_any import opened
 from saev.interop.write_dictionary_learning import write_dictionary_learning
 from saev.interop.write_sae_lens import write_sae_lens
 from saev.sae import SparseAutoencoder
