@@ -37,14 +37,16 @@ NORMALIZATIONS = ("l2", "max_l2", "l1", "max_l1", "identity")
 
 def claims(found: Found) -> bool:
     """Tensors below ``dictionary.``."""
-    return any(name.startswith("dictionary.") for name in found.tensors)
+    named = any(key in found.config for key in ("activation", "sae_type", "architecture"))
+    ours = any(name.startswith("dictionary.") for name in found.tensors)
+    return ours and ("class" in found.config or not named)
 
 
 def read(found: Found) -> Foreign:
     """Raises UserError for a class unknown here, settings that are missing, or an encoder of several
     layers."""
     config, where, t = found.config, found.where, found.tensors
-    kind = config.get("class", config.get("sae_type"))
+    kind = config.get("class")
     if kind in REFUSED:
         raise UserError(f"{where} is a {kind}: {REFUSED[kind]}.")
     if kind not in CLASSES:

@@ -40,6 +40,11 @@ def read(found: Found) -> Foreign:
         )
     activation, said, extras = ACTIVATIONS[name], [], {}
     k = None if activation == "relu" else whole_number(params.get("top_k", 32), "top_k", where)
+    if activation == "batch_topk" and "activation.threshold" not in t:
+        activation = "signed_topk"
+        said.append(
+            "it has no threshold: as the version that wrote it, each token keeps its k largest"
+        )
     if activation == "batch_topk":
         extras = {"threshold": tensor_of(t, "activation.threshold", where)}
     if activation == "signed_topk":

@@ -1,9 +1,9 @@
 """ViSAEBench's dictionaries (``sae.pt`` or ``model.safetensors`` with ``config.json`` or ``config.yaml``).
 
-Encoder (s, d), decoder (d, s), and a threshold that a code must reach (≥). Their input is
-(x − mean)/std with statistics of ImageNet that the benchmark measures anew and the file does not hold:
-a recording must give them. Source: research papers' layout as ViSAEBench 1 reads it
-(tests/interop/makers).
+Encoder and decoder (s, d), the keys of overcomplete as well; ReLU first, then the k largest, codes that
+reach a threshold (BatchTopK, ≥) or pass thresholds (JumpReLU, >). Their input is (x − mean)/std with
+statistics of ImageNet that the benchmark measures anew and the file does not hold: a recording must
+give them. Source: visaebench 0.1.0 at run time (tests/interop/makers).
 """
 
 from typing import Any
@@ -13,51 +13,62 @@ from torch import Tensor
 
 from saev.errors import UserError
 from saev.files import shown
-from saev.interop.foreign import Foreign, Origin, reached, tensor_of, whole_number
+from saev.interop.foreign import Foreign, reached, tensor_of, whole_number
 from saev.interop.weights_files import Found
 
-ACTIVATIONS = {
-    "batchtopk": "batch_topk", "batch_topk": "batch_topk", "topk": "topk", "relu": "relu",
-    "standard": "relu", "vanilla": "relu",
-}  # fmt: skip
+ACTIVATIONS = {"batchtopk": "batch_topk", "topk": "topk", "jumprelu": "jump_relu"}
+LEAST_JUMP = 0.01
+"""Threshold of every latent where a file holds none, as in the benchmark."""
+OVERCOMPLETE = "encoder.final_block.0"
 
 
 def claims(found: Found) -> bool:
-    """A linear encoder and a linear decoder, without the settings of a trainer."""
-    return {"encoder.weight", "decoder.weight"} <= set(found.tensors) and not isinstance(
-        found.config.get("trainer"), dict
-    )
+    """A linear encoder and decoder without a trainer, or overcomplete's keys with an activation's name."""
+    if {"encoder.weight", "decoder.weight"} <= set(found.tensors):
+        return not isinstance(found.config.get("trainer"), dict)
+    named = any(key in found.config for key in ("activation", "sae_type", "architecture"))
+    return f"{OVERCOMPLETE}.weight" in found.tensors and named and "class" not in found.config
 
 
 def read(found: Found) -> Foreign:
     """Raises UserError for an activation unknown here."""
-    config, where, t = found.config, found.where, found.tensors
-    named = config.get("activation", config.get("sae_type", config.get("architecture")))
-    activation = ACTIVATIONS.get(str(named).lower().replace("-", "_"))
+    config, where, t, said = found.config, found.where, found.tensors, list[str]()
+    named = config.get("activation", config.get("sae_type", config.get("architecture", "topk")))
+    activation = ACTIVATIONS.get(str(named).lower())
     if activation is None:
         raise UserError(
-            f"{where} has the activation {shown(named)}; known are {', '.join(ACTIVATIONS)}: name it in "
-            "config.json beside the weights."
+            f"{where} has the activation {shown(named)}; known are {', '.join(ACTIVATIONS)}."
         )
-    W_enc, said = tensor_of(t, "encoder.weight", where), []
-    k = None if activation == "relu" else whole_number(config.get("k"), "k", where)
-    extras: dict[str, Tensor] = {}
-    if activation == "batch_topk":
-        threshold = t.get("threshold", config.get("threshold"))
+    root, b_dec = "encoder", t.get("decoder.bias")
+    if f"{OVERCOMPLETE}.weight" in t:
+        root = OVERCOMPLETE
+        W_dec = tensor_of(t, "dictionary._weights", where)
+        if "dictionary.multiplier" in t:
+            W_dec = W_dec * tensor_of(t, "dictionary.multiplier", where).exp()
+    else:
+        W_dec = tensor_of(t, "decoder.weight", where)
+    W_enc, b_enc = (tensor_of(t, f"{root}.{name}", where) for name in ("weight", "bias"))
+    k, extras = None, dict[str, Tensor]()
+    if activation == "topk":
+        k = whole_number(config.get("k"), "k", where)
+    elif activation == "batch_topk":
+        k = whole_number(config.get("k"), "k", where)
+        threshold = config.get("threshold", t.get("_running_threshold"))
         if threshold is None:
             said.append("it has no threshold: as in the benchmark, every positive code passes")
         extras = {"threshold": reached(torch.tensor(_number(threshold, where)))}
-    b_enc = (
-        tensor_of(t, "encoder.bias", where) if "encoder.bias" in t else W_enc.new_zeros(len(W_enc))
-    )
-    decoder = tensor_of(t, "decoder.weight", where).T
-    b_dec = tensor_of(t, "decoder.bias", where) if "decoder.bias" in t else decoder.new_zeros(
-        decoder.shape[1]
-    )  # fmt: skip
+    else:
+        key = next((name for name in ("jump_thresholds", "thresholds") if name in t), None)
+        thresholds = torch.full((len(W_enc),), LEAST_JUMP)
+        if key is None:
+            said.append(f"it has no thresholds: as in the benchmark, each is {LEAST_JUMP}")
+        else:
+            thresholds = tensor_of(t, key, where)
+        extras = {"threshold": thresholds}
     return Foreign(
-        "visaebench", W_enc, b_enc, decoder, b_dec, activation, k, extras, subtract_b_dec=False,
-        origin=Origin(config.get("model_name", config.get("model")), config.get("hook_name")),
-        said=tuple(said), open_question="normalization",
+        "visaebench", W_enc, b_enc, W_dec,
+        W_dec.new_zeros(W_dec.shape[-1]) if b_dec is None else tensor_of(t, "decoder.bias", where),
+        activation, k, extras, subtract_b_dec=False, said=tuple(said), open_question="normalization",
     )  # fmt: skip
 
 

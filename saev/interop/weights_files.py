@@ -39,6 +39,8 @@ class Found:
     """The line of JSON before the weights."""
     inside: bool = False
     """Whether the settings lay in the same file as the weights."""
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    """What else lay in the file of the weights."""
 
 
 def find(path: Path) -> Found:
@@ -53,9 +55,9 @@ def find(path: Path) -> Found:
     if weights.suffix == ".safetensors":
         return Found(str(weights), weights.name, _safetensors(weights), config)
     header, content = _pickle(weights)
-    tensors, inner = _split(content, weights)
+    tensors, inner, beside = _split(content, weights)
     both = {**inner, **config}
-    return Found(str(weights), weights.name, tensors, both, header, bool(inner))
+    return Found(str(weights), weights.name, tensors, both, header, bool(inner), beside)
 
 
 def _weights_in(folder: Path) -> list[Path]:
@@ -145,15 +147,17 @@ def _pickle(path: Path) -> tuple[dict[str, Any] | None, Any]:
             ) from error
 
 
-def _split(content: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tensors, and the settings that lie beside them."""
+def _split(content: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Tensors, the settings that lie beside them, and what else does."""
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__} and no weights by name.")
     content = dict(content)
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content.get(key), Mapping):
-            settings = next(
-                (content[c] for c in ("cfg", "config") if isinstance(content.get(c), Mapping)), {}
-            )
-            return dict(content[key]), dict(settings)
-    return content, {}
+            weights = dict(content.pop(key))
+            settings: dict[str, Any] = {}
+            for name in ("cfg", "config"):
+                if isinstance(content.get(name), Mapping):
+                    settings = dict(content.pop(name))
+            return weights, settings, content
+    return content, {}, {}
