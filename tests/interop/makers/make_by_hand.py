@@ -64,10 +64,7 @@ class Upstream:
         pre = pre_activations(w, inputs(), subtract)
         if shift:
             few_positive(pre)
-        if activation == "topk":
-            z = largest(pre)
-        else:
-            z = above(pre, max(threshold or 0.0, 0.0))
+        z = largest(pre) if activation == "topk" else above(pre, max(threshold or 0.0, 0.0))
         state = dict(w)
         if threshold is not None:
             state["activation.threshold"] = torch.tensor(threshold)
@@ -86,8 +83,7 @@ def headed(
     schema: int, commit: str, kind: str, size: dict[str, Any], **more: Any
 ) -> dict[str, Any]:
     """A header of schema 2 or later."""
-    relu = {"sparsity": {"coeff": 0.0004}} if schema < 5 else {}
-    params = {**(relu if kind == "Relu" else {"top_k": K}), **more}
+    params = {**({} if kind == "Relu" else {"top_k": K}), **more}
     config = {**size, **RULES, "activation": {"cls": kind, "params": params}}
     return {"schema": schema, "cfg": config, "commit": commit, "lib": "0.1.0"}
 
@@ -98,9 +94,9 @@ def upstream_old(out: Path) -> None:
     old = {**SIZE_1, **RULES, "sparsity_coeff": 0.0004, "ghost_grads": False}
     keep("upstream_no_schema", old, "no schema: b_dec is taken from the input", subtract=True)
     for name, kind, more, commit, subtract in [
-        ("upstream_schema1_subtract", "Relu", {"sparsity_coeff": 0.0004}, "33f4c14", True),
+        ("upstream_schema1_subtract", "Relu", {}, "33f4c14", True),
         ("upstream_schema1_topk", "TopK", {"top_k": K}, "33f4c14", True),
-        ("upstream_schema1_no_subtract", "Relu", {"sparsity_coeff": 0.0004}, "e7ca004", False),
+        ("upstream_schema1_no_subtract", "Relu", {}, "e7ca004", False),
     ]:
         header = {"schema": 1, "cfg": {**SIZE_1, **RULES, **more}, "cls": kind, "commit": commit}
         activation = "topk" if kind == "TopK" else "relu"
@@ -122,8 +118,9 @@ def upstream_old(out: Path) -> None:
 def upstream_new(out: Path) -> None:
     """Schemas 3, 4 and 5: nothing is taken from the input; TopK keeps what is negative."""
     keep = Upstream(out).keep
-    size_3 = {"d_model": D, "exp_factor": M // D, "reinit_blend": 0.8, "seed": 0}
-    size_4 = {"d_model": D, "d_sae": M, "reinit_blend": 0.8}
+    size_3 = {"d_model": D, "exp_factor": M // D, "n_reinit_samples": 524288, "seed": 0}
+    size_4 = {"d_model": D, "d_sae": M, "n_reinit_samples": 524288, "seed": 0}
+    size_5 = {"d_model": D, "d_sae": M, "reinit_blend": 0.8, "reinit_enc_dec_tranpose": True}
     keep("upstream_schema3", headed(3, "6fee1c7", "Relu", size_3), "plain ReLU", subtract=False)
     note = "fewer than k are positive: negative values are among the k, and stay"
     keep(
@@ -139,7 +136,8 @@ def upstream_new(out: Path) -> None:
     header = headed(4, "513cd52", "BatchTopK", size_4)
     keep("upstream_schema4_batchtopk", header, note, subtract=False, activation="topk")
     for schema, commit in [(4, "ce1add2"), (5, "6e76202")]:
-        header = headed(schema, commit, "BatchTopK", size_4, momentum=0.1)
+        size = size_4 if schema == 4 else size_5
+        header = headed(schema, commit, "BatchTopK", size, momentum=0.1)
         note = "BatchTopK with activation.threshold in the state dict: what is above it passes"
         name = f"upstream_schema{schema}_batchtopk_threshold"
         keep(name, header, note, subtract=False, activation="batchtopk", threshold=1.5)
@@ -147,7 +145,7 @@ def upstream_new(out: Path) -> None:
     name = "upstream_schema5_batchtopk_unset"
     keep(name, header, note, subtract=False, activation="batchtopk", threshold=0.0)
     nested = {"key": "auxk", "k_aux": 512, "alpha": 0.03125}
-    header = headed(5, "3d73f1f", "TopK", size_4, aux={"cls": "AuxK", "params": nested})
+    header = headed(5, "3d73f1f", "TopK", size_5, aux={"cls": "AuxK", "params": nested})
     note = "schema 5: what the activation holds is {cls, params} all the way down"
     keep("upstream_schema5_topk", header, note, subtract=False, activation="topk")
 
