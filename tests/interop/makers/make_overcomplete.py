@@ -194,6 +194,15 @@ def refused(out: Path) -> None:
         model = built("TopKSAE", **settings)
         fill(model, f"overcomplete_topk_{module}")
         cases.keep(f"overcomplete_topk_{module}", model, module, refuse=reason, **settings)
+    name, writer = "overcomplete_pickled_module", cases.writer
+    model = built("TopKSAE", top_k=K)
+    fill(model, name)
+    model.eval()
+    torch.save(model, writer.saved(name) / "model.pt")
+    _, z = model.encode(inputs())
+    note = "the module itself was saved, not its state dict"
+    reason = "the file holds a pickled object: reading it could run code"
+    writer.write(name, "TopKSAE", note, inputs(), z, model.decode(z), reason)
     model = built("QSAE", q=4)
     fill(model, "overcomplete_quantised")
     model.Q.copy_(torch.linspace(0, 2, 4))

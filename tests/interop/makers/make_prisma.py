@@ -109,6 +109,7 @@ def gated(out: Path) -> None:
     settings = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}
     model = GatedSparseAutoencoder(config(architecture="gated", **settings))
     fill(model, "prisma_gated_topk")
+    model.b_gate -= 3
     note = "k of the magnitudes, and of these the ones whose gate is open: up to k"
     reason = "a gate on top of TopK"
     cases.keep("prisma_gated_topk", model, note, refuse=reason)
