@@ -17,6 +17,7 @@ from torch import Tensor
 from saev.errors import UserError
 from saev.files import shown
 from saev.interop.foreign import Foreign, reached, tensor_of, whole_number
+from saev.interop.visaebench import NAMED
 from saev.interop.weights_files import Found
 
 CLASSES = {
@@ -37,7 +38,7 @@ NORMALIZATIONS = ("l2", "max_l2", "l1", "max_l1", "identity")
 
 def claims(found: Found) -> bool:
     """Tensors below ``dictionary.``."""
-    named = any(key in found.config for key in ("activation", "sae_type", "architecture"))
+    named = any(key in found.config for key in NAMED)
     ours = any(name.startswith("dictionary.") for name in found.tensors)
     return ours and ("class" in found.config or not named)
 

@@ -20,14 +20,20 @@ ACTIVATIONS = {"batchtopk": "batch_topk", "topk": "topk", "jumprelu": "jump_relu
 LEAST_JUMP = 0.01
 """Threshold of every latent where a file holds none, as in the benchmark."""
 OVERCOMPLETE = "encoder.final_block.0"
+NAMED = ("activation", "sae_type", "architecture", "input_dim", "k")
+KNOWN = {
+    "encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias", "_running_threshold",
+    "jump_thresholds", "thresholds", f"{OVERCOMPLETE}.weight", f"{OVERCOMPLETE}.bias",
+}  # fmt: skip
 
 
 def claims(found: Found) -> bool:
-    """A linear encoder and decoder without a trainer, or overcomplete's keys with an activation's name."""
-    if {"encoder.weight", "decoder.weight"} <= set(found.tensors):
-        return not isinstance(found.config.get("trainer"), dict)
-    named = any(key in found.config for key in ("activation", "sae_type", "architecture"))
-    return f"{OVERCOMPLETE}.weight" in found.tensors and named and "class" not in found.config
+    """A linear encoder and decoder, or overcomplete's keys, and nothing that other layouts have; settings
+    that name an activation or a size."""
+    names = {name for name in found.tensors if not name.startswith("dictionary.")}
+    named = any(key in found.config for key in NAMED) and "class" not in found.config
+    linear = {"encoder.weight", "decoder.weight"} <= names or f"{OVERCOMPLETE}.weight" in names
+    return named and linear and names <= KNOWN
 
 
 def read(found: Found) -> Foreign:
