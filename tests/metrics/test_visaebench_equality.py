@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from saev.metrics.visaebench.absorption import Limits, absorption
+from saev.metrics.visaebench.absorption import AbsorptionLimits, absorption
 from saev.metrics.visaebench.fvu import fvu
 from saev.metrics.visaebench.morans_i import morans_i, morans_score
 from saev.metrics.visaebench.probe_ratio import probe_ratio
@@ -140,7 +140,10 @@ def test_transfer(
     ("name", "options"),
     [
         ("m7", {}),
-        ("m7_tight", {"min_group": 2, "limits": Limits(5, gap=0.02, k_primary=2, k_expanded=3)}),
+        (
+            "m7_tight",
+            {"min_group": 2, "limits": AbsorptionLimits(5, gap=0.02, k_primary=2, k_expanded=3)},
+        ),
     ],
 )
 def test_absorption(scaled: Pass, name: str, options: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ DRAWS_AT_ONCE = 128
 """Means of 6,144 latents in float64: 6 MB a class."""
 
 
-class Limits(NamedTuple):
+class AbsorptionLimits(NamedTuple):
     """When a class counts as absorbed."""
 
     top_k: int = 10
@@ -53,7 +53,7 @@ class Absorption(NamedTuple):
     """Over all pairs of class and group that have enough images."""
 
     siblings: list[Sibling]
-    limits: Limits
+    limits: AbsorptionLimits
     codes_ns: Float[np.ndarray, "n s"]
     label_n: Int[np.ndarray, " n"]
 
@@ -113,7 +113,7 @@ def absorption(
     groups: Mapping[str, Sequence[int]],
     *,
     min_group: int = 3,
-    limits: Limits = Limits(),  # noqa: B008 - a tuple
+    limits: AbsorptionLimits = AbsorptionLimits(),  # noqa: B008 - a tuple
     seed: int = SEED,
 ) -> Absorption:
     """Share of (class, sibling group) pairs of image codes in which the class is absorbed.
@@ -128,7 +128,12 @@ def absorption(
     means of class and group agree, so a dictionary that knows nothing of the classes is absorbed.
     Ties in the mean code, as between latents that never fire in a group, are broken by the sort.
     Source: ViSAEBench 0.1.0, M7.
+
+    Raises:
+        ValueError: not as many labels as images.
     """
+    if len(codes_ns) != len(label_n):
+        raise ValueError(f"Got {len(codes_ns)} images and {len(label_n)} labels: one each.")
     codes_ns = np.asarray(codes_ns, np.float32)
     found: list[Sibling] = []
     for group, classes in groups.items():
@@ -198,7 +203,7 @@ def _strongest(codes_gs: Float[np.ndarray, "g s"], top_k: int) -> set[int]:
 def _called(
     codes_gs: Float[np.ndarray, "g s"],
     is_class_g: Bool[np.ndarray, " g"],
-    limits: Limits,
+    limits: AbsorptionLimits,
     seed: int,
 ) -> Bool[np.ndarray, "g 2"]:
     label_g = is_class_g.astype(np.int64)

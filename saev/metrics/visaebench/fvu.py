@@ -51,7 +51,12 @@ def fvu(x_npd: Float[Tensor, "n p d"], x_hat_npd: Float[Tensor, "n p d"]) -> Une
     of another token (``shuffled_reconstructions``) gives 1 + E‖x̂‖²/E‖x‖². 0 for a perfect one.
     Source: ViSAEBench 0.1.0, M2, on shards of activations; given a tensor (n, p, d) it divides by
     images in place of tokens.
+
+    Raises:
+        ValueError: x and x̂ of different shapes.
     """
+    if x_npd.shape != x_hat_npd.shape:
+        raise ValueError(f"x is {tuple(x_npd.shape)} and x̂ {tuple(x_hat_npd.shape)}: one shape.")
     x, r = x_npd.double().flatten(1), x_npd.double().flatten(1) - x_hat_npd.double().flatten(1)
     sums = torch.stack([x.sum(1), x.square().sum(1), r.sum(1), r.square().sum(1)], 1)
     return UnexplainedVariance(sums.numpy(force=True), x_npd.shape[1], x_npd.shape[2])

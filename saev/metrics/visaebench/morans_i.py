@@ -65,8 +65,13 @@ def morans_i(
 
     Null value: −1/(N − 1), the exact mean under shuffled patches, not 0; ``deviation_ns`` is exact
     too. Source: ViSAEBench 0.1.0, M1; Moran 1950; moments under randomisation of Cliff & Ord 1981.
+
+    Raises:
+        ValueError: fewer than four patches.
     """
     h, w = maps_nshw.shape[-2:]
+    if h * w < 4:
+        raise ValueError(f"A grid of {h} × {w} patches has no spread of I: four at least.")
     active_ns = (maps_nshw != 0).sum((-2, -1))
     counted_ns = (active_ns >= min_active) & (active_ns <= int(max_active_share * h * w))
     maps_mhw = maps_nshw[counted_ns]
@@ -105,14 +110,14 @@ def morans_score(
     classes alone. Latents with fewer than ``min_images`` are left out, and of the rest at most
     ``max_latents`` drawn ones are scored.
     """
-    counted_ns = pairs.counted_ns.numpy()
+    counted_ns = pairs.counted_ns.numpy(force=True)
     counted_ns = counted_ns & _within_cap(counted_ns, max_images, block, shard)
-    value_ns = np.where(counted_ns, pairs.value_ns.double().numpy(), 0)
+    value_ns = np.where(counted_ns, pairs.value_ns.double().numpy(force=True), 0)
     n_images_s = counted_ns.sum(0)
     enough_s = n_images_s >= min_images
     divisor_s = np.where(enough_s, n_images_s, 1)
     per_latent_s = np.where(enough_s, value_ns.sum(0) / divisor_s, np.nan)
-    variance_ns = np.where(counted_ns, pairs.deviation_ns.double().numpy() ** 2, 0)
+    variance_ns = np.where(counted_ns, pairs.deviation_ns.double().numpy(force=True) ** 2, 0)
     deviation_s = np.sqrt(variance_ns.sum(0)) / divisor_s
     chance = -1 / (n_patches - 1)
     z_s = (per_latent_s - chance) / np.where(deviation_s > 0, deviation_s, np.nan)
@@ -136,6 +141,7 @@ def shuffled_patches(
     """The null of M1: the patches of each image in random order, the same for all its latents."""
     flat = maps_nshw.flatten(2)
     order_np = torch.rand(len(flat), flat.shape[2], generator=generator).argsort(1)
+    order_np = order_np.to(flat.device)
     return flat.gather(2, order_np[:, None].expand_as(flat)).unflatten(2, maps_nshw.shape[2:])
 
 

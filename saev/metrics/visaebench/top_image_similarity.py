@@ -64,7 +64,14 @@ def top_image_similarity(
     Null value: ``chance``, the mean cosine of all pairs of images, whatever the weights.
     Source: ViSAEBench 0.1.0, M5. ``saev.metrics.monosemanticity`` takes all images in place of
     16, as Pach et al. 2025 (arXiv 2504.02821) do.
+
+    Raises:
+        ValueError: not as many embeddings as images.
     """
+    if len(codes_ns) != len(embedding_ne):
+        raise ValueError(
+            f"Got {len(codes_ns)} images and {len(embedding_ne)} embeddings: one each."
+        )
     codes_ns = np.asarray(codes_ns, np.float32)
     unit_ne = np.asarray(embedding_ne, np.float64)
     unit_ne = unit_ne / np.maximum(np.linalg.norm(unit_ne, axis=1, keepdims=True), 1e-12)
