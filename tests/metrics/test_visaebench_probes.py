@@ -35,9 +35,8 @@ def planted_codes(n: int = 240, s: int = 300) -> tuple[np.ndarray, np.ndarray]:
 
 
 def slow_curve(codes: np.ndarray, label: np.ndarray, ks: list[int], ranked_on_all: bool) -> float:
-    train, test, label_train, label_test = train_test_split(
-        codes, label, test_size=0.2, stratify=label, random_state=42
-    )
+    split = train_test_split(codes, label, test_size=0.2, stratify=label, random_state=42)
+    train, test, label_train, label_test = (np.asarray(part) for part in split)
     ranked_rows = (codes, label) if ranked_on_all else (train, label_train)
     varies = np.flatnonzero(ranked_rows[0].std(0) > 0)
     statistic, _ = f_classif(ranked_rows[0][:, varies], ranked_rows[1])
@@ -85,15 +84,19 @@ def test_permuted_labels_score_above_chance_where_test_labels_rank() -> None:
 
 
 def test_which_k_are_left() -> None:
-    codes, label = planted_codes(s=30)
+    codes, label = planted_codes(s=45)
     assert sparse_probing_curve(codes, label).ks == (1, 5, 10, 20)
     assert max(KS) == 100
     one = sparse_probing_curve(codes, label, ks=[5])
     assert one.value == one.accuracy_k[0]
     assert one.most_frequent == pytest.approx(0.25)
-    for wrong in ([], [40], [0, 5]):
-        with pytest.raises(ValueError, match="between 1 and 30"):
+    for wrong in ([], [50], [0, 5]):
+        with pytest.raises(ValueError, match="between 1 and 45"):
             sparse_probing_curve(codes, label, ks=wrong)
+    with pytest.raises(ValueError, match="240 images and 239 labels: one each"):
+        sparse_probing_curve(codes, label[1:], ranked_on="train")
+    with pytest.raises(ValueError, match="240 images and 239 labels: one each"):
+        probe_ratio(codes, codes, label[1:])
 
 
 def test_ratio_is_the_plain_one() -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from saev.metrics.visaebench.classifier import by_f_statistic, classified
+from saev.metrics.visaebench.classifier import by_f_statistic, check_one_each, classified
 from saev.metrics.visaebench.seeded import SEED
 
 SMALLEST_GROUP = 10
@@ -109,7 +109,7 @@ class Absorption(NamedTuple):
 
 def absorption(
     codes_ns: Float[np.ndarray, "n s"],
-    label_n: Int[np.ndarray, " n"],
+    label_n: Int[np.ndarray, " labels"],
     groups: Mapping[str, Sequence[int]],
     *,
     min_group: int = 3,
@@ -124,16 +124,16 @@ def absorption(
     or four latents chosen by F-statistic tell it from its siblings better than one; both probes are
     scored on the images they were fitted on. Range [0, 1], smaller is better.
 
-    Null value: near 1, not 0: with labels permuted within the group (:func:`absorption_null`) the
-    means of class and group agree, so a dictionary that knows nothing of the classes is absorbed.
+    Null value: that of labels permuted within the group (:func:`absorption_null`), which is not 0 but
+    large: the means of class and group then agree, so where latents differ in strength a dictionary
+    that knows nothing of the classes scores 1.
     Ties in the mean code, as between latents that never fire in a group, are broken by the sort.
     Source: ViSAEBench 0.1.0, M7.
 
     Raises:
         ValueError: not as many labels as images.
     """
-    if len(codes_ns) != len(label_n):
-        raise ValueError(f"Got {len(codes_ns)} images and {len(label_n)} labels: one each.")
+    check_one_each(len(codes_ns), len(label_n), "labels")
     codes_ns = np.asarray(codes_ns, np.float32)
     found: list[Sibling] = []
     for group, classes in groups.items():

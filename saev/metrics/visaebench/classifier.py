@@ -24,6 +24,12 @@ class Classifier(NamedTuple):
     """Whether it ended before the largest number of steps."""
 
 
+def check_one_each(n_images: int, n_given: int, what: str) -> None:
+    """Raises ``ValueError`` where images lack one of ``what`` each; the benchmark cuts labels short."""
+    if n_images != n_given:
+        raise ValueError(f"Got {n_images} images and {n_given} {what}: one each.")
+
+
 def by_f_statistic(
     codes_ns: Float[np.ndarray, "n s"], label_n: Int[np.ndarray, " n"]
 ) -> Int[np.ndarray, " s"]:

@@ -38,7 +38,7 @@ class UnexplainedVariance(NamedTuple):
         return float(_ratios(self.sums_n4.sum(0, keepdims=True), np.array([float(n)]))[0])
 
 
-def fvu(x_npd: Float[Tensor, "n p d"], x_hat_npd: Float[Tensor, "n p d"]) -> UnexplainedVariance:
+def fvu(x_npd: Float[Tensor, "n p d"], x_hat_npd: Float[Tensor, "_ _ _"]) -> UnexplainedVariance:
     """FVU = (E‖r‖² − (E Σ_d r_d)²) / (E‖x‖² − (E Σ_d x_d)²), r = x − x̂, E over tokens.
 
     This is what the code computes: its sums run over dimensions and it divides by tokens, so the

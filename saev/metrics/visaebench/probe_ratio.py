@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from saev.metrics.visaebench.classifier import classified, weighted_share
+from saev.metrics.visaebench.classifier import check_one_each, classified, weighted_share
 from saev.metrics.visaebench.seeded import SEED, TEST_SHARE, split_images
 
 LARGEST = 2.0
@@ -42,7 +42,7 @@ class ProbeRatio(NamedTuple):
 def probe_ratio(
     x_nd: Float[np.ndarray, "n d"],
     x_hat_nd: Float[np.ndarray, "n d"],
-    label_n: Int[np.ndarray, " n"],
+    label_n: Int[np.ndarray, " labels"],
     *,
     test_share: float = TEST_SHARE,
     c: float = 1.0,
@@ -56,7 +56,11 @@ def probe_ratio(
     Null value: accuracy of a random class over that on x, from reconstructions of other images
     (:func:`probe_ratio_null`). Permuted labels are none: both accuracies fall to chance and the
     ratio stays near 1. Source: ViSAEBench 0.1.0, M3.
+
+    Raises:
+        ValueError: not as many labels as images, or fewer test images than classes.
     """
+    check_one_each(len(x_nd), len(label_n), "labels")
     x_nd, x_hat_nd = np.asarray(x_nd, np.float32), np.asarray(x_hat_nd, np.float32)
     train, test = split_images(label_n, test_share, seed)
     on_x, on_x_hat = classified(

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from saev.metrics.visaebench.classifier import (
     MAX_ITER,
     by_f_statistic,
+    check_one_each,
     classified,
     weighted_share,
 )
@@ -55,7 +56,7 @@ class ProbingCurve(NamedTuple):
 
 def sparse_probing_curve(
     codes_ns: Float[np.ndarray, "n s"],
-    label_n: Int[np.ndarray, " n"],
+    label_n: Int[np.ndarray, " labels"],
     *,
     ks: Sequence[int] = KS,
     ranked_on: Literal["all", "train"] = "all",
@@ -73,8 +74,10 @@ def sparse_probing_curve(
     Source: ViSAEBench 0.1.0, M4.
 
     Raises:
-        ValueError: ``ks`` without one that is between 1 and the number of latents.
+        ValueError: not as many labels as images, fewer test images than classes, or ``ks`` without
+            one that is between 1 and the number of latents.
     """
+    check_one_each(len(codes_ns), len(label_n), "labels")
     codes_ns = np.asarray(codes_ns, np.float32)
     usable = tuple(k for k in sorted(ks) if k <= codes_ns.shape[1])
     if not usable or usable[0] < 1:

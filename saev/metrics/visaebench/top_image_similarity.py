@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from saev.metrics.visaebench.classifier import check_one_each
 from saev.metrics.visaebench.seeded import SEED, draw_latents
 
 
@@ -47,7 +48,7 @@ class TopImageSimilarity(NamedTuple):
 
 def top_image_similarity(
     codes_ns: Float[np.ndarray, "n s"],
-    embedding_ne: Float[np.ndarray, "n e"],
+    embedding_ne: Float[np.ndarray, "embeddings e"],
     *,
     top_images: int = 16,
     max_latents: int = 1000,
@@ -68,10 +69,7 @@ def top_image_similarity(
     Raises:
         ValueError: not as many embeddings as images.
     """
-    if len(codes_ns) != len(embedding_ne):
-        raise ValueError(
-            f"Got {len(codes_ns)} images and {len(embedding_ne)} embeddings: one each."
-        )
+    check_one_each(len(codes_ns), len(embedding_ne), "embeddings")
     codes_ns = np.asarray(codes_ns, np.float32)
     unit_ne = np.asarray(embedding_ne, np.float64)
     unit_ne = unit_ne / np.maximum(np.linalg.norm(unit_ne, axis=1, keepdims=True), 1e-12)

@@ -26,7 +26,7 @@ class TransferParts(NamedTuple):
     """Of a probe on the ten latents that tell the classes best."""
 
     @property
-    def mean(self) -> float | Float[np.ndarray, " r"]:
+    def average(self) -> float | Float[np.ndarray, " r"]:
         """The benchmark's number."""
         return (self.reconstruction + self.coverage + self.overlap + self.accuracy) / 4
 
@@ -48,7 +48,7 @@ class Transfer(NamedTuple):
     @property
     def value(self) -> float:
         """Mean of the four parts."""
-        return float(self.parts.mean)
+        return float(self.parts.average)
 
     def resampled(self, weight_rn: Float[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
         """The value under weights of the images; the probe stays.
@@ -56,7 +56,7 @@ class Transfer(NamedTuple):
         A draw without the one image that fires a latent loses the latent, so draws lie below the
         value in coverage and overlap.
         """
-        return np.asarray(self.parts_under(weight_rn).mean)
+        return np.asarray(self.parts_under(weight_rn).average)
 
     def parts_under(self, weight_rn: Float[np.ndarray, "r n"]) -> TransferParts:
         """Each part under weights of the images."""
@@ -99,7 +99,7 @@ def transfer_score(
     first kind's mean and deviation, where its flaw bites: their mean is not 0. The probe ranks on
     training images alone, other than M4. ``options`` go to ``sparse_probing_curve``. Range [0, 1].
 
-    Null value: ``Transfer.chance.mean``; :func:`transfer_null` permutes labels, which moves the
+    Null value: ``Transfer.chance.average``; :func:`transfer_null` permutes labels, which moves the
     accuracy alone. Source: ViSAEBench 0.1.0, M6.
     """
     options = {"ranked_on": "train", **options}
