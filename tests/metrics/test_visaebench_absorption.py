@@ -6,7 +6,8 @@ from sklearn.feature_selection import f_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from saev.metrics.visaebench.absorption import AbsorptionLimits, absorption, absorption_null
+from saev.metrics.visaebench.absorption import absorption, absorption_null
+from saev.metrics.visaebench.absorption_pairs import AbsorptionLimits
 from saev.metrics.visaebench.sibling_groups import sibling_groups
 from saev.stats.bootstrap import bootstrap_interval
 

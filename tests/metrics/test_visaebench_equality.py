@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from saev.metrics.visaebench.absorption import AbsorptionLimits, absorption
+from saev.metrics.visaebench.absorption import absorption
+from saev.metrics.visaebench.absorption_pairs import AbsorptionLimits
 from saev.metrics.visaebench.fvu import fvu
-from saev.metrics.visaebench.morans_i import morans_i, morans_score
+from saev.metrics.visaebench.morans_i import morans_i
+from saev.metrics.visaebench.morans_score import morans_score
 from saev.metrics.visaebench.probe_ratio import probe_ratio
 from saev.metrics.visaebench.sparse_probing_curve import sparse_probing_curve
 from saev.metrics.visaebench.top_image_similarity import top_image_similarity

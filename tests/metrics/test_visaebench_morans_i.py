@@ -12,9 +12,9 @@ from torch import Tensor
 from saev.metrics.visaebench.morans_i import (
     PatchMorans,
     morans_i,
-    morans_score,
     shuffled_patches,
 )
+from saev.metrics.visaebench.morans_score import morans_score
 from saev.stats.bootstrap import bootstrap_interval, image_weights
 
 
@@ -28,6 +28,16 @@ def slow_morans_i(x_hw: Tensor) -> float:
             products += float(centred[one] * centred[other])
             n_pairs += 1
     return len(places) / n_pairs * products / float(centred.square().sum())
+
+
+def test_range_by_eigenvalues() -> None:
+    """Of w between centred maps, 14 × 14: each row's value is 196/Σw times its eigenvalue."""
+    unit = torch.eye(196).unflatten(1, (14, 14))
+    pad = torch.nn.functional.pad(unit, (1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1).sum((-2, -1))
+    weights = (pad - unit).flatten(1).double()
+    centring = torch.eye(196).double() - 1 / 196
+    values = 196 / weights.sum() * torch.linalg.eigvalsh(centring @ weights @ centring)
+    assert [float(values[0]), float(values[-1])] == pytest.approx([-0.53, 1.01], abs=0.03)
 
 
 def sparse_maps(n: int, s: int, h: int, w: int, seed: int = 0) -> Tensor:
@@ -52,9 +62,9 @@ def test_one_value_by_hand_and_the_two_extremes() -> None:
     assert slow_morans_i(two) == pytest.approx(-1 / 3)
     chess = (torch.arange(14)[:, None] + torch.arange(14)) % 2.0
     half = (torch.arange(14) < 7).float()[:, None].expand(14, 14)
-    value = morans_i(torch.stack([chess, half])[None]).value_ns
-    assert float(value[0, 0]) < 0  # of eight neighbours four are alike
-    assert float(value[0, 1]) > 0.85
+    stripes = (torch.arange(14) % 2.0)[:, None].expand(14, 14)
+    values = morans_i(torch.stack([chess, half, stripes])[None]).value_ns[0].tolist()
+    assert values == pytest.approx([0, 0.9, -0.5], abs=0.1)  # a chessboard's diagonals are alike
 
 
 @settings(deadline=None, max_examples=15)

@@ -9,12 +9,14 @@ the benchmark puts a number in place of an undefined one, the value is nan.
 normalised as the benchmark's dictionaries ask: less the mean of each dimension, over one deviation.
 
 morans_i: M1, do the patches of a latent cluster
+morans_score: and its mean over images and latents
 fvu: M2, variance that the reconstruction leaves
 probe_ratio: M3, accuracy of a probe on reconstructions over that on activations
 sparse_probing_curve: M4, area under accuracy over the number of latents
 top_image_similarity: M5, likeness of a latent's strongest images to another backbone
 transfer_score: M6, reconstruction, coverage, overlap and probing on other images
 absorption: M7, classes that share their latents with their siblings
+absorption_pairs: a class among its siblings, and the share that is absorbed
 sibling_groups: a file of classes and parents to the groups of M7
 seeded: the split of images and the draw of latents
 classifier: the ranking of latents and the logistic regression
