@@ -29,7 +29,8 @@ def morans_i(
     """I = (N / Σw) · Σ_ij w_ij (x_i − x̄)(x_j − x̄) / Σ_i (x_i − x̄)², w = 1 for the 8 neighbours.
 
     A pair of image and latent counts with codes other than 0 on ``min_active`` patches or more and
-    on at most ⌊``max_active_share`` · N⌋, and where the map varies. Range about −½ to 1, as the eigenvalues of w have it.
+    on at most ⌊``max_active_share`` · N⌋, and where the map varies. Range about −½ to 1, as the
+    eigenvalues of w have it.
 
     Null value: −1/(N − 1), the exact mean under shuffled patches, not 0; ``deviation_ns`` is exact
     too. Source: ViSAEBench 0.1.0, M1; Moran 1950; moments under randomisation of Cliff & Ord 1981.
