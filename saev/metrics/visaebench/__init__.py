@@ -2,8 +2,8 @@
 
 M1 to M7 in the order of the benchmark, then what several of them share. Every function takes tensors
 or arrays and gives a result whose ``value`` is the benchmark's number, and whose ``resampled`` maps
-weights of images (r, n) to r values without another fit, as ``saev.stats.bootstrap`` asks. Where
-the benchmark puts a number in place of an undefined one, the value is nan.
+weights of images (r, n) to r values without another fit, as ``saev.stats.bootstrap`` asks. A
+mean over nothing is nan, where the benchmark puts 0.
 
 *Image codes* (n, s) are the largest code of each latent over the patches of an image. x and x̂ are
 normalised as the benchmark's dictionaries ask: less the mean of each dimension, over one deviation.
