@@ -9,6 +9,7 @@ monosemanticity: similarity of the images of one latent
 class_mass: how activation spreads over labels and their tree
 probing: sparse probing, unions of a few latents
 ood: out-of-distribution scores
+visaebench/: the seven numbers of ViSAEBench under its own definitions
 """
 
 from saev.metrics.collection import ReconstructionMetrics
