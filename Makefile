@@ -2,7 +2,7 @@
 # Each target sets up .venv by itself when it is missing or older than its inputs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo explore train test test-all cover lint type check bench bench-peers bench-recovery ui clean
+.PHONY: help setup demo explore train test test-all cover lint type check bench bench-peers bench-recovery test-interop ui clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -56,6 +56,10 @@ bench-peers: $(INSTALLED) ## the same steps beside those of other libraries, eac
 
 bench-recovery: $(INSTALLED) ## do dictionaries find features that are known? minutes
 	$(PY) -m benchmarks.recovery $(ARGS)
+
+test-interop: $(INSTALLED) ## every layout against the libraries themselves, each set up in outputs/interop
+	$(PY) -m benchmarks.speed.peers outputs/interop/envs
+	PYTHONDONTWRITEBYTECODE= SAEV_INTEROP_ENVS=outputs/interop/envs $(PY) -m pytest tests/interop $(ARGS)
 
 ui: $(INSTALLED) ## MLflow UI on 127.0.0.1; another store or port: make ui ARGS="--port 5001"
 	$(PY) -m saev.tracking.ui $(ARGS)

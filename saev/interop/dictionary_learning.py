@@ -12,7 +12,7 @@ from saev.errors import UserError
 from saev.files import shown
 from saev.interop.foreign import Foreign, Origin, tensor_of, whole_number
 from saev.interop.raw_units import KEPT
-from saev.interop.weights_files import Found
+from saev.interop.weights_files import OpenFiles
 
 CLASSES = (
     "AutoEncoder", "AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder",
@@ -20,12 +20,12 @@ CLASSES = (
 )  # fmt: skip
 
 
-def claims(found: Found) -> bool:
+def claims(found: OpenFiles) -> bool:
     """Settings of a trainer with the class of its dictionary."""
     return "dict_class" in _trainer(found.config)
 
 
-def read(found: Found) -> Foreign:
+def read(found: OpenFiles) -> Foreign:
     """Raises UserError for a class unknown here."""
     trainer, where = _trainer(found.config), found.where
     kind = str(trainer["dict_class"]).replace("Matroyshka", "Matryoshka")  # forks spell it so

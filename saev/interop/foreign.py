@@ -138,7 +138,7 @@ def reached(threshold: Tensor) -> Tensor:
     return torch.where(threshold > 0, below, threshold)
 
 
-def both_signs(foreign: Foreign) -> Foreign:
+def signs_apart(foreign: Foreign) -> Foreign:
     """Signed codes as twice as many latents, one for each sign: z_i = u_i − u_(s+i), exactly.
 
     The k largest of both are the k largest in absolute value, since of each pair one is positive.

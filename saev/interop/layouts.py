@@ -16,7 +16,7 @@ from saev.interop import (
     visaebench,
 )
 from saev.interop.foreign import Foreign
-from saev.interop.weights_files import Found, find
+from saev.interop.weights_files import OpenFiles, find
 from saev.sae.pretrained import CONFIG_NAME, WEIGHTS_NAME
 
 
@@ -24,8 +24,8 @@ class Layout(NamedTuple):
     """A layout's reader."""
 
     name: str
-    claims: Callable[[Found], bool]
-    read: Callable[[Found], Foreign]
+    claims: Callable[[OpenFiles], bool]
+    read: Callable[[OpenFiles], Foreign]
 
 
 _MODULES: dict[str, Any] = {
@@ -56,7 +56,7 @@ def read_foreign(path: Path) -> Foreign:
     return of_files(found)
 
 
-def of_files(found: Found) -> Foreign:
+def of_files(found: OpenFiles) -> Foreign:
     """The same of files that are open."""
     claimed = [layout for layout in LAYOUTS if layout.claims(found)]
     if len(claimed) > 1:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saev.errors import UserError
 from saev.interop.foreign import Foreign, tensor_of, whole_number
-from saev.interop.weights_files import Found
+from saev.interop.weights_files import OpenFiles
 
 NAME = re.compile(
     r"^\d+_\d+_(?P<kind>[A-Za-z]+)(?:_(?P<k>\d+))?_(True|False)_(?P<norm>True|False)_(?P<cap>[\d.]+)_"
@@ -20,12 +20,12 @@ NAME = re.compile(
 ACTIVATIONS = {"ReLU": "relu", "TopKReLU": "topk", "TopK": "signed_topk", "BatchTopK": None}
 
 
-def claims(found: Found) -> bool:
+def claims(found: OpenFiles) -> bool:
     """The two biases that no other layout names so."""
     return {"pre_bias", "latent_bias"} <= set(found.tensors)
 
 
-def read(found: Found) -> Foreign:
+def read(found: OpenFiles) -> Foreign:
     """Raises UserError for a name that does not say the activation, a soft cap, or a normaliser after
     the mean."""
     t, where, beside = found.tensors, found.where, found.beside

@@ -5,10 +5,10 @@ from typing import Any
 from torch import nn
 
 from saev.errors import UserError
-from saev.interop.weights_files import Found
+from saev.interop.weights_files import OpenFiles
 
 
-def files_of(sae: Any) -> Found:
+def files_of(sae: Any) -> OpenFiles:
     """State dict and settings of an object of SAELens, dictionary_learning or overcomplete.
 
     Raises:
@@ -22,14 +22,14 @@ def files_of(sae: Any) -> Found:
     where, tensors = f"the {type(sae).__name__}", dict(sae.state_dict())
     if library == "sae_lens":
         config = dict(getattr(sae, "cfg").to_dict())  # noqa: B009 - of another library's class
-        return Found(where, "", tensors, config)
+        return OpenFiles(where, "", tensors, config)
     if library == "dictionary_learning":
         trainer = {"dict_class": type(sae).__name__}
         if hasattr(sae, "apply_b_dec_to_input"):
             trainer["apply_b_dec_to_input"] = sae.apply_b_dec_to_input  # pyright: ignore
-        return Found(where, "", tensors, {"trainer": trainer})
+        return OpenFiles(where, "", tensors, {"trainer": trainer})
     if library == "overcomplete":
-        return Found(where, "", tensors, _of_overcomplete(sae))
+        return OpenFiles(where, "", tensors, _of_overcomplete(sae))
     raise UserError(
         f"{where} comes from {library or 'no library'}; objects of sae_lens, dictionary_learning and "
         "overcomplete are read, others from their files"

@@ -18,7 +18,7 @@ from saev.errors import UserError
 from saev.files import shown
 from saev.interop.foreign import Foreign, reached, tensor_of, whole_number
 from saev.interop.visaebench import NAMED
-from saev.interop.weights_files import Found
+from saev.interop.weights_files import OpenFiles
 
 CLASSES = {
     "SAE": "relu", "TopKSAE": "topk", "BatchTopKSAE": "batch_topk", "JumpSAE": "jump_relu",
@@ -36,14 +36,14 @@ DEFAULT_DELTA = 1.0
 NORMALIZATIONS = ("l2", "max_l2", "l1", "max_l1", "identity")
 
 
-def claims(found: Found) -> bool:
+def claims(found: OpenFiles) -> bool:
     """Tensors below ``dictionary.``."""
     named = any(key in found.config for key in NAMED)
     ours = any(name.startswith("dictionary.") for name in found.tensors)
     return ours and ("class" in found.config or not named)
 
 
-def read(found: Found) -> Foreign:
+def read(found: OpenFiles) -> Foreign:
     """Raises UserError for a class unknown here, settings that are missing, or an encoder of several
     layers."""
     config, where, t = found.config, found.where, found.tensors

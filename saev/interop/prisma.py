@@ -12,16 +12,16 @@ from saev.errors import UserError
 from saev.files import shown
 from saev.interop.foreign import Foreign, Origin, tensor_of, whole_number
 from saev.interop.sae_lens import TOKEN_NORMS
-from saev.interop.weights_files import Found
+from saev.interop.weights_files import OpenFiles
 
 
-def claims(found: Found) -> bool:
+def claims(found: OpenFiles) -> bool:
     """Settings that name a hook point of Prisma's kind, or lie in the file of the weights."""
     ours = "W_enc" in found.tensors and "W_dec" in found.tensors and found.header is None
     return ours and ("hook_point_layer" in found.config or found.inside)
 
 
-def read(found: Found) -> Foreign:
+def read(found: OpenFiles) -> Foreign:
     """Raises UserError for a transcoder, or an activation or normaliser unknown here."""
     config, where, t = found.config, found.where, found.tensors
     of_prisma = "hook_point_layer" in config and "activation_fn_str" in config

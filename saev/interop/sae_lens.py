@@ -12,9 +12,9 @@ from torch import Tensor
 
 from saev.errors import UserError
 from saev.files import shown
-from saev.interop.foreign import Foreign, Origin, both_signs, tensor_of, whole_number
+from saev.interop.foreign import Foreign, Origin, signs_apart, tensor_of, whole_number
 from saev.interop.raw_units import KEPT
-from saev.interop.weights_files import Found
+from saev.interop.weights_files import OpenFiles
 
 ACTIVATIONS = {
     "standard": "relu", "gated": "gated", "topk": "topk", "abstopk": "topk", "jumprelu": "jump_relu",
@@ -37,14 +37,14 @@ REFUSED = {
 }
 
 
-def claims(found: Found) -> bool:
+def claims(found: OpenFiles) -> bool:
     """Settings with an architecture, or those of versions before 6, beside W_enc."""
     known = "architecture" in found.config or "activation_fn_str" in found.config
     others = "hook_point_layer" in found.config or found.inside or found.header is not None
     return known and not others and "W_dec" in found.tensors
 
 
-def read(found: Found) -> Foreign:
+def read(found: OpenFiles) -> Foreign:
     """Raises UserError for an architecture that is no SAE of one place, or a normaliser unknown here."""
     config, where = found.config, found.where
     architecture = str(config.get("architecture") or _legacy(config))
@@ -88,7 +88,7 @@ def read(found: Found) -> Foreign:
         ACTIVATIONS[architecture], k, extras, bool(config.get("apply_b_dec_to_input", True)),
         TOKEN_NORMS[normalizer], _origin(config), tuple(said), ours=_ours(config),
     )  # fmt: skip
-    return both_signs(foreign) if architecture == "abstopk" else foreign
+    return signs_apart(foreign) if architecture == "abstopk" else foreign
 
 
 def _legacy(config: Any) -> str:

@@ -13,19 +13,19 @@ from torch import Tensor
 from saev.errors import UserError
 from saev.files import shown
 from saev.interop.foreign import Foreign, tensor_of, whole_number
-from saev.interop.weights_files import Found
+from saev.interop.weights_files import OpenFiles
 
 ACTIVATIONS = {"relu": "relu", "topk": "signed_topk", "batchtopk": "batch_topk"}
 AMBIGUOUS = (1, 2)
 LAST_SCHEMA = 5
 
 
-def claims(found: Found) -> bool:
+def claims(found: OpenFiles) -> bool:
     """A header before the weights."""
     return found.header is not None
 
 
-def read(found: Found) -> Foreign:
+def read(found: OpenFiles) -> Foreign:
     """Raises UserError for a schema or an activation unknown here."""
     header, where, t = dict(found.header or {}), found.where, found.tensors
     schema = header.get("schema")

@@ -11,17 +11,17 @@ from torch import Tensor
 from saev.errors import UserError
 from saev.files import shown
 from saev.interop.foreign import Foreign, Origin, tensor_of, whole_number
-from saev.interop.weights_files import Found
+from saev.interop.weights_files import OpenFiles
 
 ACTIVATIONS = {"topk": "topk", "groupmax": "group_max"}
 
 
-def claims(found: Found) -> bool:
+def claims(found: OpenFiles) -> bool:
     """A linear encoder beside a plain W_dec."""
     return {"encoder.weight", "W_dec"} <= set(found.tensors)
 
 
-def read(found: Found) -> Foreign:
+def read(found: OpenFiles) -> Foreign:
     """Raises UserError for a transcoder, or an activation unknown here."""
     config, where, t = found.config, found.where, found.tensors
     if config.get("transcode"):

@@ -14,7 +14,7 @@ from torch import Tensor
 from saev.errors import UserError
 from saev.files import shown
 from saev.interop.foreign import Foreign, reached, tensor_of, whole_number
-from saev.interop.weights_files import Found
+from saev.interop.weights_files import OpenFiles
 
 ACTIVATIONS = {"batchtopk": "batch_topk", "topk": "topk", "jumprelu": "jump_relu"}
 LEAST_JUMP = 0.01
@@ -27,7 +27,7 @@ KNOWN = {
 }  # fmt: skip
 
 
-def claims(found: Found) -> bool:
+def claims(found: OpenFiles) -> bool:
     """A linear encoder and decoder, or overcomplete's keys, and nothing that other layouts have; settings
     that name an activation or a size."""
     names = {name for name in found.tensors if not name.startswith("dictionary.")}
@@ -36,7 +36,7 @@ def claims(found: Found) -> bool:
     return named and linear and names <= KNOWN
 
 
-def read(found: Found) -> Foreign:
+def read(found: OpenFiles) -> Foreign:
     """Raises UserError for an activation unknown here."""
     config, where, t, said = found.config, found.where, found.tensors, list[str]()
     named = config.get("activation", config.get("sae_type", config.get("architecture", "topk")))

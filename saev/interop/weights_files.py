@@ -26,7 +26,7 @@ CONVERTER = "python -m saev.interop.unpickle"
 
 
 @dataclass(frozen=True)
-class Found:
+class OpenFiles:
     """What lies at a place, opened."""
 
     where: str
@@ -43,7 +43,7 @@ class Found:
     """What else lay in the file of the weights."""
 
 
-def find(path: Path) -> Found:
+def find(path: Path) -> OpenFiles:
     """The weights and settings at a file, or in a folder.
 
     Raises:
@@ -53,11 +53,11 @@ def find(path: Path) -> Found:
     config_path = _config_beside(weights)
     config = {} if config_path is None else _config(config_path)
     if weights.suffix == ".safetensors":
-        return Found(str(weights), weights.name, _safetensors(weights), config)
+        return OpenFiles(str(weights), weights.name, _safetensors(weights), config)
     header, content = _pickle(weights)
     tensors, inner, beside = _split(content, weights)
     both = {**inner, **config}
-    return Found(str(weights), weights.name, tensors, both, header, bool(inner), beside)
+    return OpenFiles(str(weights), weights.name, tensors, both, header, bool(inner), beside)
 
 
 def _weights_in(folder: Path) -> list[Path]:

@@ -286,6 +286,18 @@ KEYS = {
         port: -1 65536 1.5 nan inf abc [] {} true null
         n_images: count
         """,
+    "convert": """
+        sae: path or null
+        out: path or null
+        to: nope '' 0 nan [] {} null
+        overwrite: flag
+        list: flag
+        recording: path or null
+        belongs: node
+        belongs.backbone: '' 5 [] {} true nan
+        belongs.layer: -1 1.5 nan inf last [] {} true 99999
+        belongs.tokens: nope '' 5 [] {} true nan
+        """,
     "intervene": """
         head: '' 5 [] {} true nan
         hypothesis: path or null
@@ -394,6 +406,11 @@ REFUSED_LATER = [
     describe sae=x atlas_dir=y
     describe atlas=folder
     explore atlas={}
+    convert sae=nowhere
+    convert sae=nowhere out=x
+    convert sae=hub:nowhere out=x
+    convert sae=prisma:nowhere out=x
+    convert sae=x out=x belongs.backbone=nowhere
     """.strip().splitlines()
 ]
 """Trainings and recordings that cannot end well, though each value by itself is possible."""

@@ -11,7 +11,7 @@ import pytest
 
 from saev.atlas.atlas import TABLES
 
-VERBS = ("train", "record", "evaluate", "describe", "compare", "intervene", "explore")
+VERBS = ("train", "record", "evaluate", "describe", "compare", "intervene", "explore", "convert")
 HEAVY = {"torch", "lightning", "torchmetrics", "mlflow", "matplotlib", "open_clip", "timm"}
 ROOT = Path(__file__).parents[2]
 MOST = 60

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-NEVER_TRACKED = ("explore",)
+NEVER_TRACKED = ("explore", "convert")
 """Commands that have no logger to switch off."""
 
 
