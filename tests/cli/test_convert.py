@@ -72,7 +72,8 @@ def test_a_normaliser_of_each_token_goes_through_describing_and_an_experiment(
     (tmp_path / "h.yaml").write_text(yaml.safe_dump(HYPOTHESIS))
     status = run(
         "intervene", f"sae={folder}", f"hypothesis={tmp_path}/h.yaml", "trainer.accelerator=cpu",
-        f"hydra.run.dir={tmp_path}/experiment", "intervention.num_workers=0",
+        f"hydra.run.dir={tmp_path}/experiment", "intervention.num_workers=0", "head=attributes",
+        "images=scenes", "images.n_images=80", "images.val_fraction=0.4",
     )  # fmt: skip
     assert status is None
-    assert (tmp_path / "experiment" / "intervention" / "verdict.json").is_file()
+    assert (tmp_path / "experiment" / "report" / "verdict.json").is_file()

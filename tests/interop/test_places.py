@@ -88,6 +88,13 @@ def test_every_known_name_belongs_to_a_backbone_that_can_be_built() -> None:
             checked_spec(identity["spec"], one.name)
 
 
+def test_the_table_of_the_docs_is_generated() -> None:
+    from benchmarks.public_saes import public_table
+
+    page = Path(__file__).parents[2] / "docs" / "tables" / "public_saes.md"
+    assert page.read_text() == public_table(), "python -m benchmarks.public_saes > docs/tables/…"
+
+
 def test_a_name_with_a_slip_shows_the_nearest() -> None:
     refused("nearest are prisma:clip_b32_layer9", "prisma:clip_b32_layr9")
     refused("nearest are .*osunlp", "osunpl:clip_b16")
