@@ -38,7 +38,7 @@ def write_dictionary_learning(sae: SparseAutoencoder, folder: Path) -> list[str]
     model, hook = hook_of(sae)
     trainer = {
         "dict_class": CLASSES[cfg.activation], "activation_dim": cfg.d_model, "dict_size": cfg.d_sae,
-        "k": cfg.k, "layer": cfg.layer, "lm_name": model, "submodule_name": hook, "saev": kept_of(sae),
+        "k": None if cfg.k is None else max(1, round(cfg.k)), "layer": cfg.layer, "lm_name": model, "submodule_name": hook, "saev": kept_of(sae),
     }  # fmt: skip
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
@@ -70,7 +70,7 @@ def _tensors(sae: SparseAutoencoder, raw: RawUnits) -> dict[str, Tensor]:
         case _:
             topk = sae.cfg.activation == "topk"
             threshold = torch.tensor(NEVER_SET) if topk else sae.threshold.detach().cpu().clone()
-            k = torch.tensor(round(sae.cfg.k or 1))
+            k = torch.tensor(max(1, round(sae.cfg.k or 1)))
             return {
                 **linear, "encoder.bias": raw.b_enc, "b_dec": raw.b_dec, "k": k, "threshold": threshold,
             }  # fmt: skip
