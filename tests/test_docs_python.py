@@ -61,6 +61,7 @@ def test_the_tour_uses_every_public_name_and_shows_what_came_of_it() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # of a machine that does something else as well
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio and what it stands on
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -49,7 +49,7 @@ _AFTER = ("hook_resid_post", "output", None)
 """Places of a block that are its output."""
 
 
-def place_of(origin: Origin) -> tuple[Place, list[str]]:
+def origin_place(origin: Origin) -> tuple[Place, list[str]]:
     """The place that a file names, as far as it is known here, and a sentence on each part."""
     said: list[str] = []
     backbone = layer = None

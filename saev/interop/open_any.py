@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from saev.errors import UserError
-from saev.interop.belongs import backbone_identity_of, place_of
+from saev.interop.belongs import backbone_identity_of, origin_place
 from saev.interop.foreign import Foreign, refuse_open, to_dictionary
 from saev.interop.layouts import is_ours, of_files, read_foreign
 from saev.interop.objects import files_of
@@ -110,7 +110,7 @@ def _foreign(
 ) -> Opened:
     sae = to_dictionary(foreign, where)
     said = list(foreign.said)
-    place, words = place_of(foreign.origin)
+    place, words = origin_place(foreign.origin)
     fields = {key: value for key, value in place._asdict().items() if value is not None}
     public = None if located is None else located.public
     if public is not None:

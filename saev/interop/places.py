@@ -33,7 +33,7 @@ def locate(source: str | Path) -> Located:
     if path.exists():
         return Located(path, None)
     if (found := HUB.match(text)) is not None:
-        return Located(download(found[1], found[3], found[2]), None)
+        return Located(snapshot(found[1], found[3], found[2]), None)
     if text.startswith("hub:"):
         raise UserError(
             f"{text} is no place on the hub; write hub:owner/name or hub:owner/name#folder"
@@ -41,16 +41,16 @@ def locate(source: str | Path) -> Located:
     if NAMED.match(text) or text in names("pretrained"):
         public = by_name(text)
         values = public.values
-        return Located(download(values["hub"], values.get("path"), values.get("revision")), public)
+        return Located(snapshot(values["hub"], values.get("path"), values.get("revision")), public)
     if PLAIN_ID.match(text) and not text.startswith("."):
-        return Located(download(text, None, None), None)
+        return Located(snapshot(text, None, None), None)
     raise UserError(
         f"{text} does not exist; give the folder or file of a dictionary, hub:owner/name#folder, or a name "
         "that python -m saev.convert list=true shows"
     )
 
 
-def download(repo_id: str, inside: str | None, revision: str | None) -> Path:
+def snapshot(repo_id: str, inside: str | None, revision: str | None) -> Path:
     """A repository's settings and weights, or those of one folder or file of it.
 
     Raises:

@@ -15,18 +15,18 @@ import torch
 USAGE = "usage: python -m saev.interop.unpickle FILE OUT.pt   (runs code that FILE may hold)"
 
 
-def plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """Tensors, numbers, texts, lists and mappings as they are; an object as its fields; else its text."""
     if isinstance(value, torch.Tensor | str | int | float | bool | None):
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): as_plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set):
-        return [plain(entry) for entry in value]
+        return [as_plain(entry) for entry in value]
     if isinstance(value, torch.nn.Module):
         return dict(value.state_dict())
     if dataclasses.is_dataclass(value) or hasattr(value, "__dict__"):
-        return {str(key): plain(entry) for key, entry in vars(value).items()}
+        return {str(key): as_plain(entry) for key, entry in vars(value).items()}
     return str(value)
 
 
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(
             f"{source} cannot be opened ({error}); install the library that wrote it"
         ) from error
-    torch.save(plain(content), target)
+    torch.save(as_plain(content), target)
     sys.stdout.write(f"{target} holds plain data; sae={target} opens it\n")
 
 

@@ -38,7 +38,8 @@ def write_dictionary_learning(sae: SparseAutoencoder, folder: Path) -> list[str]
     model, hook = hook_of(sae)
     trainer = {
         "dict_class": CLASSES[cfg.activation], "activation_dim": cfg.d_model, "dict_size": cfg.d_sae,
-        "k": None if cfg.k is None else max(1, round(cfg.k)), "layer": cfg.layer, "lm_name": model, "submodule_name": hook, "saev": kept_of(sae),
+        "k": None if cfg.k is None else max(1, round(cfg.k)), "layer": cfg.layer, "lm_name": model,
+        "submodule_name": hook, "saev": kept_of(sae),
     }  # fmt: skip
     buffer = io.BytesIO()
     torch.save(tensors, buffer)

@@ -23,7 +23,7 @@ def test_refusals(run: Run, sae_dir: Path, tmp_path: Path) -> None:
     assert_sentence(run("convert", "sae=prisma:clip_b32_layr9", f"out={tmp_path}/o"), "nearest are")
     assert_sentence(run("convert", f"sae={sae_dir}", f"out={sae_dir}"), "is not empty")
     out = f"out={tmp_path}/o"
-    assert_sentence(run("convert", f"sae={sae_dir}", out, "to=onnx"), "to=onnx", "saelens")
+    assert_sentence(run("convert", f"sae={sae_dir}", out, "to=onnx"), "to='onnx'", "saelens")
     assert_sentence(
         run("convert", f"sae={sae_dir}", out, "belongs.backbone=clip_b17"), "no backbone 'clip_b17'"
     )
@@ -42,7 +42,7 @@ def test_there_and_back_and_through_the_other_commands(
     assert "sae_lens" in capsys.readouterr().out
     numbers = {}
     for name, folder in (("ours", sae_dir), ("theirs", theirs)):
-        out = tmp_path / name
+        out = tmp_path / f"run_{name}"
         assert run("evaluate", f"sae={folder}", f"hydra.run.dir={out}", "evaluation.num_workers=0",
                    "trainer.accelerator=cpu") is None  # fmt: skip
         numbers[name] = json.loads((out / "metrics.json").read_text())

@@ -10,7 +10,7 @@ from torch import nn
 
 from saev.errors import UserError
 from saev.interop import open_sae
-from saev.interop.belongs import place_of
+from saev.interop.belongs import origin_place
 from saev.interop.foreign import Origin
 from saev.interop.registry import known
 from tests.fakes.dictionary import make_sae
@@ -62,17 +62,17 @@ def test_backbone_layer_and_tokens_are_said_or_set() -> None:
     ],
 )
 def test_layers_are_counted_our_way(hook: str, layer: int | None, words: str) -> None:
-    place, said = place_of(Origin(hook=hook))
+    place, said = origin_place(Origin(hook=hook))
     assert place.layer == layer and words in said[0]
 
 
 def test_models_by_the_names_of_others() -> None:
-    place, _ = place_of(Origin(model="openai/clip-vit-base-patch16"))
+    place, _ = origin_place(Origin(model="openai/clip-vit-base-patch16"))
     assert place.backbone is not None and place.backbone["name"] == "ViT-B-16"
-    place, _ = place_of(Origin(model="open-clip:laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K"))
+    place, _ = origin_place(Origin(model="open-clip:laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K"))
     assert place.backbone is not None
     assert place.backbone["spec"]["pretrained_tag"] == "datacomp_xl_s13b_b90k"
-    place, said = place_of(Origin(model="gpt2-small", hook="blocks.5.hook_resid_post"))
+    place, said = origin_place(Origin(model="gpt2-small", hook="blocks.5.hook_resid_post"))
     assert place.backbone is None and "gpt2-small" in said[0]
 
 
