@@ -114,6 +114,10 @@ def tensor_of(tensors: Mapping[str, Any], key: str, where: str) -> Tensor:
         raise UserError(f"{where} has no tensor {key} (it holds {held}); it is cut off or damaged.")
     if not (value.is_floating_point() or value.ndim == 0):
         raise UserError(f"{where} has {key} of type {value.dtype}, not floats; use another file.")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise UserError(
+            f"{where} has {key} of shape {tuple(value.shape)} in a file too small for it."
+        )
     wide = value.detach().cpu()
     return wide if wide.dtype == torch.float64 else wide.float()
 

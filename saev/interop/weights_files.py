@@ -49,7 +49,13 @@ def find(path: Path) -> OpenFiles:
     Raises:
         UserError: nothing there, several of either, a damaged file, pickled objects.
     """
+    if not path.is_file() and not path.is_dir():
+        raise UserError(f"{path} is neither a file nor a folder; give the folder of a dictionary.")
     weights = path if path.is_file() else _only(_weights_in(path), path, "weights")
+    if weights.suffix not in (".safetensors", *PICKLES):
+        raise UserError(
+            f"{weights} has none of the endings of weights (.safetensors, {', '.join(PICKLES)})."
+        )
     config_path = _config_beside(weights)
     config = {} if config_path is None else _config(config_path)
     if weights.suffix == ".safetensors":
@@ -134,6 +140,7 @@ def _pickle(path: Path) -> tuple[dict[str, Any] | None, Any]:
                     f"{path} begins with a line that is no JSON; get it again."
                 ) from error
             file = io.BytesIO(file.read())
+        _refuse_compressed(file, path)
         try:
             return header, torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch and zipfile raise many kinds on what is no checkpoint
@@ -145,6 +152,23 @@ def _pickle(path: Path) -> tuple[dict[str, Any] | None, Any]:
             raise UserError(
                 f"{path} is cut off or damaged ({first_line(error)}); get the dictionary again."
             ) from error
+
+
+def _refuse_compressed(file: io.BufferedIOBase, path: Path) -> None:
+    """torch stores tensors as they are: a member that unpacks to more was made by somebody else."""
+    import zipfile
+
+    if zipfile.is_zipfile(file):
+        file.seek(0)
+        try:
+            members = zipfile.ZipFile(file).infolist()
+        except (zipfile.BadZipFile, ValueError, NotImplementedError):
+            members = []  # torch says what is wrong with it
+        if any(one.file_size > one.compress_size for one in members):
+            raise UserError(
+                f"{path} holds compressed weights, which torch never writes; get it again."
+            )
+    file.seek(0)
 
 
 def _split(content: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -144,6 +144,36 @@ def test_code_in_a_file_does_not_run(tmp_path: Path) -> None:
     refused(tmp_path, "pickled objects")
 
 
+def test_weights_that_claim_to_be_larger_than_the_file(tmp_path: Path) -> None:
+    import zipfile
+
+    wide = torch.zeros(1).expand(100_000, 100_000)
+    content = {"W_enc": wide, "b_enc": wide, "W_dec": wide, "b_dec": wide}
+    header = b'{"d_vit": 8, "exp_factor": 2}\n'
+    torch.save(content, tmp_path / "sae.pt")
+    (tmp_path / "sae.pt").write_bytes(header + (tmp_path / "sae.pt").read_bytes())
+    refused(tmp_path, "too small for it")
+    torch.save(torch.zeros(10**6), tmp_path / "sae.pt")
+    packed = tmp_path / "packed" / "sae.pt"
+    packed.parent.mkdir()
+    with (
+        zipfile.ZipFile(tmp_path / "sae.pt") as plain,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out,
+    ):
+        for name in plain.namelist():
+            out.writestr(name, plain.read(name))
+    refused(packed, "compressed weights")
+
+
+def test_what_is_no_file_of_weights(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "pipe", "neither a file nor a folder")
+    (tmp_path / "notes.txt").write_text("x")
+    refused(tmp_path / "notes.txt", "none of the endings of weights")
+
+
 def test_a_dictionary_of_a_language_model(tmp_path: Path) -> None:
     folder = copied("saelens_topk", tmp_path)
     settings(folder, "cfg.json", lambda c: c["metadata"].update(model_name="gpt2-small"))
