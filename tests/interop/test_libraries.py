@@ -92,3 +92,23 @@ def test_a_normaliser_of_each_token_is_read_by_saelens(tmp_path: Path) -> None:
     ran("saelens", script, str(tmp_path / "out"), str(case / "expected.safetensors"), str(found))
     expected = load_file(case / "expected.safetensors")
     torch.testing.assert_close(load_file(found)["z"], expected["z"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("library", ["saelens", "dictlearn", "overcomplete"])
+def test_objects_in_memory_are_read_like_their_files(library: str, tmp_path: Path) -> None:
+    import safetensors
+
+    site = str(Path(safetensors.__file__).parents[1])
+    out = tmp_path / "found.safetensors"
+    ran(
+        library,
+        str(HERE / "readers" / "read_object.py"),
+        library,
+        site,
+        str(HERE.parents[1]),
+        str(out),
+    )
+    found = load_file(out)
+    assert 0 < (found["z"] != 0).float().mean() < 0.6
+    torch.testing.assert_close(found["z_ours"], found["z"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["x_hat_ours"], found["x_hat"], rtol=1e-4, atol=1e-4)

@@ -143,6 +143,18 @@ def test_objects_of_no_known_library_are_refused() -> None:
     refused("sae is a int", 5)
 
 
+def test_an_object_is_read_like_its_file() -> None:
+    """A stand-in with the class and the tensors of dictionary_learning's; the real one: make test-interop."""
+    case = DATA / "dictlearn_topk" / "saved"
+    weights = torch.load(case / "ae.pt", weights_only=True)
+    kind = type("AutoEncoderTopK", (nn.Module,), {"__module__": "dictionary_learning.trainers"})
+    held = kind()
+    held.state_dict = lambda: weights  # type: ignore[method-assign]
+    found = open_sae(held, backbone="clip_b16", layer=9, tokens="patch")
+    assert torch.equal(found.W_enc, open_sae(case).W_enc) and found.cfg.layer == 9
+    assert found.cfg.recipe["imported"]["source"] == "the AutoEncoderTopK"
+
+
 def test_a_dictionary_of_ours_keeps_what_is_not_set(tmp_path: Path) -> None:
     sae = open_sae(make_sae(tmp_path / "sae", 0))
     again = open_sae(sae, tokens="all")
