@@ -74,7 +74,7 @@ def to_dictionary(foreign: Foreign, where: str) -> SparseAutoencoder:
         )
     except ValueError as error:
         raise UserError(f"{where} cannot be used: {error}") from error
-    sae = SparseAutoencoder(cfg, torch.Generator())
+    sae = SparseAutoencoder(cfg, torch.Generator()).to(foreign.W_enc.dtype)
     given = {name: getattr(foreign, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     given |= foreign.extras
     state = sae.state_dict()

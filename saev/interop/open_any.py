@@ -1,6 +1,7 @@
 """``open_sae``: a dictionary of any layout, from any place, as one of ours."""
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,7 +38,7 @@ def open_sae(
     backbone: str | None = None,
     layer: int | None = None,
     tokens: str | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
 ) -> SparseAutoencoder:
     """A dictionary of any layout that is known here, as one of ours; codes and reconstructions are those of
     the library that wrote it.
@@ -50,12 +51,14 @@ def open_sae(
         backbone: a name of ``conf/backbone``, where the file says none or another.
         layer: the block after which it reads, from 0.
         tokens: "patch", "class", "registers" or "all".
+        device: where to; None leaves an object where it is and reads files to the CPU.
 
     Raises:
         UserError: nothing there, a pickle, a damaged file, an unknown or ambiguous layout, what cannot be
             represented exactly, or a hub that does not answer.
     """
-    return opened(sae, recording, backbone, layer, tokens).sae.to(device)
+    found = opened(sae, recording, backbone, layer, tokens).sae
+    return found if device is None else found.to(device)
 
 
 def opened(
@@ -118,7 +121,9 @@ def _foreign(
         words = [f"backbone, layer and tokens are those of {public.name}"]
     fields |= foreign.ours
     said += [] if {"backbone", "layer"} <= chosen.keys() else words
-    recipe = {"imported": {"layout": foreign.layout, "source": where, "said": said}}
+    # of a path its end: where things lie on this machine is nobody's business
+    source = "/".join(Path(where).parts[-2:]) if located and not public else where
+    recipe = {"imported": {"layout": foreign.layout, "source": source, "said": said}}
     values = {**sae.cfg.to_dict(), "recipe": recipe, **fields, **chosen}
     sae.cfg = SAEConfig.from_dict(values, where)  # what a stranger wrote is checked
     return Opened(sae, foreign.layout, tuple(said))
@@ -136,7 +141,9 @@ def _of_registry(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with(sae: SparseAutoencoder, fields: Mapping[str, Any]) -> SparseAutoencoder:
-    """The same dictionary with these fields of its config."""
-    if fields:
-        sae.cfg = replace(sae.cfg, **fields)
-    return sae
+    """The same weights with these fields of the config; what was given stays as it is."""
+    if not fields:
+        return sae
+    found = copy(sae)
+    found.cfg = replace(sae.cfg, **fields)
+    return found

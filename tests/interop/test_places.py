@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from saev.errors import UserError
@@ -144,7 +145,7 @@ def test_objects_of_no_known_library_are_refused() -> None:
 
 
 def test_an_object_is_read_like_its_file() -> None:
-    """A stand-in with the class and the tensors of dictionary_learning's; the real one: make test-interop."""
+    """A stand-in with the class and the tensors of dictionary_learning's; real ones: make test-interop."""
     case = DATA / "dictlearn_topk" / "saved"
     weights = torch.load(case / "ae.pt", weights_only=True)
     kind = type("AutoEncoderTopK", (nn.Module,), {"__module__": "dictionary_learning.trainers"})
@@ -157,8 +158,22 @@ def test_an_object_is_read_like_its_file() -> None:
 
 def test_a_dictionary_of_ours_keeps_what_is_not_set(tmp_path: Path) -> None:
     sae = open_sae(make_sae(tmp_path / "sae", 0))
+    before = sae.cfg
     again = open_sae(sae, tokens="all")
-    assert again.cfg == replace(sae.cfg, tokens={"which": "all"})
+    assert again.cfg == replace(before, tokens={"which": "all"}) and sae.cfg is before
+    assert again.W_dec is sae.W_dec and open_sae(sae) is sae
+    assert open_sae(sae.double()).W_dec.dtype == torch.float64
+
+
+def test_double_precision_and_no_path_of_this_machine(tmp_path: Path) -> None:
+    weights = load_file(SAELENS / "sae_weights.safetensors")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    folder = tmp_path / "a" / "b"
+    save_file({n: t.double() for n, t in weights.items()}, folder / "sae_weights.safetensors")
+    (folder / "cfg.json").write_text((SAELENS / "cfg.json").read_text())
+    sae = open_sae(folder)
+    assert sae.W_enc.dtype == torch.float64 and sae.encode(torch.ones(1, 8)).dtype == torch.float64
+    assert sae.cfg.recipe["imported"]["source"] == "a/b"
 
 
 def test_what_we_write_for_others_says_again_where_it_belongs(tmp_path: Path) -> None:
