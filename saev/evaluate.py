@@ -1,6 +1,7 @@
 """``python -m saev.evaluate sae=DIR``: an SAE on held-out images, each number with its baselines.
 
 ``python -m saev.evaluate sae=DIR baselines.kinds=all``: a table of it and its baselines as well.
+``python -m saev.evaluate sae=DIR benchmark=visaebench``: the seven numbers of a public benchmark.
 ``python -m saev.evaluate sweep=ID``: which members of a sweep to take, and why.
 """
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from datamodules.images import ImageSource
     from saev.backbones import Backbone
     from saev.evaluation.baselines.methods import BaselineSettings
+    from saev.evaluation.visaebench.settings import BenchmarkSettings
     from saev.sae import SparseAutoencoder
 
 
@@ -34,6 +36,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from datamodules.images import ImageSource
     from saev.evaluation.baselines.methods import BaselineSettings
     from saev.evaluation.report import evaluate_and_report
+    from saev.evaluation.visaebench.settings import BenchmarkSettings
     from saev.heads import load_head
     from saev.interop import open_sae
     from saev.loading import backbone_of, images_for
@@ -41,6 +44,9 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     if cfg.sae is None:
         raise UserError("nothing to evaluate; give a dictionary, sae=DIR, or a sweep, sweep=ID")
     settings = BaselineSettings(**cfg.baselines, seed=cfg.seed)
+    benchmark = None
+    if cfg.benchmark is not None:
+        benchmark = BenchmarkSettings(**cfg.visaebench, seed=cfg.seed)
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="evaluate") as tracking:
         sae = open_sae(cfg.sae)
@@ -61,8 +67,11 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         )
         if settings.wanted:
             metrics |= against_baselines(cfg, sae, backbone, source, settings, out_dir, tracking)
-    page = [f"xdg-open {out_dir / 'baselines' / 'index.html'}"] if settings.wanted else []
-    print_next([*page, f"less {out_dir / 'metrics.json'}", "make ui"])
+        if benchmark is not None:
+            metrics |= on_visaebench(cfg, sae, backbone, source, benchmark, out_dir, tracking)
+    shown = {"baselines": settings.wanted, "visaebench": benchmark is not None}
+    pages = [f"xdg-open {out_dir / name / 'index.html'}" for name, made in shown.items() if made]
+    print_next([*pages, f"less {out_dir / 'metrics.json'}", "make ui"])
     return metrics
 
 
@@ -90,6 +99,38 @@ def against_baselines(
     return flat
 
 
+def on_visaebench(
+    cfg: DictConfig, sae: "SparseAutoencoder", backbone: "Backbone", source: "ImageSource",
+    settings: "BenchmarkSettings", out_dir: Path, tracking: Tracking,
+) -> dict[str, float]:  # fmt: skip
+    """Leaves the seven numbers of ViSAEBench in ``visaebench/``; adds them to ``metrics.json``."""
+    import json
+
+    from datamodules.images import ImageSource
+    from saev.backbones import Backbone
+    from saev.cli.results import device_of, keep_metrics
+    from saev.evaluation.baselines.table import PassSettings
+    from saev.evaluation.visaebench.benchmark_files import benchmark_metrics, write_benchmark
+    from saev.evaluation.visaebench.benchmark_table import benchmark_table
+    from saev.evaluation.visaebench.page import print_benchmark, write_benchmark_page
+
+    given = instantiate(cfg.transfer_images) if cfg.get("transfer_images") else None
+    other = of_kind("transfer_images", given, ImageSource, NoneType)
+    embedder = of_kind("embedder", instantiate(cfg.embedder), Backbone, NoneType)
+    device = device_of(cfg.trainer.accelerator)
+    one, folder = cfg.evaluation, out_dir / "visaebench"
+    run = PassSettings(False, settings.n_images, one.batch_size, one.num_workers, device)
+    table = benchmark_table(sae, backbone, source, other, embedder, settings, run)
+    write_benchmark(table, settings, folder)
+    write_benchmark_page(table, folder)
+    print_benchmark(table)
+    tracking.log_artifact(folder, "visaebench")
+    flat = benchmark_metrics(table)
+    measured = json.loads((out_dir / "metrics.json").read_text())
+    keep_metrics(measured | flat, out_dir, tracking, new=flat)
+    return flat
+
+
 def choose_in_sweep(cfg: DictConfig) -> None:
     """Draws the Pareto front of ``cfg.sweep`` and registers picks on it; leaves ``choice/``.
 
@@ -101,6 +142,10 @@ def choose_in_sweep(cfg: DictConfig) -> None:
 
     if cfg.sae is not None:
         raise UserError("sae and sweep are two different questions; give one of them")
+    if cfg.benchmark is not None:
+        raise UserError(
+            f"benchmark={cfg.benchmark} is of a dictionary, sae=DIR, and not of a sweep"
+        )
     settings = ChoiceSettings(**cfg.choice)
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="evaluate") as tracking:
