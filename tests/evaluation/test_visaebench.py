@@ -26,7 +26,7 @@ from saev.evaluation.visaebench.benchmark_table import (
 )
 from saev.evaluation.visaebench.image_features import ArmFeatures, ImageFeatures
 from saev.evaluation.visaebench.page import write_benchmark_page
-from saev.evaluation.visaebench.patch_pass import embedding_by, labels_of, patch_pass
+from saev.evaluation.visaebench.patch_pass import embedding_by, patch_pass, whole_labels
 from saev.evaluation.visaebench.settings import BenchmarkSettings
 from saev.evaluation.visaebench.seven_numbers import (
     SEVEN,
@@ -239,7 +239,7 @@ def test_images_are_spread_out(most: int | None, expected: Sequence[int] | int) 
     items = [ImageItem(str(i), "val", i, None) for i in range(6)]
     found = [item.label for item in spread_out(items, most)]
     assert found == (list(range(6)) if isinstance(expected, int) else expected)
-    assert labels_of([*items, ImageItem("x", "val", None, None)]) is None
+    assert whole_labels([*items, ImageItem("x", "val", None, None)]) is None
 
 
 def test_draws_that_lie_to_one_side_are_moved() -> None:

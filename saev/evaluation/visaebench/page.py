@@ -45,7 +45,7 @@ def print_benchmark(table: BenchmarkTable) -> None:
         ["", *names, "null", "separates trained from untrained"],
         [
             [_title(table, metric), *(number(table.numbers[metric.key][n].cell.value) for n in names),
-             number(table.numbers[metric.key][OWN].null), separation(table, metric.key)]
+             number(table.numbers[metric.key][OWN].null), separates_in_words(table, metric.key)]
             for metric in SEVEN
         ],
     )  # fmt: skip
@@ -58,7 +58,7 @@ def print_benchmark(table: BenchmarkTable) -> None:
         print_table("Not measured", ["", "because"], reasons)
 
 
-def separation(table: BenchmarkTable, key: str) -> str:
+def separates_in_words(table: BenchmarkTable, key: str) -> str:
     """``yes``, ``no``, or a dash where one of both has no value."""
     return {None: "–", True: "yes", False: "no"}[table.verdicts[key].separates]
 
@@ -80,7 +80,7 @@ def _row(table: BenchmarkTable, metric: BenchmarkMetric) -> dict[str, Any]:
         })  # fmt: skip
     return {
         "title": _title(table, metric), "sign": metric.sign, "cells": cells,
-        "answer": separation(table, metric.key),
+        "answer": separates_in_words(table, metric.key),
     }  # fmt: skip
 
 

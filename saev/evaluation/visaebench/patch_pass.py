@@ -116,7 +116,7 @@ def patch_pass(
     if not read:
         raise UserError(f"no image of {source.name!r} could be read")
     features = ImageFeatures(
-        labels_of(read), np.concatenate(tokens), len(positions), np.concatenate(totals),
+        whole_labels(read), np.concatenate(tokens), len(positions), np.concatenate(totals),
         {one.name: part.features() for one, part in zip(arms, parts, strict=True)},
         np.concatenate(embedding),
     )  # fmt: skip
@@ -141,7 +141,7 @@ def embedding_by(
     return np.concatenate(rows)
 
 
-def labels_of(items: Sequence[ImageItem]) -> np.ndarray | None:
+def whole_labels(items: Sequence[ImageItem]) -> np.ndarray | None:
     """Classes of the images; None where one has none."""
     labels = [-1 if item.label is None else item.label for item in items]
     return np.array(labels) if labels and min(labels) >= 0 else None
