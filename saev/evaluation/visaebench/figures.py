@@ -54,5 +54,6 @@ def _draw(axis: "Axes", panel: BarPanel) -> None:
     axis.set_yticks(range(len(panel.bars)), [bar.name for bar in reversed(panel.bars)], fontsize=8)
     axis.set_ylim(-0.6, len(panel.bars) - 0.4)
     axis.tick_params(axis="x", labelsize=8)
+    axis.locator_params(axis="x", nbins=4)
     axis.grid(axis="x", alpha=0.25)
     axis.set_title(panel.title, fontsize=9, loc="left")

@@ -59,8 +59,13 @@ def print_benchmark(table: BenchmarkTable) -> None:
 
 
 def separates_in_words(table: BenchmarkTable, key: str) -> str:
-    """``yes``, ``no``, or a dash where one of both has no value."""
-    return {None: "–", True: "yes", False: "no"}[table.verdicts[key].separates]
+    """``yes``, ``no``, or a dash where one of both has no value; a yes names the other random ones
+    that this dictionary is no better than."""
+    separates, against = table.verdicts[key]
+    if not separates:
+        return "–" if separates is None else "no"
+    as_good = [one.name for one in table.arms if one.is_random and against.get(one.name) is False]
+    return ", ".join(["yes", *(f"but not from {name}" for name in as_good)])
 
 
 def _title(table: BenchmarkTable, metric: BenchmarkMetric) -> str:
