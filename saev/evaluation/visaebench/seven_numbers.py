@@ -140,6 +140,7 @@ def _probe_ratio(images: BenchmarkImages, arm: str, rng: np.random.Generator) ->
     null = probe_ratio_null(x_nd, x_hat_nd, _dense(label_n), rng)
     on_x, on_x_hat = found.accuracies
     details = {"on_x": on_x, "on_x_hat": on_x_hat, "converged": found.converged}
+    details["n_test"] = len(found.test_m)
     weight_rm = images.draws(images.own)[:, found.test_m]
     return _Found(found.value, found.resampled(weight_rm), null.value, details)
 
@@ -155,6 +156,7 @@ def _sparse_probing(images: BenchmarkImages, arm: str, rng: np.random.Generator)
         "accuracy": accuracies,
         "most_frequent": found.most_frequent,
         "converged": bool(found.converged_k.all()),
+        "n_test": len(found.test_m),
     }
     weight_rm = images.draws(images.own)[:, found.test_m]
     return _Found(found.value, found.resampled(weight_rm), null.value, details)
