@@ -202,6 +202,8 @@ KEYS = {
         +baselines.trained.a: '' 5 [] {} true null
         baselines.pool_images: count
         baselines.n_bootstrap: 0 39 -1 1.5 nan inf abc [] {} null
+        saes: 5 abc {} true nan [5] ['']
+        names: 5 abc {} true nan [5]
         benchmark: 0 nope '' nan [] {} true
         visaebench.n_images: 1 0 -3 2.5 nan -inf 1e30 many [3] {} false ''
         visaebench.pool_images: count

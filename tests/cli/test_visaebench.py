@@ -73,7 +73,7 @@ def test_without_labels_or_others_the_rest_is_there(
     own = frame[frame["dictionary"] == "sae"].set_index("metric")
     assert list(own.index) == SEVEN
     for key, word in (
-        ("probe_ratio", "labels"), ("sparse_probing", "labels"), ("absorption", "labels"),
+        ("probe_ratio", "label"), ("sparse_probing", "label"), ("absorption", "label"),
         ("transfer", "transfer_images"), ("spatial_coherence", "min_images"),
     ):  # fmt: skip
         reason = own.loc[key, "reason"]
@@ -82,6 +82,42 @@ def test_without_labels_or_others_the_rest_is_there(
     assert own.loc[["fvu", "monosemanticity"], "value"].notna().all()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert "visaebench/transfer" not in metrics and "visaebench/fvu_untrained" in metrics
+
+
+def test_a_leaderboard(run: Run, trained: Path, sae_dir: Path, tmp_path: Path) -> None:
+    status = run(
+        "evaluate", f"saes=[{sae_dir},{trained}/run/sae]", "names=[random,short]", *QUICK,
+        "images=scenes", "images.n_images=60", f"hydra.run.dir={tmp_path}/out",
+    )  # fmt: skip
+    assert status is None, status
+    folder = tmp_path / "out" / "visaebench"
+    frame = pd.read_parquet(folder / "leaderboard.parquet")
+    assert sorted(frame["name"].unique()) == ["random", "short"] and len(frame) == 14
+    assert (frame["mean_rank"].diff().dropna() >= 0).all()
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    for name in ("random", "short"):
+        own = pd.read_parquet(folder / name / "table.parquet").set_index(["metric", "dictionary"])
+        row = frame[frame["name"] == name].set_index("metric")
+        assert row["value"]["fvu"] == own["value"]["fvu", "sae"]
+        assert row["untrained"]["fvu"] == metrics[f"visaebench/{name}/fvu_untrained"]
+    page = (folder / "index.html").read_text()
+    assert 'href="short/index.html"' in page and "://" not in page
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("saes=[a,b]",), ("saes", "benchmark=visaebench")),
+        (("saes=[a]", "benchmark=visaebench"), ("two or more",)),
+        (("saes=[a,b]", "sae=c", "benchmark=visaebench"), ("saes and sae",)),
+        (("saes=[a,b]", "names=[x,x]", "benchmark=visaebench"), ("names", "different")),
+        (("saes=[a,b]", "names=[x,../y]", "benchmark=visaebench"), ("names", "folder")),
+    ],
+)
+def test_a_leaderboard_of_what(
+    run: Run, overrides: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert_sentence(run("evaluate", *overrides), *words)
 
 
 def test_a_benchmark_that_there_is_not_or_of_a_sweep(run: Run) -> None:

@@ -25,6 +25,7 @@ from saev.evaluation.visaebench.benchmark_table import (
     verdicts_of,
 )
 from saev.evaluation.visaebench.image_features import ArmFeatures, ImageFeatures
+from saev.evaluation.visaebench.leaderboard import leaderboard_rows, mean_ranks
 from saev.evaluation.visaebench.page import write_benchmark_page
 from saev.evaluation.visaebench.patch_pass import embedding_by, patch_pass, whole_labels
 from saev.evaluation.visaebench.settings import BenchmarkSettings
@@ -138,14 +139,14 @@ def test_what_is_lacking_says_why_and_leaves_the_others() -> None:
     own = replace(planted(), label_n=None)
     lacking = lacking_data(own, None, None, spatial=False)
     assert set(lacking) == {m.key for m in SEVEN} - {"fvu", "monosemanticity"}
-    assert "images@transfer_images" in lacking["transfer"] and "labels" in lacking["probe_ratio"]
+    assert "images@transfer_images" in lacking["transfer"] and "label" in lacking["probe_ratio"]
     found = numbers(images(own=own, other=None, groups=None, lacking=lacking))
     measured = {key for key, pair in found.items() if pair[OWN].reason is None}
     assert measured == {"fvu", "monosemanticity"}
     assert np.isnan(found["transfer"][OWN].cell.value)
     assert verdicts_of(found)["transfer"].separates is None
     assert "siblings" in lacking_data(planted(), planted(), None, spatial=True)["absorption"]
-    assert "kind have no labels" in lacking_data(planted(), own, None, spatial=True)["transfer"]
+    assert "kind has a label" in lacking_data(planted(), own, None, spatial=True)["transfer"]
     assert lacking_data(planted(), planted(), {"a": [0]}, spatial=True) == {}
 
 
@@ -175,6 +176,19 @@ def test_files_and_metrics(tmp_path: Path) -> None:
     page = (tmp_path / "index.html").read_text()
     assert "not measured: no others" in page and "own backbone judges" in page
     assert (tmp_path / "numbers.png").stat().st_size > 10_000
+
+
+def test_the_leaderboard_ranks_each_number_in_its_good_direction() -> None:
+    good = table(standard())
+    bad = table({key: {**pair, OWN: pair[UNTRAINED]} for key, pair in standard().items()})
+    ranks = mean_ranks({"bad": bad, "good": good})
+    assert list(ranks) == ["good", "bad"] and ranks == {"good": 1.0, "bad": 2.0}
+    assert mean_ranks({"one": good, "same": good}) == {"one": 1.5, "same": 1.5}
+    rows = leaderboard_rows({"bad": bad, "good": good})
+    assert list(rows["name"].unique()) == ["good", "bad"] and len(rows) == 14
+    assert (
+        rows["untrained"] == [standard()[key][UNTRAINED].cell.value for key in rows["metric"]]
+    ).all()
 
 
 @pytest.mark.parametrize("limit", [None, 2.0])

@@ -10,4 +10,5 @@ benchmark_table: passes, numbers and verdicts of a command
 benchmark_files: the rows, ``visaebench.json``, metrics
 figures: value, interval and null of every number
 page: the page, and the table on screen
+leaderboard: several dictionaries on the same images
 """

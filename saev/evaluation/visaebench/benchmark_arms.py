@@ -30,7 +30,7 @@ def benchmark_arms(
     """
     items = [(source.name, item) for item in source.split("train") or source.items]
     images = ImageList({source.name: source}, items)
-    pool = tokens_of(backbone, sae, images, pool_images, seed)
+    pool = tokens_of(backbone, sae, images, pool_images, seed).to(sae.W_enc.device)
     random = {
         UNTRAINED: (
             sae.untrained(seed, pool),

@@ -112,7 +112,7 @@ def lacking_data(
     if not spatial:
         lacking["spatial_coherence"] = f"a grid of {own.n_patches} patches has no spread of I"
     if own.label_n is None:
-        reason = "the images have no labels; give labelled ones as images"
+        reason = "not every image has a label; give labelled ones as images"
         lacking |= dict.fromkeys(("probe_ratio", "sparse_probing", "absorption"), reason)
     elif groups is None:
         lacking["absorption"] = (
@@ -121,7 +121,7 @@ def lacking_data(
     if other is None:
         lacking["transfer"] = "no images of another kind; give images@transfer_images"
     elif other.label_n is None:
-        lacking["transfer"] = "the images of another kind have no labels"
+        lacking["transfer"] = "not every image of another kind has a label"
     return lacking
 
 

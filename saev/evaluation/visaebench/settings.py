@@ -1,9 +1,11 @@
-"""Settings of the benchmark, and the files that they name."""
+"""Settings of the benchmark, and what they name: files, dictionaries."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from saev.comparison.members import letters
 from saev.errors import UserError
 from saev.metrics.visaebench.sibling_groups import sibling_groups
 
@@ -46,3 +48,24 @@ class BenchmarkSettings:
             return sibling_groups(lines, class_names)
         except ValueError as error:
             raise UserError(f"visaebench.siblings={self.siblings}: {error}") from error
+
+
+def entrants_of(saes: Sequence[str], names: Sequence[str] | None) -> dict[str, str]:
+    """Name → dictionary, of a leaderboard; without names a, b, …
+
+    Raises:
+        UserError: fewer than two, or names that are not one each, twice, or none of a folder.
+    """
+    if len(saes) < 2:
+        raise UserError("a leaderboard needs two or more dictionaries; give one as sae=DIR")
+    names = letters(len(saes)) if names is None else names
+    if len(names) != len(saes) or len(set(names)) != len(names):
+        raise UserError(
+            f"names must be {len(saes)} different ones, one for each of saes, got {names}"
+        )
+    for name in names:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(
+                f"names={name!r} becomes a folder; use letters, digits, points, hyphens and _"
+            )
+    return dict(zip(names, map(str, saes), strict=True))
