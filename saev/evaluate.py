@@ -1,6 +1,8 @@
 """``python -m saev.evaluate sae=DIR``: an SAE on held-out images, each number with its baselines.
 
 ``python -m saev.evaluate sae=DIR baselines.kinds=all``: a table of it and its baselines as well.
+``python -m saev.evaluate sae=DIR benchmark=visaebench``: the seven numbers of a public benchmark.
+``python -m saev.evaluate saes=[A,B] benchmark=visaebench``: a leaderboard on the same images.
 ``python -m saev.evaluate sweep=ID``: which members of a sweep to take, and why.
 """
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from datamodules.images import ImageSource
     from saev.backbones import Backbone
     from saev.evaluation.baselines.methods import BaselineSettings
+    from saev.evaluation.visaebench.benchmark_table import BenchmarkTable
+    from saev.evaluation.visaebench.settings import BenchmarkSettings
     from saev.sae import SparseAutoencoder
 
 
@@ -34,6 +38,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from datamodules.images import ImageSource
     from saev.evaluation.baselines.methods import BaselineSettings
     from saev.evaluation.report import evaluate_and_report
+    from saev.evaluation.visaebench.settings import BenchmarkSettings
     from saev.heads import load_head
     from saev.interop import open_sae
     from saev.loading import backbone_of, images_for
@@ -41,6 +46,9 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     if cfg.sae is None:
         raise UserError("nothing to evaluate; give a dictionary, sae=DIR, or a sweep, sweep=ID")
     settings = BaselineSettings(**cfg.baselines, seed=cfg.seed)
+    benchmark = None
+    if cfg.benchmark is not None:
+        benchmark = BenchmarkSettings(**cfg.visaebench, seed=cfg.seed)
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="evaluate") as tracking:
         sae = open_sae(cfg.sae)
@@ -61,8 +69,11 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         )
         if settings.wanted:
             metrics |= against_baselines(cfg, sae, backbone, source, settings, out_dir, tracking)
-    page = [f"xdg-open {out_dir / 'baselines' / 'index.html'}"] if settings.wanted else []
-    print_next([*page, f"less {out_dir / 'metrics.json'}", "make ui"])
+        if benchmark is not None:
+            metrics |= on_visaebench(cfg, sae, backbone, source, benchmark, out_dir, tracking)
+    shown = {"baselines": settings.wanted, "visaebench": benchmark is not None}
+    pages = [f"xdg-open {out_dir / name / 'index.html'}" for name, made in shown.items() if made]
+    print_next([*pages, f"less {out_dir / 'metrics.json'}", "make ui"])
     return metrics
 
 
@@ -90,6 +101,85 @@ def against_baselines(
     return flat
 
 
+def on_visaebench(
+    cfg: DictConfig, sae: "SparseAutoencoder", backbone: "Backbone", source: "ImageSource",
+    settings: "BenchmarkSettings", out_dir: Path, tracking: Tracking,
+) -> dict[str, float]:  # fmt: skip
+    """Leaves the seven numbers of ViSAEBench in ``visaebench/``; adds them to ``metrics.json``."""
+    import json
+
+    from saev.cli.results import keep_metrics
+    from saev.evaluation.visaebench.benchmark_files import benchmark_metrics
+    from saev.evaluation.visaebench.page import print_benchmark
+
+    folder = out_dir / "visaebench"
+    table = benchmarked(cfg, sae, backbone, source, settings, folder)
+    print_benchmark(table)
+    tracking.log_artifact(folder, "visaebench")
+    flat = benchmark_metrics(table)
+    measured = json.loads((out_dir / "metrics.json").read_text())
+    keep_metrics(measured | flat, out_dir, tracking, new=flat)
+    return flat
+
+
+def benchmarked(
+    cfg: DictConfig, sae: "SparseAutoencoder", backbone: "Backbone", source: "ImageSource",
+    settings: "BenchmarkSettings", folder: Path,
+) -> "BenchmarkTable":  # fmt: skip
+    """The seven numbers of one dictionary, with its tables and its page in ``folder``."""
+    from datamodules.images import ImageSource
+    from saev.backbones import Backbone
+    from saev.cli.results import device_of
+    from saev.evaluation.baselines.table import PassSettings
+    from saev.evaluation.visaebench.benchmark_files import write_benchmark
+    from saev.evaluation.visaebench.benchmark_table import benchmark_table
+    from saev.evaluation.visaebench.page import write_benchmark_page
+
+    given = instantiate(cfg.transfer_images) if cfg.get("transfer_images") else None
+    other = of_kind("transfer_images", given, ImageSource, NoneType)
+    embedder = of_kind("embedder", instantiate(cfg.embedder), Backbone, NoneType)
+    device, one = device_of(cfg.trainer.accelerator), cfg.evaluation
+    run = PassSettings(False, settings.n_images, one.batch_size, one.num_workers, device)
+    table = benchmark_table(sae, backbone, source, other, embedder, settings, run)
+    write_benchmark(table, settings, folder)
+    write_benchmark_page(table, folder)
+    return table
+
+
+def rank_on_visaebench(cfg: DictConfig) -> None:
+    """Leaves the leaderboard of the dictionaries ``cfg.saes`` in ``visaebench/``.
+
+    Raises:
+        UserError: one sentence on what cannot be done and what to set.
+    """
+    from datamodules.images import ImageSource
+    from saev.cli.results import keep_metrics
+    from saev.evaluation.visaebench.leaderboard import leaderboard_metrics, write_leaderboard
+    from saev.evaluation.visaebench.settings import BenchmarkSettings, entrants_of
+    from saev.loading import images_for, open_dictionary
+
+    for key in ("sae", "sweep", "head"):
+        if cfg[key] is not None:
+            raise UserError(f"saes and {key} are two different questions; give one of them")
+    if cfg.benchmark is None:
+        raise UserError("saes are for a leaderboard; give benchmark=visaebench, or one sae=DIR")
+    where = entrants_of(cfg.saes, cfg.names)
+    settings = BenchmarkSettings(**cfg.visaebench, seed=cfg.seed)
+    out_dir = Path(cfg.paths.run)
+    folder = out_dir / "visaebench"
+    with tracked_run(cfg, out_dir, verb="evaluate") as tracking:
+        images = of_kind("images", instantiate(cfg.images), ImageSource, NoneType)
+        tables, source = {}, images
+        for name, path in where.items():
+            sae, backbone = open_dictionary(path, cfg.backbone.weights)
+            source = source or images_for(sae, path, None)
+            tables[name] = benchmarked(cfg, sae, backbone, source, settings, folder / name)
+        write_leaderboard(tables, where, folder)
+        tracking.log_artifact(folder, "visaebench")
+        keep_metrics(leaderboard_metrics(tables), out_dir, tracking)
+    print_next([f"xdg-open {folder / 'index.html'}", f"less {out_dir / 'metrics.json'}", "make ui"])
+
+
 def choose_in_sweep(cfg: DictConfig) -> None:
     """Draws the Pareto front of ``cfg.sweep`` and registers picks on it; leaves ``choice/``.
 
@@ -101,6 +191,10 @@ def choose_in_sweep(cfg: DictConfig) -> None:
 
     if cfg.sae is not None:
         raise UserError("sae and sweep are two different questions; give one of them")
+    if cfg.benchmark is not None:
+        raise UserError(
+            f"benchmark={cfg.benchmark} is of a dictionary, sae=DIR, and not of a sweep"
+        )
     settings = ChoiceSettings(**cfg.choice)
     out_dir = Path(cfg.paths.run)
     with tracked_run(cfg, out_dir, verb="evaluate") as tracking:
@@ -111,6 +205,8 @@ def choose_in_sweep(cfg: DictConfig) -> None:
 
 @command("evaluate")
 def main(cfg: DictConfig) -> float | None:
+    if cfg.saes:
+        return rank_on_visaebench(cfg)
     if cfg.sweep is not None:
         return choose_in_sweep(cfg)
     return evaluate(cfg)["val/explained_variance"]

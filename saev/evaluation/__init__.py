@@ -9,4 +9,5 @@ summary: the tables on screen
 figures: firing frequencies, and exemplars of some latents
 baselines/: the same metrics for baseline dictionaries
 choice/: model selection among the runs of a sweep
+visaebench/: the seven numbers of a public benchmark
 """

@@ -202,12 +202,23 @@ KEYS = {
         +baselines.trained.a: '' 5 [] {} true null
         baselines.pool_images: count
         baselines.n_bootstrap: 0 39 -1 1.5 nan inf abc [] {} null
+        saes: 5 abc {} true nan [5] ['']
+        names: 5 abc {} true nan [5]
+        benchmark: 0 nope '' nan [] {} true
+        visaebench.n_images: 1 0 -3 2.5 nan -inf 1e30 many [3] {} false ''
+        visaebench.pool_images: count
+        visaebench.n_bootstrap: 0 39 -1 1.5 nan inf abc [] {} null
+        visaebench.min_images: count
+        visaebench.ks: 5 [0] [1.5] [nan] [a] {} true abc null
+        visaebench.siblings: path or null
+        embedder: node
         choice.n_picks: count
         choice.register: flag
         choice.where: null x 5 true
         choice.model_name: '' 5 [] {} true
         """,
     "evaluate images@concept_images=folder": "concept_images.roots: paths",
+    "evaluate images@transfer_images=folder": "transfer_images.roots: paths",
     "describe": """
         atlas_dir: path or null
         query: text or null

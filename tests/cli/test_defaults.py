@@ -13,6 +13,7 @@ from saev.comparison.members import CompareSettings
 from saev.defaults import CONF_DIR, conf_node, defaults, names
 from saev.evaluation.baselines.methods import BaselineSettings
 from saev.evaluation.choice.outcome import ChoiceSettings
+from saev.evaluation.visaebench.settings import BenchmarkSettings
 
 OURS = ("saev.", "callbacks.", "datamodules.")
 SETTINGS = {
@@ -21,6 +22,7 @@ SETTINGS = {
     CompareSettings: ("compare", "comparison"),
     BaselineSettings: ("evaluate", "baselines"),
     ChoiceSettings: ("evaluate", "choice"),
+    BenchmarkSettings: ("evaluate", "visaebench"),
 }
 BY_HAND = (
     "people and `more_images` build it from a few arguments; test_images_conf holds both equal"

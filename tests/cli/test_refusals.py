@@ -33,7 +33,7 @@ def keys_of_files() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(CONF_DIR.rglob("*.yaml")):
         room = path.relative_to(CONF_DIR).parts[0]
-        if room in ("hypotheses", "allowed.yaml"):
+        if room in ("hypotheses", "pretrained", "allowed.yaml"):
             continue
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         everywhere = path.parent == CONF_DIR or "@package _global_" in path.read_text()
@@ -80,7 +80,11 @@ def test_every_entry_has_a_key() -> None:
     """Of a file, or an argument that a file could give."""
     register_launcher()
     nodes = {key.rpartition(".")[0] for key in KEYS}
-    known = KEYS.keys() | nodes | {"concept_images", "hydra.hydra_logging", "hydra.job_logging"}
+    known = (
+        KEYS.keys()
+        | nodes
+        | {"concept_images", "transfer_images", "hydra.hydra_logging", "hydra.job_logging"}
+    )
     known |= {"hydra.sweeper.params", "hydra.launcher.resume", *arguments()}
     rate = {f"model.learning_rate.{key}" for key in ("decay_shape", "reference_width")}
     idle = [
@@ -167,7 +171,8 @@ GOOD = {
         logger.tracking_uri=http://127.0.0.1:5000 model=pca task=head task=class_rows trainer=ddp
         """,
     "evaluate": "sae=owner/name images=folder baselines.kinds=all baselines.kinds=[raw,pca] "
-    "+baselines.trained.a=b +choice.where.backbone.layer=10 images@concept_images=scenes sweep=abc123",
+    "+baselines.trained.a=b +choice.where.backbone.layer=10 images@concept_images=scenes sweep=abc123 "
+    "benchmark=visaebench images@transfer_images=scenes embedder={family:micro} visaebench.ks=[1,2]",
     "describe": "query=star query=5 atlas.shard=[1,4] +atlas.tables.a=b.csv embedder={family:micro} "
     "+more_images.a=null naming.strength=-2 atlas.baseline_images=0 pages.n_latents=3",
     "compare": "saes=[a,b] names=[x,y] weights=[a,b] comparison.n_drives=0 comparison.rows=patch",
