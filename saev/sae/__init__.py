@@ -2,12 +2,12 @@
 
 config: shape, activation, provenance: the contents of ``config.json``
 model: inference: normalisation, encoding, decoding
-activations: codes of pre-activations: the formulae
+activations: codes of pre-activations, but for ReLU and TopK
 encode: the codes of a training step, with gradients
 objectives/: what training minimises: squared error, L1, L0, the gate's loss, nested losses
 atoms: parameterisations of the atoms in training
 dead: dead latents: detected, brought back by a loss (AuxK), resampled
-sparse: the choice of latents without dense codes, fast
+sparse: the choice of latents, TopK, without dense codes where it pays
 products: products with sparse codes and their gradients; what autocast narrows
 
 Where needed:

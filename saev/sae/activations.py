@@ -1,26 +1,31 @@
-"""Activation functions: codes of pre-activations, each token on its own.
+"""Activation functions but ReLU and TopK (``sparse.top_k``): codes of each token on its own.
 
-Trained here: ``relu``, ``topk``, ``jump_relu``, ``batch_topk``, ``gated``. Only read, from dictionaries
-of others: ``signed_topk``, ``group_max``.
+Trained here: ``jump_relu``, ``batch_topk``, ``gated``. Only read, from dictionaries of others:
+``signed_topk``, ``group_max``.
 
 Shapes: `s` d_sae; `*n` any leading axes.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saev.sae.sparse import largest
 
-
-def top_k(pre: Float[Tensor, "*n s"], k: int) -> Float[Tensor, "*n s"]:
-    """max(pre, 0) at the k largest entries of each token, 0 elsewhere.
-
-    Source: Gao et al. 2024 (arXiv 2406.04093), eq. 2, with the ReLU of their released models.
-    """
-    rows = pre.reshape(-1, pre.shape[-1])
-    at = largest(rows.detach(), k)[1]
-    return torch.zeros_like(rows).scatter_(1, at, rows.gather(1, at).relu()).view_as(pre)
+def activation_of(sae: Any) -> Callable[[Tensor], Tensor]:
+    """The activation of a dictionary, whose class this file must not import."""
+    k = int(sae.cfg.k or 0)
+    match sae.cfg.activation:
+        case "jump_relu" | "batch_topk":
+            return lambda pre: above(pre, sae.threshold)
+        case "gated":
+            return lambda pre: gated(pre, sae.b_enc, sae.r_mag, sae.b_mag)
+        case "group_max":
+            return lambda pre: group_max(pre, k)
+        case _:
+            return lambda pre: signed_top_k(pre, k)
 
 
 def signed_top_k(pre: Float[Tensor, "*n s"], k: int) -> Float[Tensor, "*n s"]:

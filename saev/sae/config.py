@@ -18,7 +18,6 @@ from saev.files import (
     plain_data,
     plain_object,
 )
-from saev.sae.token_norm import TOKEN_NORMS
 
 FORMAT_VERSION = 1
 """Version of the folder written by ``save_pretrained``; raised when a reader must change."""
@@ -26,6 +25,7 @@ FORMAT_VERSION = 1
 ACTIVATIONS = ("relu", "topk", "batch_topk", "jump_relu", "gated")
 READ_ACTIVATIONS = ("signed_topk", "group_max")
 """Of dictionaries of others: read, run and edited here, and not trained."""
+TOKEN_NORMS = ("none", "layer_norm", "sqrt_d")
 TOPK_FAMILY = ("topk", "batch_topk")
 
 FIELDS = an_object(

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saev.sae.activations import top_k
 from saev.sae.config import TOPK_FAMILY
 from saev.sae.model import SparseAutoencoder
 from saev.sae.products import (
@@ -24,7 +23,7 @@ from saev.sae.products import (
     decode_topk,
     wide_pre_activations,
 )
-from saev.sae.sparse import encode_topk, prefers_sparse, select_above
+from saev.sae.sparse import encode_topk, prefers_sparse, select_above, top_k
 
 SPARSE_PER_K = 4
 """BatchTopK takes the sparse path where d_sae is large enough for so many times k: some tokens hold

@@ -9,17 +9,19 @@ Shapes: `b` tokens, `d` d_model, `s` d_sae; `*n` any leading axes. A bar marks n
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from saev.sae import activations
 from saev.sae.config import SAEConfig
 from saev.sae.initialize import initialize_
-from saev.sae.token_norm import TokenUnits, given, token_units
+from saev.sae.sparse import top_k
+
+if TYPE_CHECKING:
+    from saev.sae.token_norm import TokenUnits
 
 
 class SparseAutoencoder(nn.Module):
@@ -77,8 +79,12 @@ class SparseAutoencoder(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.cfg.d_model} → {self.cfg.d_sae}, {self.cfg.activation}, k={self.cfg.k}"
 
-    def units_of(self, x: Float[Tensor, "*n d"] | None) -> TokenUnits | None:
+    def units_of(self, x: Float[Tensor, "*n d"] | None) -> "TokenUnits | None":
         """What ``cfg.token_norm`` takes from each token; None where it takes nothing."""
+        if self.cfg.token_norm == "none":
+            return None
+        from saev.sae.token_norm import token_units
+
         return token_units(x, self.cfg.token_norm, self.W_enc.dtype)
 
     def normalize(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
@@ -125,20 +131,13 @@ class SparseAutoencoder(nn.Module):
 
     def activate(self, pre: Float[Tensor, "*n s"]) -> Float[Tensor, "*n s"]:
         """Codes of pre-activations, each token on its own; formulae: ``saev.sae.activations``."""
-        k = int(self.cfg.k or 0)
-        match self.cfg.activation:
-            case "relu":
-                return pre.relu()
-            case "topk":
-                return activations.top_k(pre, k)
-            case "jump_relu" | "batch_topk":
-                return activations.above(pre, self.threshold)
-            case "gated":
-                return activations.gated(pre, self.b_enc, self.r_mag, self.b_mag)
-            case "group_max":
-                return activations.group_max(pre, k)
-            case _:
-                return activations.signed_top_k(pre, k)
+        if self.cfg.activation == "relu":
+            return pre.relu()
+        if self.cfg.activation == "topk":
+            return top_k(pre, int(self.cfg.k or 0))
+        from saev.sae.activations import activation_of
+
+        return activation_of(self)(pre)
 
     def encode(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n s"]:
         """Codes of raw activations."""
@@ -151,6 +150,8 @@ class SparseAutoencoder(nn.Module):
         ``token_norm`` or W_skip alone."""
         x_bar = z.to(self.W_dec.dtype) @ self.W_dec + self.b_dec
         if self.cfg.skip:
+            from saev.sae.token_norm import given
+
             x_bar = x_bar + F.linear(self.normalize(given(x, "W_skip")), self.W_skip)
         return self.denormalize(x_bar, x)
 

@@ -73,6 +73,16 @@ def largest(
     return values, candidates.gather(1, chosen)
 
 
+def top_k(pre: Float[Tensor, "*n s"], k: int) -> Float[Tensor, "*n s"]:
+    """max(pre, 0) at the k largest entries of each token, 0 elsewhere.
+
+    Source: Gao et al. 2024 (arXiv 2406.04093), eq. 2, with the ReLU of their released models.
+    """
+    rows = pre.reshape(-1, pre.shape[-1])
+    at = largest(rows.detach(), k)[1]
+    return torch.zeros_like(rows).scatter_(1, at, rows.gather(1, at).relu()).view_as(pre)
+
+
 def is_rescored(W_enc: Float[Tensor, "s d"]) -> bool:
     """Whether candidates are sought in narrow products and their values taken anew in wide ones: on a CPU
     under autocast, which then has bfloat16 arithmetic as the machine has it, and exact values."""

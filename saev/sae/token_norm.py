@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-TOKEN_NORMS = ("none", "layer_norm", "sqrt_d")
-
 EPSILON = 1e-5
 """Added by ``layer_norm`` to the standard deviation that it divides by, in SAELens and ViT-Prisma alike."""
 
@@ -30,17 +28,13 @@ def given(x: Tensor | None, by: str) -> Tensor:
     return x
 
 
-def token_units(
-    x: Float[Tensor, "*n d"] | None, token_norm: str, dtype: torch.dtype
-) -> TokenUnits | None:
-    """What a normaliser takes from each token; None for ``none``.
+def token_units(x: Float[Tensor, "*n d"] | None, token_norm: str, dtype: torch.dtype) -> TokenUnits:
+    """What a normaliser takes from each token.
 
     - layer_norm: the mean over dimensions, and their standard deviation (n − 1), of which only the
       divisor has ``EPSILON`` added.
     - sqrt_d: no shift, and the L2 norm over √d.
     """
-    if token_norm == "none":
-        return None
     x = given(x, token_norm).to(dtype)
     if token_norm == "layer_norm":
         spread = x.std(-1, keepdim=True)

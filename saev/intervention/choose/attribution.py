@@ -56,6 +56,8 @@ def _contribution(
 ) -> np.ndarray:
     encoded = encode(sae, tokens, acts)
     gradient_bpd = gradient[:, tokens.positions].to(sae.W_dec.dtype)
-    slope_bps = sae.step_to_raw(gradient_bpd @ sae.W_dec.T, encoded.x)
+    slope_bps = gradient_bpd @ sae.W_dec.T / sae.scale
+    if (units := sae.units_of(encoded.x)) is not None:
+        slope_bps = slope_bps * units.length
     kept = encoded.z * slope_bps * encoded.normal.unsqueeze(-1)
     return kept.sum((0, 1)).double().cpu().numpy()
