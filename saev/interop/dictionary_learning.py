@@ -11,7 +11,7 @@ from torch import Tensor
 from saev.errors import UserError
 from saev.files import shown
 from saev.interop.foreign import Foreign, Origin, tensor_of, whole_number
-from saev.interop.raw_units import KEPT
+from saev.interop.raw_units import kept_in
 from saev.interop.weights_files import OpenFiles
 
 CLASSES = (
@@ -67,7 +67,7 @@ def read(found: OpenFiles) -> Foreign:
         said.append("norm_factor is folded into the weights already")
     return Foreign(
         "dictionary_learning", W_enc, b_enc, W_dec, b_dec, activation, k, extras, subtract,
-        origin=_origin(trainer), said=tuple(said), ours=_ours(trainer),
+        origin=_origin(trainer), said=tuple(said), ours=kept_in(trainer),
     )  # fmt: skip
 
 
@@ -81,12 +81,6 @@ BIASES = {
 def _trainer(config: Any) -> Any:
     trainer = config.get("trainer")
     return trainer if isinstance(trainer, dict) else {}
-
-
-def _ours(trainer: Any) -> dict[str, Any]:
-    """What our own writer left in the settings."""
-    kept = trainer.get("saev")
-    return {name: kept[name] for name in KEPT if name in kept} if isinstance(kept, dict) else {}
 
 
 def _origin(trainer: Any) -> Origin:

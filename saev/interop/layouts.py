@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from saev.errors import UserError
+from saev.errors import UserError, first_line
 from saev.interop import (
     dictionary_learning,
     msae,
@@ -58,6 +58,18 @@ def read_foreign(path: Path) -> Foreign:
 
 def of_files(found: OpenFiles) -> Foreign:
     """The same of files that are open."""
+    try:
+        return _read(found)
+    except UserError:
+        raise
+    except Exception as error:  # settings may hold anything where a number or a mapping belongs
+        raise UserError(
+            f"{found.where} has settings of a form that no layout known here writes "
+            f"({first_line(error)}); get the dictionary again."
+        ) from error
+
+
+def _read(found: OpenFiles) -> Foreign:
     claimed = [layout for layout in LAYOUTS if layout.claims(found)]
     if len(claimed) > 1:
         names = " and of ".join(layout.name for layout in claimed)

@@ -7,11 +7,13 @@ from typing import NamedTuple
 from saev.defaults import names
 from saev.errors import UserError, first_line
 from saev.interop.registry import Public, by_name
-from saev.interop.weights_files import CONFIGS, PICKLES
+from saev.interop.weights_files import CONFIGS, NOT_WEIGHTS, OPTIMIZER, PICKLES
 
 HUB = re.compile(r"^hub:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?:#(.+))?$")
 PLAIN_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 NAMED = re.compile(r"^[\w-]+:[\w.-]*$")
+BESIDE = [*NOT_WEIGHTS, *(f"{start}*" for start in OPTIMIZER)]
+"""What training leaves beside the weights."""
 FILES = [*CONFIGS, "*.safetensors", *(f"*{suffix}" for suffix in PICKLES)]
 
 
@@ -58,27 +60,29 @@ def snapshot(repo_id: str, inside: str | None, revision: str | None) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    inside = None if inside is None else inside.strip("/")
-    if inside is not None and (".." in inside.split("/") or inside.startswith("~")):
+    inside = "" if inside is None else inside.strip("/")
+    if ".." in inside.split("/") or inside.startswith("~"):
         raise UserError(f"{inside} leaves the repository {repo_id}; give a folder or file in it")
-    wanted = FILES
-    if inside is not None:
-        beside = inside.rpartition("/")[0]
-        prefix = f"{beside}/" if beside else ""
-        is_file = inside.endswith((".safetensors", *PICKLES))
-        wanted = (
-            [inside, *(f"{prefix}{name}" for name in CONFIGS)]
-            if is_file
-            else [f"{inside}/{name}" for name in FILES]
-        )
+    is_file = inside.endswith((".safetensors", *PICKLES))
+    folder = inside.rpartition("/")[0] if is_file else inside
+    below = f"{folder}/" if folder else ""
+    wanted = [f"{below}{name}" for name in FILES] if not is_file else [
+        inside, *(f"{below}{name}" for name in CONFIGS)
+    ]  # fmt: skip
+    # a star of the hub's patterns goes through slashes: folders further down hold other dictionaries
+    left = [f"{below}*/*", *(f"{below}{name}" for name in BESIDE)]
     try:
-        root = Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
+        root = Path(
+            snapshot_download(
+                repo_id, revision=revision, allow_patterns=wanted, ignore_patterns=left
+            )
+        )
     except Exception as error:  # the hub's errors have no useful common base
         raise UserError(
             f"{repo_id} is neither a local folder nor a repository the hub gives out "
             f"({first_line(error)}); check the name and the network."
         ) from error
-    path = root if inside is None else root / inside
+    path = root / inside
     if not path.exists():
         raise UserError(f"{repo_id} on the hub holds no {inside}; look at its list of files.")
     return path

@@ -54,6 +54,12 @@ def kept_of(sae: SparseAutoencoder) -> dict[str, Any]:
     return {name: values[name] for name in KEPT if values.get(name) is not None}
 
 
+def kept_in(held: Any) -> dict[str, Any]:
+    """The same as our writers left it under ``saev`` of a mapping; empty where they did not."""
+    kept = held.get("saev") if isinstance(held, dict) else None
+    return {name: kept[name] for name in KEPT if name in kept} if isinstance(kept, dict) else {}
+
+
 def hook_of(sae: SparseAutoencoder) -> tuple[str, str]:
     """Name of the model, and of the place in the words that other libraries use."""
     name = str((sae.cfg.backbone or {}).get("name", "unknown"))

@@ -18,6 +18,7 @@ from datamodules.activations import Manifest
 from datamodules.activations.tar import iter_samples
 from saev.errors import UserError
 from saev.interop.foreign import Foreign, to_dictionary
+from saev.metrics.reconstruction import ExplainedVariance
 
 MOST_TOKENS = 8192
 """Enough to tell reconstructions apart that differ by a bias."""
@@ -91,7 +92,8 @@ def decided(foreign: Foreign, recorded: Recorded, where: str) -> Foreign:
 
 @torch.no_grad()
 def unexplained(foreign: Foreign, x: Float[Tensor, "n d"], where: str) -> float:
-    """Σ‖x − x̂‖² / Σ‖x − mean‖²."""
+    """1 − explained variance."""
     sae = to_dictionary(foreign, where)
-    x_hat = sae.decode(sae.encode(x), x)
-    return float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
+    explained = ExplainedVariance(x.shape[1], x.mean(0))
+    explained.update(x, sae.decode(sae.encode(x), x).to(x))
+    return 1 - float(explained.compute())

@@ -13,7 +13,7 @@ from torch import Tensor
 from saev.errors import UserError
 from saev.files import shown
 from saev.interop.foreign import Foreign, Origin, signs_apart, tensor_of, whole_number
-from saev.interop.raw_units import KEPT
+from saev.interop.raw_units import kept_in
 from saev.interop.weights_files import OpenFiles
 
 ACTIVATIONS = {
@@ -86,7 +86,7 @@ def read(found: OpenFiles) -> Foreign:
     foreign = Foreign(
         "sae_lens", W_enc, b_enc, W_dec, tensor_of(found.tensors, "b_dec", where),
         ACTIVATIONS[architecture], k, extras, bool(config.get("apply_b_dec_to_input", True)),
-        TOKEN_NORMS[normalizer], _origin(config), tuple(said), ours=_ours(config),
+        TOKEN_NORMS[normalizer], _origin(config), tuple(said), ours=kept_in(config.get("metadata")),
     )  # fmt: skip
     return signs_apart(foreign) if architecture == "abstopk" else foreign
 
@@ -96,12 +96,6 @@ def _legacy(config: Any) -> str:
     return {"relu": "standard", "topk": "topk"}.get(
         str(config.get("activation_fn_str")), str(config.get("activation_fn_str"))
     )
-
-
-def _ours(config: Any) -> dict[str, Any]:
-    """What our own writer left in the metadata."""
-    kept = (config.get("metadata") or {}).get("saev")
-    return {name: kept[name] for name in KEPT if name in kept} if isinstance(kept, dict) else {}
 
 
 def _origin(config: Any) -> Origin:

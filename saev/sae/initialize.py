@@ -195,11 +195,15 @@ def latents_per_token(sae: Dictionary, acts: Float[Tensor, "n d"] | None) -> int
 def best_gain(sae: Dictionary, acts: Float[Tensor, "n d"] | None) -> float:
     """The factor on all codes with the least squared error on activations.
 
-    ⟨x̄ − b_dec, z·W_dec⟩ / ‖z·W_dec‖², both summed over them; 1 where nothing fires.
+    ⟨x̄ − b_dec, z·W_dec⟩ / ‖z·W_dec‖², both summed over them; 1 where nothing fires. Of a dictionary
+    with W_skip what its linear path gives is taken from x̄ first.
     """
     along = power = 0.0
+    W_skip = getattr(sae, "W_skip", None)  # dictionaries of others alone may have it
     for x in _in_parts(sae, acts) if acts is not None else ():
         written = sae.encode(x) @ sae.W_dec
-        along += float((written * (sae.normalize(x) - sae.b_dec)).sum())
+        x_bar = sae.normalize(x)
+        left = x_bar if W_skip is None else x_bar - x_bar @ W_skip.T
+        along += float((written * (left - sae.b_dec)).sum())
         power += float(written.square().sum())
     return along / power if power > 0 else 1.0

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from saev.cli.refusals import of_kind
 from saev.sae import SAEConfig
 from saev.sae.atoms import ArchetypalAtoms, FrozenAtoms, UnitAtoms
+from saev.sae.config import ACTIVATIONS, READ_ACTIVATIONS
 from saev.sae.initialize import ATOM_INITS, BIAS_INITS, ENCODER_INITS
 from saev.sae.objectives import Objective
 
@@ -225,7 +226,12 @@ def make_objective(given: Objective | Mapping[str, Any] | None) -> Objective:
 def make_config(
     d_model: int, d_sae: int, activation: str, k: int | float | None, subtract_b_dec: bool
 ) -> SAEConfig:
-    """The config, or its ValueError with the config key in front."""
+    """The config, or its ValueError with the config key in front; only what can be trained."""
+    if activation in READ_ACTIVATIONS:
+        raise ValueError(
+            f"model.activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}, which is "
+            "read from dictionaries of other libraries and not trained here."
+        )
     try:
         return SAEConfig(d_model, d_sae, activation, k, subtract_b_dec)
     except ValueError as error:

@@ -93,6 +93,34 @@ def test_an_architecture_or_normaliser_nobody_knows(tmp_path: Path) -> None:
     refused(folder, "dict_class='Crosscoder'", "AutoEncoderTopK")
 
 
+FORMS = [f.name for f in sorted(DATA.iterdir()) if any((f / "saved").glob("*.json"))]
+NONSENSE = [None, True, -1, 2.5, "x", [], [[1]], {}, {"a": {}}, float("inf")]
+
+
+@pytest.mark.parametrize(
+    "case", [*FORMS[::9], "dictlearn_trained", "prisma_topk", "visaebench_topk"]
+)
+def test_settings_of_any_form_end_in_a_sentence(case: str, tmp_path: Path) -> None:
+    """Every setting, and every one of an inner mapping, is replaced by what nobody would write."""
+    folder = copied(case, tmp_path)
+    (path,) = folder.glob("*.json")
+    content = json.loads(path.read_text())
+    places = [(key,) for key in content]
+    places += [(key, k) for key, inner in content.items() if isinstance(inner, dict) for k in inner]
+    for place in places:
+        for value in NONSENSE:
+            changed = json.loads(json.dumps(content))
+            node = changed
+            for key in place[:-1]:
+                node = node[key]
+            node[place[-1]] = value
+            path.write_text(json.dumps(changed))
+            try:
+                open_sae(folder)
+            except UserError as error:
+                assert "\n" not in str(error), (place, value)
+
+
 def test_a_missing_threshold(tmp_path: Path) -> None:
     folder = copied("saelens_jumprelu", tmp_path)
     weights = load_file(folder / "sae_weights.safetensors")

@@ -120,6 +120,21 @@ def test_a_folder_or_file_of_a_repository(hub: Hub, source: str) -> None:
     assert not any("block6/" in path for path in hub.fetched)
 
 
+def test_the_root_of_a_repository_is_one_dictionary_and_not_all_below(
+    hub: Hub, tmp_path: Path
+) -> None:
+    hub.add("some/many", "", SAELENS)
+    hub.add("some/many", "block6", DATA / "saelens_gated" / "saved")
+    hub.add("some/many", "block6/deeper", DATA / "saelens_gated" / "saved")
+    for name in ("optimizer_0.pt", "state.pt", "block6/rank_0_state.pt"):
+        (hub.root / "some/many" / name).write_bytes(b"of training")
+    assert open_sae("some/many").cfg.activation == "topk"
+    assert sorted(hub.fetched) == ["cfg.json", "sae_weights.safetensors"]
+    assert open_sae("hub:some/many#block6").cfg.activation == "gated"
+    assert sorted(hub.fetched)[:2] == ["block6/cfg.json", "block6/sae_weights.safetensors"]
+    assert len(hub.fetched) == 4
+
+
 def test_a_name_is_looked_up_and_says_where_it_belongs(hub: Hub) -> None:
     one = next(known())
     hub.add(one.values["hub"], "", DATA / UPSTREAM / "saved")

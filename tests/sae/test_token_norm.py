@@ -68,6 +68,17 @@ def test_the_path_beside_the_latents_by_hand() -> None:
     torch.testing.assert_close(sae.untrained(0, x).W_skip, sae.W_skip)
 
 
+def test_the_untrained_dictionary_has_the_best_gain_beside_the_path() -> None:
+    x = tokens(200)
+    fresh = random_sae("none", skip=True).untrained(0, x)
+
+    def error(factor: float) -> float:
+        z = fresh.encode(x) * factor
+        return float((fresh.decode(z, x) - x).square().sum())
+
+    assert error(1) < min(error(0.98), error(1.02))
+
+
 @settings(max_examples=25)
 @given(st.integers(1, 8), st.integers(0, 10**6))
 def test_largest_of_groups_and_signed_codes_against_loops(k: int, seed: int) -> None:

@@ -71,6 +71,7 @@ def sink_a_quarter(module: SAETraining) -> Tensor:
         ({"learning_rate": decaying(0, -1)}, "model.learning_rate.warmup_steps must be 0 or more"),
         ({"learning_rate": decaying(1.5)}, r"learning_rate.decay_fraction must lie in \[0, 1\]"),
         ({"learning_rate": decaying(0, speed=2)}, "model.learning_rate.speed is unknown"),
+        ({"activation": "group_max", "k": 4}, "model.activation .*not trained here"),
         ({"learning_rate": {}}, "model.learning_rate is not complete.*warmup_steps"),
         ({"dead_after_tokens": 0}, "model.dead_after_tokens must be at least 1"),
         ({"k_aux": 0}, "model.k_aux must be at least 1"),
