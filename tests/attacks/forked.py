@@ -9,6 +9,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import traceback
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from tests.fakes.untracked import untracked
 
@@ -56,13 +57,41 @@ class Outcome(NamedTuple):
 
 def run_forked(argv: list[str], cwd: Path, timeout: float = 60.0) -> Outcome:
     """Runs ``python -m saev.<argv[0]> …`` in ``cwd``; without MLflow unless asked."""
+    started = start_forked(argv, cwd)
+    if not started.ends_within(timeout):
+        os.killpg(started.pid, signal.SIGKILL)
+        return started.end()._replace(status=124)
+    return started.end()
+
+
+class Started:
+    """A command that runs; signals reach it by ``pid``, which is also that of its group."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def ends_within(self, seconds: float) -> bool:
+        """Whether it has ended after so many seconds; returns as soon as it has."""
+        return bool(_asked("wait", self.pid, seconds))
+
+    def end(self) -> Outcome:
+        """What became of it, once it has ended; to be asked once."""
+        return Outcome(*_asked("end", self.pid))
+
+
+def start_forked(argv: list[str], cwd: Path) -> Started:
+    """Starts ``python -m saev.<argv[0]> …`` in ``cwd``; without MLflow unless asked."""
+    return Started(_asked("start", argv, str(cwd)))
+
+
+def _asked(*question: Any) -> Any:
     process = _warm_process()
     assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(json.dumps([argv, str(cwd), timeout]) + "\n")
+    process.stdin.write(json.dumps(question) + "\n")
     process.stdin.flush()
     answer = process.stdout.readline()
     assert answer, "the warm process is gone"
-    return Outcome(*json.loads(answer))
+    return json.loads(answer)
 
 
 @cache
@@ -87,29 +116,50 @@ def _serve() -> None:
     from hydra._internal.hydra import Hydra
 
     Hydra.get_mode = lambda *given, **named: None  # type: ignore[method-assign]
+    running: dict[int, Child] = {}
     for line in sys.stdin:
-        argv, cwd, timeout = json.loads(line)
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            child = os.fork()
-            if child == 0:
-                os._exit(_run(argv, cwd, out, err))
-            status, peak = _wait(child, timeout)
-            answers.write(json.dumps([status, _last(out), _last(err), peak]) + "\n")
-            answers.flush()
+        verb, *words = json.loads(line)
+        match verb:
+            case "start":
+                child = Child(*words)
+                running[child.pid] = child
+                answer: Any = child.pid
+            case "wait":
+                answer = running[words[0]].wait(words[1])
+            case _:
+                answer = running.pop(words[0]).end()
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
 
 
-def _wait(child: int, timeout: float) -> tuple[int, int]:
-    end = time.monotonic() + timeout
-    out_of_time = False
-    while True:
-        pid, status, usage = os.wait4(child, os.WNOHANG)
-        if pid:
-            code = os.waitstatus_to_exitcode(status)
-            return (124 if out_of_time else code), usage.ru_maxrss * 1024
-        if time.monotonic() > end and not out_of_time:
-            out_of_time = True
-            os.kill(child, 9)
-        time.sleep(0.005)
+class Child:
+    """A fork of the warm process that runs a command."""
+
+    def __init__(self, argv: list[str], cwd: str) -> None:
+        self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        self.ended: tuple[int, int] | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os._exit(_run(argv, cwd, self.out, self.err))
+
+    def wait(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while self.ended is None:
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            if pid:
+                self.ended = os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024
+            elif time.monotonic() >= end:
+                return False
+            else:
+                time.sleep(0.005)
+        return True
+
+    def end(self) -> tuple[int, str, str, int]:
+        self.wait(60)
+        assert self.ended is not None, "it has not ended"
+        with self.out, self.err:
+            status, peak = self.ended
+            return status, _last(self.out), _last(self.err), peak
 
 
 def _run(argv: list[str], cwd: str, out: IO[bytes], err: IO[bytes]) -> int:

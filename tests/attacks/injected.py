@@ -14,10 +14,12 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from tests.attacks.forked import WARM
 from tests.fakes.commands import ALONE, in_process
 
 MOST_BYTES = 4 * 2**30
@@ -60,7 +62,7 @@ def attack(
 ) -> End:
     """Runs ``python -m saev.<argv[0]>`` with the other words as overrides; without MLflow unless one of
     them says ``logger``."""
-    import_module(f"saev.{argv[0]}")
+    _warm(argv[0])
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = os.fork()
         if child == 0:
@@ -71,6 +73,13 @@ def attack(
             file.seek(0)
             texts.append(file.read().decode(errors="replace"))
     return End(status, *texts, peak, ran_out)
+
+
+@cache
+def _warm(verb: str) -> None:
+    """Imports what the verb will need, which each child would do again."""
+    for name in (*WARM, f"saev.{verb}"):
+        import_module(name)
 
 
 def assert_one_sentence(end: End, *words: str) -> None:

@@ -52,18 +52,20 @@ def made(once: Once, sae_dir: Path) -> Path:
 
 
 @pytest.fixture
-def command(made: Path, tmp_path: Path) -> Callable[[str], list[str]]:
-    """The command line of a verb; everything is written below ``tmp_path``, which has a recording."""
+def command(made: Path, tmp_path: Path) -> "Command":
+    """The command line of a verb; everything is written below ``tmp_path``, which has a recording. Without
+    the figures of an evaluation, unless asked."""
     shutil.copytree(made / "activations", tmp_path / "activations")
 
-    def line(verb: str) -> list[str]:
+    def line(verb: str, drawn: bool = False) -> list[str]:
         more: dict[str, Sequence[str]] = {
             "record": (*ALONE, f"record.root={tmp_path / 'new'}"),
-            "train": (*FIT, f"record.root={tmp_path / 'activations'}"),
+            "train": (*FIT, f"record.root={tmp_path / 'activations'}", f"evaluation.figures={drawn}"),
             "evaluate": (f"sae={made / 'sae'}", "evaluation.num_workers=0",
-                         "trainer.accelerator=cpu", "evaluation.fidelity=false"),
-            "describe": (f"sae={made / 'sae'}", *SMALL, "atlas.num_workers=0",
-                         "pages.n_latents=3", "naming.n_latents=4", "naming.n_random=4"),
+                         "trainer.accelerator=cpu", "evaluation.fidelity=false",
+                         f"evaluation.figures={drawn}"),
+            "describe": (f"sae={made / 'sae'}", *SMALL, "atlas.num_workers=0", "pages.n_latents=3",
+                         "pages.attributions=0", "naming.n_latents=4", "naming.n_random=4"),
             "intervene": (f"hypothesis={made / 'hypothesis.yaml'}", f"sae={made / 'sae'}",
                           "head=attributes", "images=scenes", "images.n_images=80",
                           "images.val_fraction=0.4", "trainer.accelerator=cpu",
@@ -75,7 +77,7 @@ def command(made: Path, tmp_path: Path) -> Callable[[str], list[str]]:
     return line
 
 
-Command = Callable[[str], list[str]]
+Command = Callable[..., list[str]]
 
 
 # --- disks ------------------------------------------------------------------------------------
@@ -125,7 +127,8 @@ DISKS = [
 def test_a_disk_that_refuses(
     verb: str, words: str, number: int, command: Command, tmp_path: Path
 ) -> None:
-    end = attack(command(verb), tmp_path, Refusing(words, number, tmp_path))
+    line = command(verb, drawn=words == "figures")
+    end = attack(line, tmp_path, Refusing(words, number, tmp_path))
     is_full = number in (errno.ENOSPC, errno.EDQUOT)
     reason = ("disk is full", "full") if is_full else (os.strerror(number), "could not be")
     assert_one_sentence(end)
@@ -133,7 +136,7 @@ def test_a_disk_that_refuses(
     assert str(tmp_path) in end.said[0], "it names the place"
     assert not list(tmp_path.rglob("*.tmp"))
     if FILES[verb].index(words) % 3 == 1:  # of each verb some: where it stopped makes no difference
-        assert_good(attack(command(verb), tmp_path))
+        assert_good(attack(line, tmp_path))
 
 
 @slow

@@ -87,7 +87,7 @@ RESAMPLE = (
     "+callbacks.resample.pool_tokens=1024",
 )  # fmt: skip
 
-FEW = ("pages.n_latents=3", "naming.n_latents=4", "naming.n_random=4")
+FEW = ("pages.n_latents=3", "pages.attributions=0", "naming.n_latents=4", "naming.n_random=4")
 
 CASES = {
     "record": Case("record", lambda shared, outputs: (

@@ -7,41 +7,41 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.attacks.forked import run_forked, start_forked
 from tests.fakes.checkpoints import differences
 from tests.fakes.commands import TINY
 
 pytestmark = pytest.mark.slow
 
 
-def command(name: str, outputs: Path, *overrides: str) -> list[str]:
-    return [
-        sys.executable, "-m", f"saev.{name}", f"paths.outputs={outputs}", "logger=none",
-        *TINY, *overrides,
-    ]  # fmt: skip
+def words(name: str, outputs: Path, *overrides: str) -> list[str]:
+    return [name, f"paths.outputs={outputs}", *TINY, *overrides]
 
 
-def run(*args, **kwargs) -> None:
-    done = subprocess.run(command(*args, **kwargs), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+def run(name: str, outputs: Path, *overrides: str) -> None:
+    """The command as a user gets it, worker processes included, in a fork of a warm process."""
+    end = run_forked(words(name, outputs, *overrides), outputs.parent, timeout=300)
+    assert end.status == 0, end.stderr
 
 
-def kill_when(args: list[str], progress: Path, pattern: str, delay: float) -> None:
+def kill_when(argv: list[str], cwd: Path, progress: Path, pattern: str, delay: float) -> None:
     """Starts a command and kills it ``delay`` seconds after a file matching ``pattern`` appeared."""
-    process = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     before = set(progress.rglob(pattern))
+    process = start_forked(argv, cwd)
     deadline = time.monotonic() + 240
-    while process.poll() is None and not (set(progress.rglob(pattern)) - before):
+    while not process.ends_within(0) and not (set(progress.rglob(pattern)) - before):
         assert time.monotonic() < deadline
-        time.sleep(0.005)
-    time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.ends_within(delay)
+    with suppress(ProcessLookupError):  # it was faster
+        os.kill(process.pid, signal.SIGKILL)
+    process.end()
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -59,8 +59,8 @@ def test_recording_killed_five_times_is_byte_identical(tmp_path: Path) -> None:
     chance = random.Random(0)
     killed = tmp_path / "killed"
     for _ in range(5):
-        args = command("record", killed, *more)
-        kill_when(args, killed / "activations", "*.tar*", chance.uniform(0, 0.2))
+        argv = words("record", killed, *more)
+        kill_when(argv, tmp_path, killed / "activations", "*.tar*", chance.uniform(0, 0.2))
     run("record", killed, *more)
     expected = digests(tmp_path / "whole" / "activations")
     assert len(expected) > 12
@@ -103,8 +103,8 @@ def test_training_killed_and_resumed_ends_in_the_same_bits(tmp_path: Path, name:
     run("train", outputs, *more, f"hydra.run.dir={tmp_path / 'whole'}")
     resumed = tmp_path / "resumed"
     last = resumed / "checkpoints" / "last.ckpt"
-    args = command("train", outputs, *more, f"hydra.run.dir={resumed}")
-    kill_when(args, resumed, "last*.ckpt*", random.Random(name).uniform(0, 0.1))
+    argv = words("train", outputs, *more, f"hydra.run.dir={resumed}")
+    kill_when(argv, tmp_path, resumed, "last*.ckpt*", random.Random(name).uniform(0, 0.1))
     assert 0 < torch.load(last, weights_only=True)["global_step"] < 60  # before the end
     run("train", outputs, *more, f"hydra.run.dir={resumed}", f"ckpt_path={last}")
     whole = end_of(tmp_path / "whole")
@@ -117,6 +117,17 @@ def test_training_killed_and_resumed_ends_in_the_same_bits(tmp_path: Path, name:
             (folder / "sae" / file).read_bytes() for folder in (tmp_path / "whole", resumed)
         )
         assert first == second, file
+
+
+def command(name: str, outputs: Path, *overrides: str) -> list[str]:
+    """A command line that an interpreter starts, as ranks and terminals do."""
+    verb, *given = words(name, outputs, *overrides)
+    return [sys.executable, "-m", f"saev.{verb}", "logger=none", *given]
+
+
+def started(*args: Any) -> None:
+    done = subprocess.run(command(*args), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def children(pid: int) -> list[int]:
@@ -137,7 +148,7 @@ def is_rank(pid: int) -> bool:
 def test_a_rank_that_dies_ends_the_run_with_one_message_and_it_goes_on(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     more = (*LONG, "trainer.devices=2", "callbacks.progress=null")
-    run("train", outputs, *more, f"hydra.run.dir={tmp_path / 'whole'}")
+    started("train", outputs, *more, f"hydra.run.dir={tmp_path / 'whole'}")
     resumed = tmp_path / "resumed"
     last = resumed / "checkpoints" / "last.ckpt"
     for victim in (1, 0):
@@ -157,7 +168,7 @@ def test_a_rank_that_dies_ends_the_run_with_one_message_and_it_goes_on(tmp_path:
         assert text.count("another process of this run died") == 1, text
         assert f"go on with ckpt_path={last}" in text
         assert "Traceback" not in text
-    run("train", outputs, *more, f"hydra.run.dir={resumed}", f"ckpt_path={last}")
+    started("train", outputs, *more, f"hydra.run.dir={resumed}", f"ckpt_path={last}")
     assert differences(end_of(tmp_path / "whole"), end_of(resumed)) == []
 
 
