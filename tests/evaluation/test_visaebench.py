@@ -97,6 +97,9 @@ def standard() -> dict[str, dict[str, Number]]:
     return numbers(images())
 
 
+NOT_THERE = Number(Cell(float("nan"), np.empty(0)), float("nan"), "no others", {})
+
+
 def numbers(images: BenchmarkImages) -> dict[str, dict[str, Number]]:
     found = {name: seven_numbers(images, name) for name in images.own.arms}
     return {metric.key: {name: found[name][metric.key] for name in found} for metric in SEVEN}
@@ -162,8 +165,7 @@ def test_one_that_fails_says_so_in_its_row() -> None:
 
 
 def test_files_and_metrics(tmp_path: Path) -> None:
-    missing = Number(Cell(float("nan"), np.empty(0)), float("nan"), "no others", {})
-    made = table({**standard(), "transfer": {OWN: missing, UNTRAINED: missing}})
+    made = table({**standard(), "transfer": {OWN: NOT_THERE, UNTRAINED: NOT_THERE}})
     rows = benchmark_rows(made)
     assert list(rows["metric"].unique()) == [metric.key for metric in SEVEN]
     assert len(rows) == 14 and rows["reason"].notna().sum() == 2
@@ -182,13 +184,37 @@ def test_the_leaderboard_ranks_each_number_in_its_good_direction() -> None:
     good = table(standard())
     bad = table({key: {**pair, OWN: pair[UNTRAINED]} for key, pair in standard().items()})
     ranks = mean_ranks({"bad": bad, "good": good})
-    assert list(ranks) == ["good", "bad"] and ranks == {"good": 1.0, "bad": 2.0}
-    assert mean_ranks({"one": good, "same": good}) == {"one": 1.5, "same": 1.5}
+    assert [(name, rank.value) for name, rank in ranks.items()] == [("good", 1.0), ("bad", 2.0)]
+    same = mean_ranks({"one": good, "same": good})
+    assert set(same.values()) == {(1.5, 1.5, 1.5)}
     rows = leaderboard_rows({"bad": bad, "good": good})
     assert list(rows["name"].unique()) == ["good", "bad"] and len(rows) == 14
     assert (
         rows["untrained"] == [standard()[key][UNTRAINED].cell.value for key in rows["metric"]]
     ).all()
+
+
+def test_a_rank_is_as_sure_as_the_images_make_it() -> None:
+    def of(values: dict[str, float], spread: float) -> dict[str, BenchmarkTable]:
+        drawn = {
+            name: value + spread * np.random.default_rng(seed).normal(size=60)
+            for seed, (name, value) in enumerate(values.items())
+        }
+        return {
+            name: table({
+                key: {**pair, OWN: Number(Cell(value, drawn[name]), 0.0, None, {})
+                      if key == "monosemanticity" else NOT_THERE}
+                for key, pair in standard().items()
+            })
+            for name, value in values.items()
+        }  # fmt: skip
+
+    values = {"a": 0.5, "b": 0.6}
+    assert mean_ranks(of(values, 0.01)) == {"b": (1, 1, 1), "a": (2, 2, 2)}
+    assert mean_ranks(of(values, 1.0)) == {"b": (1, 1, 2), "a": (2, 1, 2)}
+    empty = table({key: {**pair, OWN: NOT_THERE} for key, pair in standard().items()})
+    (nothing,) = mean_ranks({"a": empty}).values()
+    assert np.isnan(nothing).all()
 
 
 @pytest.mark.parametrize("limit", [None, 2.0])

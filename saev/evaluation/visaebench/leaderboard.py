@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,21 +22,45 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).parent / "leaderboard.html.j2"
 
 
-def mean_ranks(tables: Mapping[str, BenchmarkTable]) -> dict[str, float]:
-    """Mean place over the numbers that every dictionary has, 1 the best, ties shared; the best first.
+class MeanRank(NamedTuple):
+    """Mean place over the numbers that every dictionary has, 1 the best; nan where there is none."""
 
-    nan where no number is there of all of them. A place says nothing of how far apart they are.
+    value: float
+    low: float
+    high: float
+    """95 % interval over images drawn with replacement, the same for all dictionaries."""
+
+
+def mean_ranks(tables: Mapping[str, BenchmarkTable]) -> dict[str, MeanRank]:
+    """By dictionary, the best first; ties are shared. A place says nothing of how far apart they are.
+
+    A number without draws keeps its places in every draw.
     """
     from scipy.stats import rankdata
 
-    places = []
+    places_me, drawn_mre = [], []
     for metric in SEVEN:
-        values = np.array([one.numbers[metric.key][OWN].cell.value for one in tables.values()])
-        if not np.isnan(values).any():
-            places.append(rankdata(-metric.sign * values))
-    means = np.mean(places, axis=0) if places else np.full(len(tables), np.nan)
-    ranked = dict(zip(tables, map(float, means), strict=True))
-    return dict(sorted(ranked.items(), key=lambda item: item[1])) if places else ranked
+        cells = [one.numbers[metric.key][OWN].cell for one in tables.values()]
+        values_e = np.array([one.value for one in cells])
+        if np.isnan(values_e).any():
+            continue
+        places_me.append(rankdata(-metric.sign * values_e))
+        draws = {len(one.drawn_r) for one in cells}
+        if draws == {0} or len(draws) > 1:
+            drawn_mre.append(places_me[-1][None])
+        else:
+            drawn_re = np.stack([one.drawn_r for one in cells], axis=1)
+            drawn_mre.append(rankdata(-metric.sign * drawn_re, axis=1, nan_policy="omit"))
+    if not places_me:
+        return dict.fromkeys(tables, MeanRank(np.nan, np.nan, np.nan))
+    n_draws = max(map(len, drawn_mre))
+    drawn_re = np.mean([np.broadcast_to(one, (n_draws, len(tables))) for one in drawn_mre], axis=0)
+    low_e, high_e = np.nanquantile(drawn_re, [0.025, 0.975], axis=0)
+    ranks = {
+        name: MeanRank(*map(float, row))
+        for name, *row in zip(tables, np.mean(places_me, axis=0), low_e, high_e, strict=True)
+    }
+    return dict(sorted(ranks.items(), key=lambda item: item[1].value))
 
 
 def leaderboard_rows(tables: Mapping[str, BenchmarkTable]) -> "pd.DataFrame":
@@ -50,7 +74,8 @@ def leaderboard_rows(tables: Mapping[str, BenchmarkTable]) -> "pd.DataFrame":
             own, untrained = (table.numbers[metric.key][arm] for arm in (OWN, UNTRAINED))
             low, high = own.cell.interval
             rows.append({
-                "name": name, "mean_rank": rank, "metric": metric.key, "number": metric.number,
+                "name": name, "mean_rank": rank.value, "mean_rank_low": rank.low,
+                "mean_rank_high": rank.high, "metric": metric.key, "number": metric.number,
                 "value": own.cell.value, "low": low, "high": high, "null": own.null,
                 "untrained": untrained.cell.value,
                 "separates": table.verdicts[metric.key].separates, "reason": own.reason,
@@ -81,7 +106,8 @@ def write_leaderboard(
         "metrics": SEVEN,
         "images": ", ".join(f"{n:,} of {name}" for name, n in first.sources.items()),
         "entrants": [
-            {"name": name, "rank": number(rank), "where": where[name],
+            {"name": name, "rank": number(rank.value), "rank_interval": _interval(rank[1:]),
+             "where": where[name],
              "about": _about(tables[name]), "cells": _cells(tables[name])}
             for name, rank in ranks.items()
         ],
@@ -91,7 +117,7 @@ def write_leaderboard(
         "ViSAEBench, the best mean rank first; * separates trained from untrained",
         ["", "dictionary", "mean rank", *(metric.number for metric in SEVEN)],
         [
-            [name, where[name], number(rank), *(
+            [name, where[name], f"{number(rank.value)} ({_interval(rank[1:])})", *(
                 cell["value"] + (" *" if cell["separates"] else "") for cell in _cells(tables[name])
             )]
             for name, rank in ranks.items()
@@ -106,14 +132,18 @@ def _about(table: BenchmarkTable) -> str:
     )
 
 
+def _interval(ends: tuple[float, float]) -> str | None:
+    low, high = ends
+    return None if np.isnan(low) else f"{number(low)} to {number(high)}"
+
+
 def _cells(table: BenchmarkTable) -> list[dict[str, Any]]:
     cells = []
     for metric in SEVEN:
         own = table.numbers[metric.key][OWN]
-        low, high = own.cell.interval
         cells.append({
             "value": number(own.cell.value), "reason": own.reason,
-            "interval": None if np.isnan(low) else f"{number(low)} to {number(high)}",
+            "interval": _interval(own.cell.interval),
             "untrained": number(table.numbers[metric.key][UNTRAINED].cell.value),
             "separates": table.verdicts[metric.key].separates,
             "answer": separates_in_words(table, metric.key),
