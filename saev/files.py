@@ -68,12 +68,17 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def write_table(frame: "pd.DataFrame", path: Path) -> None:
-    """A table as CSV or Parquet, by the name's end, without its index, as ``appearing_whole`` does."""
+    """A table as CSV or Parquet, by the name's end, without its index, as ``appearing_whole`` does.
+
+    A column of nothing but nulls becomes one of texts: Parquet's null type is none that SQL can compare.
+    """
     with appearing_whole(path) as temporary:
         if path.suffix == ".csv":
             frame.to_csv(temporary, index=False)
-        else:
-            frame.to_parquet(temporary, index=False)
+            return
+        bare = [name for name in frame.columns if frame[name].dtype == object and len(frame)]
+        bare = [name for name in bare if not frame[name].notna().any()]
+        frame.astype(dict.fromkeys(bare, "string")).to_parquet(temporary, index=False)
 
 
 def read_json(path: Path, remedy: str = "get or write it again") -> dict[str, Any]:
