@@ -76,9 +76,18 @@ def write_table(frame: "pd.DataFrame", path: Path) -> None:
         if path.suffix == ".csv":
             frame.to_csv(temporary, index=False)
             return
-        bare = [name for name in frame.columns if frame[name].dtype == object and len(frame)]
-        bare = [name for name in bare if not frame[name].notna().any()]
-        frame.astype(dict.fromkeys(bare, "string")).to_parquet(temporary, index=False)
+        frame.to_parquet(temporary, index=False, schema=_schema_of(frame))
+
+
+def _schema_of(frame: "pd.DataFrame") -> Any:
+    """Of Arrow, with texts where nothing but nulls says what a column holds."""
+    import pyarrow as pa
+
+    schema = pa.Schema.from_pandas(frame, preserve_index=False)
+    for place, field in enumerate(schema):
+        if pa.types.is_null(field.type) and len(frame):
+            schema = schema.set(place, field.with_type(pa.string()))
+    return schema
 
 
 def read_json(path: Path, remedy: str = "get or write it again") -> dict[str, Any]:

@@ -110,8 +110,10 @@ def test_a_column_of_nulls_is_one_of_texts(tmp_path: Path) -> None:
                           "parts": [[1], [2, 3]]})  # fmt: skip
     write_table(frame, tmp_path / "t.parquet")
     assert [str(kind) for kind in pq.read_schema(tmp_path / "t.parquet").types] == [
-        "int64", "large_string", "large_string", "list<element: int64>",
+        "int64", "string", "large_string", "list<element: int64>",
     ]  # fmt: skip
+    again = read_parquet(tmp_path / "t.parquet")
+    assert again["name"].dtype == again["known"].dtype, "read as a column with some texts is"
     assert pd.read_parquet(tmp_path / "t.parquet")["name"].isna().all()
     assert frame["name"].dtype == object, "the caller's frame stays as it was"
     write_table(frame[:0], tmp_path / "empty.parquet")

@@ -53,6 +53,7 @@ def write_fiftyone(
     gh, gw = backbone.grid
     on_grid = store.n_tokens == gh * gw
     known, samples = latents.set_index("latent"), []
+    tops: dict[int, float] = known["max"].to_dict()  # type: ignore[assignment]
     usable = set(known.index[known["rate_token"] <= max_rate])
     with progress_bar("writing images", len(images)) as advance:
         for number, chosen_k, code_k in strongest(store, usable, n_latents):
@@ -78,8 +79,7 @@ def write_fiftyone(
             for rank, (label, map_p) in enumerate(zip(labels, maps_kp, strict=False), 1):
                 folder = out / "fields" / f"heat_{rank}"
                 folder.mkdir(parents=True, exist_ok=True)
-                top = float(known.loc[label["latent"], "max"])
-                _save_map(map_p.reshape(gh, gw), top, folder / name)
+                _save_map(map_p.reshape(gh, gw), tops[label["latent"]], folder / name)
                 said = {key: label[key] for key in ("latent", "code", "name") if key in label}
                 path = f"fields/heat_{rank}/{name}"
                 sample[f"heat_{rank}"] = {"_cls": "Heatmap", "map_path": path, "range": [0, 255],

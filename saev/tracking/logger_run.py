@@ -1,5 +1,6 @@
 """A run behind one of Lightning's loggers, fed like the MLflow one: metrics, files, tags, an end."""
 
+import logging
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -8,13 +9,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from saev.errors import UserError
+from saev.errors import UserError, first_line
 from saev.tracking.outbox import Entry, Outbox
 from saev.tracking.run import Status, Tracking, is_main_process
 
 if TYPE_CHECKING:
     import pandas as pd
     from lightning.pytorch.loggers import Logger
+
+log = logging.getLogger(__name__)
 
 IMAGES = (".png", ".jpg", ".jpeg")
 TABLES = (".parquet", ".csv")
@@ -106,9 +109,24 @@ class LoggerTracking(Tracking):
                 self._take_tags(content["tags"])
             case "artifact":
                 for file, name in artifact_files(Path(content["path"]), content["artifact_path"]):
-                    self._take(file, name)
+                    self._take_or_say(file, name)
             case "status":
                 self._end(content["status"])
+
+    def _take_or_say(self, file: Path, name: str) -> None:
+        """No waiting helps where a file's content cannot be shown, and other files come after it."""
+        try:
+            self._take(file, name)
+        except OSError:  # a full disk: tried again
+            raise
+        except Exception as error:  # of the logger's package, of pandas, of Pillow
+            log.warning(
+                "logger=%s cannot show %s (%s); it is %s",
+                self.package,
+                name,
+                first_line(error),
+                file,
+            )
 
     def _send(self, kind: str, **content: Any) -> None:
         if self._logger is not None:
@@ -157,8 +175,12 @@ def series_of(name: str) -> tuple[str, int]:
 
 
 def shown_rows(file: Path, most: int) -> "pd.DataFrame | None":
-    """The first rows of a table; None for one of more than ``MOST_ROWS``, which no page shows well."""
+    """The first rows of a table, its cells plain values; None for one of more than ``MOST_ROWS``, which
+    no page shows well."""
     import pandas as pd
 
     frame = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
-    return None if len(frame) > MOST_ROWS else frame.head(most)
+    if len(frame) > MOST_ROWS:
+        return None
+    shown = frame.head(most).astype(object)
+    return shown.where(shown.notna(), None)

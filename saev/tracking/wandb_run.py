@@ -84,6 +84,7 @@ class WandbTracking(LoggerTracking):
     def _take(self, file: Path, name: str) -> None:
         import wandb  # pyright: ignore[reportMissingImports]
 
+        self._artifact.add_file(str(file), name, overwrite=True)
         heading, step = series_of(name)
         shown: Any = None
         if file.suffix in IMAGES:
@@ -93,7 +94,6 @@ class WandbTracking(LoggerTracking):
         if shown is not None:
             at = {"trainer/global_step": step} if step else {}
             self._run.log({heading: shown, **at})
-        self._artifact.add_file(str(file), name, overwrite=True)
 
     def _take_tags(self, tags: Mapping[str, str]) -> None:
         self._run.config.update(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from saev.defaults import CONF_DIR
 from saev.errors import UserError
+from saev.files import write_table
 from saev.tracking import Tracking, tensorboard_run, wandb_run
 from saev.tracking.logger_run import LoggerTracking, artifact_files, series_of
 from saev.tracking.tensorboard_run import TensorBoardTracking, as_markdown
@@ -100,6 +101,8 @@ class Kept(LoggerTracking):
     def _take(self, file, name) -> None:
         if self.fails:
             raise OSError("the disk is full")
+        if name == "broken.png":
+            raise ValueError("no picture")
         self.seen.append(("file", name))
 
     def _take_tags(self, tags) -> None:
@@ -119,8 +122,9 @@ def files(tmp_path: Path) -> Path:
         Image.new("RGB", (4, 3), (255, 0, 0)).save(folder / name)
     (folder / "metrics.json").write_text('{"val/l0": 8.0}\n')
     (folder / "sae/weights.safetensors").write_bytes(b"weights")
-    frame = pd.DataFrame({"latent": range(30), "name": [None, "a | b", "c"] * 10})
-    frame.to_parquet(folder / "latents.parquet")
+    frame = pd.DataFrame({"latent": range(30), "name": [None, "a | b", "c"] * 10, "proposer": None,
+                          "f1": [float("nan"), 0.5, 1.0] * 10, "parts": [[1, 2]] * 30})  # fmt: skip
+    write_table(frame, folder / "latents.parquet")
     return folder
 
 
@@ -148,6 +152,8 @@ def test_what_cannot_be_taken_is_said_once_and_left_in_the_run_folder(
     kept.start("first", {"saev.run_dir": str(files)}, {})
     kept.log_artifact(files / "sae", "sae")
     kept.log_artifact(files / "missing")
+    (files / "figures/broken.png").write_bytes(b"")
+    kept.log_artifact(files / "figures/broken.png")
     kept.fails = True
     kept.log_artifact(files / "metrics.json")
     kept.set_tags({"a": "b"})
@@ -155,6 +161,7 @@ def test_what_cannot_be_taken_is_said_once_and_left_in_the_run_folder(
     kept.log_artifact(files / "metrics.json")  # after the end: nothing
     assert kept.seen == [("file", "sae/weights.safetensors")]
     assert "refused" in caplog.text and "missing is not there" in caplog.text
+    assert "logger=json cannot show broken.png (no picture)" in caplog.text
     assert caplog.text.count("the disk is full") == 1
     left = (files / "untracked.jsonl").read_text().splitlines()
     assert len(left) == 3 and "metrics.json" in left[0] and '"FAILED"' in left[2]
@@ -208,7 +215,10 @@ def test_tensorboard_shows_curves_figures_texts_and_tables(files: Path, tmp_path
         return found.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0].decode()
 
     assert '"val/l0": 8.0' in text("metrics") and text("status") == "FINISHED"
-    assert "| 1 | a / b |" in text("latents/latents") and text("latents/latents").count("\n") == 21
+    assert (
+        "| 1 | a / b | None | 0.5 | [1 2] |" in text("latents/latents")
+        and text("latents/latents").count("\n") == 21
+    )
     assert text("tags/saev.verb") == "train" and text("tags/saev.sha256.sae") == "ff"
     assert "weights.safetensors" in text("files")
     assert "model:\n  k: 8" in (root / "train-micro-topk/hparams.yaml").read_text()
@@ -219,7 +229,7 @@ def test_tensorboard_shows_curves_figures_texts_and_tables(files: Path, tmp_path
 
 
 def test_wandb_offline_keeps_a_run_for_later(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
@@ -231,6 +241,7 @@ def test_wandb_offline_keeps_a_run_for_later(
     log = run.log
     monkeypatch.setattr(run, "log", lambda data: (logged.append(data), log(data)))
     log_everything(tracking, files)
+    assert not [r.message for r in caplog.records if r.name.startswith("saev")]
     assert tracking.where is not None and tracking.where.startswith("wandb sync ")
     (file,) = Path(tracking.where.split()[-1]).glob("run-*.wandb")
     assert file.stat().st_size > 1000
@@ -239,7 +250,7 @@ def test_wandb_offline_keeps_a_run_for_later(
     firing = next(one for one in logged if "figures/firing" in one)
     assert isinstance(firing["figures/firing"], wandb.Image) and firing["trainer/global_step"] == 2
     table = next(one["latents/latents"] for one in logged if "latents/latents" in one)
-    assert len(table.data) == 30
+    assert len(table.data) == 30 and table.data[0][:4] == [0, None, None, None]
     names = set(tracking._artifact.manifest.entries)
     assert names == {
         "figures/firing/step-0000002.png", "sae/weights.safetensors", "metrics.json",
