@@ -44,9 +44,7 @@ class LoggerTracking(Tracking):
         if not isinstance(save_dir, str) or not save_dir:
             raise ValueError(f"logger.save_dir must be a non-empty string, got {save_dir!r}")
         spec = find_spec(self.package)
-        if (
-            spec is None or spec.origin is None
-        ):  # W&B leaves folders of its name, which can be imported
+        if spec is None or spec.origin is None:  # a folder that W&B has left can be imported too
             raise UserError(
                 f"logger={self.package} needs the package {self.package}, which is not installed: "
                 f"pip install 'saev-lightning[{self.package}]', or choose another logger"

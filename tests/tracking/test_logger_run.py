@@ -4,6 +4,7 @@ The tests of the real packages run where they are installed: ``pip install -e .[
 """
 
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -244,6 +245,9 @@ def test_wandb_offline_keeps_a_run_for_later(
     assert not [r.message for r in caplog.records if r.name.startswith("saev")]
     assert tracking.where is not None and tracking.where.startswith("wandb sync ")
     (file,) = Path(tracking.where.split()[-1]).glob("run-*.wandb")
+    until = time.monotonic() + 20
+    while file.stat().st_size <= 1000 and time.monotonic() < until:
+        time.sleep(0.1)  # W&B's own process writes it
     assert file.stat().st_size > 1000
     assert run.config["model"] == {"k": 8} and run.config["tags"]["saev.sha256.sae"] == "ff"
     assert {"train/loss": 1.5, "trainer/global_step": 1} in logged
