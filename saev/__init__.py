@@ -26,14 +26,14 @@ atlas/: the description of every latent, and its site
 comparison/: several dictionaries on the same images
 editing/: what one can do to a running model
 interop/: dictionaries of other libraries in and out
-steering/: a steered model, to run, save and load
+steering/: a steered model, to run, save, load and export
 attribution/: where on the input a latent's code comes from
 heads/: from a backbone's output to classes
 intervention/: controlled experiments, from hypothesis to verdict
 exploration/: look at what fires, edit it, see what changes next to controls
 stats/: tests, corrections for many tests, intervals
 pages/: static pages and figures
-tracking/: the MLflow store and its runs
+tracking/: the MLflow store and its runs, other loggers
 cli/: what every command shares
 """
 

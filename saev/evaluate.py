@@ -73,7 +73,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             metrics |= on_visaebench(cfg, sae, backbone, source, benchmark, out_dir, tracking)
     shown = {"baselines": settings.wanted, "visaebench": benchmark is not None}
     pages = [f"xdg-open {out_dir / name / 'index.html'}" for name, made in shown.items() if made]
-    print_next([*pages, f"less {out_dir / 'metrics.json'}", "make ui"])
+    print_next([*pages, f"less {out_dir / 'metrics.json'}", tracking.look])
     return metrics
 
 
@@ -177,7 +177,9 @@ def rank_on_visaebench(cfg: DictConfig) -> None:
         write_leaderboard(tables, where, folder)
         tracking.log_artifact(folder, "visaebench")
         keep_metrics(leaderboard_metrics(tables), out_dir, tracking)
-    print_next([f"xdg-open {folder / 'index.html'}", f"less {out_dir / 'metrics.json'}", "make ui"])
+    print_next(
+        [f"xdg-open {folder / 'index.html'}", f"less {out_dir / 'metrics.json'}", tracking.look]
+    )
 
 
 def choose_in_sweep(cfg: DictConfig) -> None:
@@ -200,7 +202,7 @@ def choose_in_sweep(cfg: DictConfig) -> None:
     with tracked_run(cfg, out_dir, verb="evaluate") as tracking:
         choice = choose(str(cfg.sweep), settings, out_dir, tracking)
     show_choice(choice)
-    print_next([f"xdg-open {out_dir / 'choice' / 'index.html'}", "make ui"])
+    print_next([f"xdg-open {out_dir / 'choice' / 'index.html'}", tracking.look])
 
 
 @command("evaluate")

@@ -68,12 +68,26 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def write_table(frame: "pd.DataFrame", path: Path) -> None:
-    """A table as CSV or Parquet, by the name's end, without its index, as ``appearing_whole`` does."""
+    """A table as CSV or Parquet, by the name's end, without its index, as ``appearing_whole`` does.
+
+    A column of nothing but nulls becomes one of texts: Parquet's null type is none that SQL can compare.
+    """
     with appearing_whole(path) as temporary:
         if path.suffix == ".csv":
             frame.to_csv(temporary, index=False)
-        else:
-            frame.to_parquet(temporary, index=False)
+            return
+        frame.to_parquet(temporary, index=False, schema=_schema_of(frame))
+
+
+def _schema_of(frame: "pd.DataFrame") -> Any:
+    """Of Arrow, with texts where nothing but nulls says what a column holds."""
+    import pyarrow as pa
+
+    schema = pa.Schema.from_pandas(frame, preserve_index=False)
+    for place, field in enumerate(schema):
+        if pa.types.is_null(field.type) and len(frame):
+            schema = schema.set(place, field.with_type(pa.string()))
+    return schema
 
 
 def read_json(path: Path, remedy: str = "get or write it again") -> dict[str, Any]:

@@ -32,7 +32,7 @@ def intervene(cfg: DictConfig) -> dict[str, float]:
     with tracked_run(cfg, out_dir, verb="intervene") as tracking:
         images = of_kind("images", instantiate(cfg.images), ImageSource, NoneType)
         metrics = intervene_and_report(cfg, images, out_dir, tracking)
-    print_next([f"xdg-open {out_dir / 'report' / 'index.html'}", "make ui"])
+    print_next([f"xdg-open {out_dir / 'report' / 'index.html'}", tracking.look])
     return metrics
 
 

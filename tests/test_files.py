@@ -101,3 +101,20 @@ def test_a_full_disk_is_found_behind_other_errors_and_named() -> None:
     own_cause.__cause__ = own_cause
     assert full_disk(own_cause) is None
     assert full_disk(RuntimeError("shape mismatch")) is None
+
+
+def test_a_column_of_nulls_is_one_of_texts(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    frame = pd.DataFrame({"latent": [0, 1], "name": [None, None], "known": ["a", None],
+                          "parts": [[1], [2, 3]]})  # fmt: skip
+    write_table(frame, tmp_path / "t.parquet")
+    assert [str(kind) for kind in pq.read_schema(tmp_path / "t.parquet").types] == [
+        "int64", "string", "large_string", "list<element: int64>",
+    ]  # fmt: skip
+    again = read_parquet(tmp_path / "t.parquet")
+    assert again["name"].dtype == again["known"].dtype, "read as a column with some texts is"
+    assert pd.read_parquet(tmp_path / "t.parquet")["name"].isna().all()
+    assert frame["name"].dtype == object, "the caller's frame stays as it was"
+    write_table(frame[:0], tmp_path / "empty.parquet")
+    assert len(pd.read_parquet(tmp_path / "empty.parquet")) == 0

@@ -232,6 +232,8 @@ def test_evaluation_and_codes(sae, micro, scenes) -> None:
     assert len(rows) == encoded.codes.nnz and len(repr(encoded)) < 120
     one = rows.iloc[0]
     assert encoded.of(str(one.image_id))[one.token, one.latent] == one.code
+    assert encoded.positions == micro.token_indices("patch").tolist()
+    assert set(encoded.token_names) == {"patch"}
     with pytest.raises(UserError, match="no images"):
         encode_images(sae, [], backbone=micro, **QUIET)
 

@@ -12,6 +12,7 @@ names/: candidate names, who proposes them, which are kept
 baseline_table: metric × this SAE, an untrained one, raw units, PCA, random
 tables: the parquet tables that scripts read
 atlas: a finished atlas, opened to be asked
+fiftyone_folder: an atlas as a folder that FiftyOne reads
 query: the question language of `query="…"`
 pages/: the site that opens from disk
 """

@@ -28,6 +28,10 @@ from saev.files import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
+
+    from saev.backbones import Backbone
+    from saev.sources import Images
 
 COLUMNS = {
     "latents": ("latent", "name", "name_confidence", "rate_image"),
@@ -212,6 +216,40 @@ class Atlas:
         rows.insert(0, "auroc", auroc[best])
         rows.insert(1, "ap", precision[best])
         return rows.reset_index()
+
+    def to_fiftyone(
+        self, out: str | Path, images: "Images", backbone: "Backbone | nn.Module | str", *,
+        n_latents: int = 5, max_rate: float = 0.1,
+    ) -> Path:  # fmt: skip
+        """Writes a folder that FiftyOne reads, a sample an image; FiftyOne itself is not needed.
+
+        ``fo.Dataset.from_dir(dataset_dir=out, dataset_type=fo.types.LegacyFiftyOneDataset)`` opens it.
+        ``latents`` are an image's strongest latents with ``latent``, ``code`` (its largest on the
+        image), ``name`` and ``confidence``; ``heat_1`` … are their codes per patch, 255 being the
+        latent's largest code anywhere; ``ground_truth``, ``image_id``, ``source`` and the split as a tag.
+
+        Args:
+            images: of the atlas: a source, its name in ``conf/images``, or a folder.
+            backbone: the model of the dictionary, which cuts pictures into patches.
+            n_latents: strongest latents of each image.
+            max_rate: latents that fire on more than this share of all tokens are left out.
+
+        Raises:
+            UserError: a folder that is not empty, no such images, or an atlas without its codes.
+        """
+        from saev.atlas.fiftyone_folder import write_fiftyone
+        from saev.backbones import as_backbone
+        from saev.sources import open_images
+
+        store, model, source = self.store(), as_backbone(backbone), open_images(images)
+        if model.grid != self.grid:
+            raise UserError(
+                f"the atlas has {self.grid[0]} × {self.grid[1]} patches and {model.name} has "
+                f"{model.grid[0]} × {model.grid[1]}; give the model it was made with"
+            )
+        write_fiftyone(Path(out), store, self.latents, self.images, source, model,
+                       n_latents=n_latents, max_rate=max_rate)  # fmt: skip
+        return Path(out)
 
     def important_but_unnamed(self, n: int = 20) -> "pd.DataFrame":
         """Latents without a name, by the share of the reconstruction's energy that is theirs."""

@@ -1,17 +1,14 @@
-"""Codes of images in memory: a sparse matrix, a row a token.
+"""From images to codes in memory.
 
 Shapes: `b` images, `p` tokens that the dictionary reads of each, `d` width, `s` latents.
 """
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image
 from scipy import sparse
 from torch import Tensor, nn
@@ -20,70 +17,14 @@ from datamodules.images import ImageSource, image_batches
 from datamodules.progress import progress_bars
 from saev.backbones import Backbone
 from saev.cli.results import chosen_device
+from saev.codes.encoded_images import EncodedImages
 from saev.defaults import defaults
 from saev.errors import UserError
 from saev.loading import images_for, open_dictionary
 from saev.sae import SparseAutoencoder
 from saev.sources import Images, open_images
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 EVALUATION = defaults("evaluate", "evaluation")
-
-
-@dataclass(frozen=True)
-class EncodedImages:
-    """Codes of every image at every token that the dictionary reads."""
-
-    codes: sparse.csr_matrix = field(repr=False)
-    """(b·p, s): the tokens of an image stand together, patches row-major."""
-    image_ids: list[str] = field(repr=False)
-    """Of the source, or the position in the list that was given."""
-    n_tokens: int
-    """Tokens per image."""
-    grid: tuple[int, int]
-    """Patches down and across."""
-
-    def __repr__(self) -> str:
-        n_rows, n_latents = self.shape
-        return (
-            f"EncodedImages({len(self.image_ids):,} images × {self.n_tokens} tokens × "
-            f"{n_latents:,} latents, {self.codes.nnz / n_rows:.1f} active a token)"
-        )
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows (a token each) and latents."""
-        n_rows, n_latents = self.codes.shape  # pyright: ignore[reportGeneralTypeIssues]
-        return n_rows, n_latents
-
-    def of(self, image: int | str) -> Float[np.ndarray, "p s"]:
-        """Dense codes of one image, by position or id."""
-        place = self.image_ids.index(image) if isinstance(image, str) else image
-        return self.codes[place * self.n_tokens : (place + 1) * self.n_tokens].toarray()
-
-    def per_image(self) -> Float[np.ndarray, "b s"]:
-        """The largest code of each latent on each image."""
-        parts = [
-            self.codes[first : first + self.n_tokens].max(0).toarray()
-            for first in range(0, self.shape[0], self.n_tokens)
-        ]
-        return np.concatenate(parts)
-
-    def to_frame(self) -> "pd.DataFrame":
-        """A row for each code above 0: ``image_id``, ``token``, ``latent``, ``code``."""
-        import pandas as pd
-
-        found = self.codes.tocoo()
-        return pd.DataFrame(
-            {
-                "image_id": np.asarray(self.image_ids, dtype=object)[found.row // self.n_tokens],
-                "token": found.row % self.n_tokens,
-                "latent": found.col,
-                "code": found.data,
-            }
-        )
 
 
 @torch.no_grad()
@@ -141,7 +82,9 @@ def encode_images(
         raise UserError(
             "there are no images to encode; give a source, a folder or a list of images"
         )
-    return EncodedImages(sparse.csr_matrix(sparse.vstack(rows)), ids, len(positions), model.grid)
+    places = positions.tolist()
+    names = [model.token_names[place] for place in places]
+    return EncodedImages(sparse.csr_matrix(sparse.vstack(rows)), ids, places, names, model.grid)
 
 
 def _of_list(

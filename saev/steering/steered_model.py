@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -150,6 +151,31 @@ class Steering(nn.Module):
             raise UserError(
                 f"{folder} holds files that do not make a steered model ({error}); save it again"
             ) from error
+
+    def export(self, path: str | Path, images: Pictures | None = None) -> Path:
+        """Writes the model, edits inside, as one file that needs no saev to run.
+
+        ``.pt2`` is torch.export's (``torch.export.load(path).module()(images)``), ``.onnx`` that of
+        ONNX (``pip install 'saev-lightning[onnx]'``). Input is ``images`` (b, 3, h, w), any b, as
+        ``backbone.transform`` makes them, and ``mask`` (b, patches) of booleans where an edit asks for
+        one; output is a dictionary: ``tokens`` (b, t, d), ``pooled`` (b, e) and, where the model has a
+        classifier, ``logits`` (b, c). It runs in the precision and, as .pt2, on the device of the model.
+
+        Args:
+            images: on which the file's outputs are compared with this model's before it is kept; None:
+                noise, on which an edit that waits for a latent to fire may do nothing.
+
+        Raises:
+            UserError: another ending, packages that are missing, something that cannot be traced, or
+                outputs that differ by more than a thousandth of the largest.
+        """
+        from saev.steering.exported import export_steered
+
+        if images is None:
+            shape = (3, 3, *self.backbone.image_size)
+            images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        pixels = pixels_of(images, self.backbone)
+        return export_steered(self.backbone, list(self.each_tap()), Path(path), pixels)
 
     def __repr__(self) -> str:
         lines = []

@@ -1,6 +1,9 @@
-"""Tracking: the MLflow store, its runs, provenance.
+"""Tracking: the MLflow store, its runs, other loggers, provenance.
 
 run: one MLflow run per command, or none
+logger_run: a run behind one of Lightning's loggers instead
+tensorboard_run: event files for TensorBoard
+wandb_run: a run of Weights & Biases
 outbox: what a store that has gone away is still to get
 mlflow_store: the one place that opens the store
 sweeps: a sweep read back from the store, and the model registry

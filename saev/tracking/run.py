@@ -73,6 +73,12 @@ class Tracking:
         """The run's address on a server, or the command that opens the UI; None without a run."""
         return None
 
+    @property
+    def look(self) -> str:
+        """What a command names at its end for a look at all runs; never a store's address, which may hold
+        a password."""
+        return "make ui"
+
 
 class NoTracking(Tracking):
     """``logger=none``: results stay in the run folder."""
@@ -264,16 +270,17 @@ def flatten_params(params: Mapping[str, Any], max_length: int) -> dict[str, str]
     if OmegaConf.is_config(params):
         params = OmegaConf.to_container(params, resolve=True)  # type: ignore[assignment]
     flat = {}
-    for key, value in _leaves(params):
+    for key, value in leaves_of(params):
         text = "null" if value is None else str(value)
         flat[key] = text if len(text) <= max_length else text[: max_length - 1] + "…"
     return flat
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves_of(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of whatever is no mapping, and of empty mappings."""
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves_of(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

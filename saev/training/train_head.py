@@ -152,7 +152,7 @@ def keep_head(
     metrics = {key: value for key, value in scores.items() if math.isfinite(value)}
     keep_metrics(metrics, out_dir, tracking)
     _show_scores(head, scores, n_images)
-    print_next([f"python -m saev.evaluate sae=DIR {override('head', folder)}", "make ui"])
+    print_next([f"python -m saev.evaluate sae=DIR {override('head', folder)}", tracking.look])
     return metrics
 
 

@@ -104,7 +104,7 @@ def train_sae(
             "the dictionary is worse than the mean alone (explained variance %.3g): the training did not "
             "converge; lower model.optimizer.lr", explained,
         )  # fmt: skip
-    commands = [f"python -m saev.evaluate {override('sae', out_dir / 'sae')}", "make ui"]
+    commands = [f"python -m saev.evaluate {override('sae', out_dir / 'sae')}", tracking.look]
     if trained:
         commands.insert(1, "python -m saev.train -m model.k=16,32,64")
     print_next(commands)

@@ -188,6 +188,12 @@ KEYS = {
     "train backbone=clip_b16": "backbone.pretrained_tag: '' 5 [] {} true nan",
     "train +experiment=seg_camvid": "backbone.image_size: 0 -1 1.5 nan abc {} true [0,0] 99999999",
     "train logger=mlflow": "logger.tracking_uri: path\nlogger.experiment_name: text",
+    "train logger=tensorboard": "logger.save_dir: path",
+    "train logger=wandb": """
+        logger.project: text
+        logger.entity: text or null
+        logger.mode: '' 5 [] {} true nan sometimes
+        """,
     "record": "verify: path or null\nseed: seed",
     "evaluate": """
         sae: path or null

@@ -41,6 +41,26 @@ def test_leaves_tables_pages_and_metrics(described: Path) -> None:
     assert 0 <= metrics["latents/named_fraction_shuffled"] <= 0.05
 
 
+def test_every_table_answers_sql(described: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    page = (Path(__file__).parents[2] / "docs/elsewhere.md").read_text()
+    (block,) = re.findall(r"```sql\n(.*?)```", page, flags=re.S)
+    for file in (described / "latents").glob("*.parquet"):
+        types = dict(duckdb.sql(f"describe select * from '{file}'").project("#1, #2").fetchall())
+        odd = {name: kind for name, kind in types.items()
+               if kind not in ("BIGINT", "DOUBLE", "FLOAT", "VARCHAR", "BOOLEAN")}  # fmt: skip
+        assert odd == ({"coalition": "BIGINT[]"} if file.stem == "probes" else {}), file.name
+        found = duckdb.sql(f"select count(*) from '{file}'").fetchall()
+        assert found == [(len(pd.read_parquet(file)),)]
+    queries = block.replace("outputs/my_atlas", str(described)).split(";")[:-1]
+    named, exemplars, concepts = (duckdb.sql(query).df() for query in queries)
+    expected = Atlas.open(described / "latents").latents["name"].notna().sum()
+    assert len(named) == min(20, expected)
+    assert len(exemplars) and (exemplars["value"] > 0).all()
+    assert concepts["auroc"].dropna().is_monotonic_decreasing  # without a value: last
+    assert "shape=star" in set(concepts["concept"])
+
+
 def test_questions_on_the_command_line(described: Path, run: Run, capsys) -> None:
     atlas = Atlas.open(described / "latents")
     rare = atlas.latents.query("0 < rate_token < 0.1")["latent"]

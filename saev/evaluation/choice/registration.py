@@ -15,7 +15,7 @@ def why_unregistered(settings: ChoiceSettings, tracking: Tracking) -> str:
     """Empty where picks are registered."""
     if not settings.register:
         return "choice.register is false"
-    return "" if isinstance(tracking, MLflowTracking) else "logger=none has no registry"
+    return "" if isinstance(tracking, MLflowTracking) else "only logger=mlflow has a registry"
 
 
 def hand_over(

@@ -140,8 +140,8 @@ def find_sweep(given: str, tracking: Tracking, work_dir: Path) -> Sweep:
         sweep = _from_store(given, tracking, work_dir)
     else:
         raise UserError(
-            f"sweep={given} is not a folder, and with logger=none there is no store to look the "
-            "run up in; give the folder of the sweep, or logger=mlflow"
+            f"sweep={given} is not a folder, and only with logger=mlflow is there a store to look the "
+            "run up in; give the folder of the sweep"
         )
     if not sweep.members:
         reasons = "; ".join(f"{name}: {why}" for name, why in sweep.left_out.items())
