@@ -63,21 +63,11 @@ def decided(foreign: Foreign, recorded: Recorded, where: str) -> Foreign:
     Raises:
         UserError: the recording is of another width.
     """
-    if recorded.manifest.width != foreign.W_enc.shape[1]:
-        raise UserError(
-            f"{where} reads {foreign.W_enc.shape[1]} dimensions and the recording "
-            f"{recorded.manifest.id} has {recorded.manifest.width}; record the layer it belongs to."
-        )
+    _check_width(foreign, recorded, where)
     if foreign.open_question is None:
         return foreign
     if foreign.open_question == "normalization":
-        statistics = recorded.manifest.statistics
-        scale = float(torch.tensor(statistics.scale))
-        extras: Mapping[str, Tensor] = {
-            **foreign.extras, "mean": torch.tensor(statistics.mean), "scale": torch.tensor(scale),
-        }  # fmt: skip
-        said = f"mean and scale ({scale:.4g}) were measured on {recorded.manifest.id}"
-        return replace(foreign, extras=extras, open_question=None, said=(*foreign.said, said))
+        return replace(_with_statistics(foreign, recorded), open_question=None)
     errors = {
         subtract: unexplained(replace(foreign, subtract_b_dec=subtract), recorded.x, where)
         for subtract in (True, False)
@@ -88,6 +78,38 @@ def decided(foreign: Foreign, recorded: Recorded, where: str) -> Foreign:
         f"{errors[True]:.3f} of the variance is unexplained if it is, {errors[False]:.3f} if not"
     )
     return replace(foreign, subtract_b_dec=best, open_question=None, said=(*foreign.said, said))
+
+
+def normalized_by(foreign: Foreign, recorded: Recorded, where: str) -> Foreign:
+    """The same for raw activations, of one that reads those normalised by the recording's statistics.
+
+    Raises:
+        UserError: the recording is of another width, or the file holds a mean and scale of its own.
+    """
+    _check_width(foreign, recorded, where)
+    if {"mean", "scale"} & foreign.extras.keys():
+        raise UserError(f"{where} holds mean and scale itself; leave normalized out")
+    found = _with_statistics(foreign, recorded)
+    answered = foreign.open_question == "normalization"
+    return replace(found, open_question=None) if answered else found
+
+
+def _check_width(foreign: Foreign, recorded: Recorded, where: str) -> None:
+    if recorded.manifest.width != foreign.W_enc.shape[1]:
+        raise UserError(
+            f"{where} reads {foreign.W_enc.shape[1]} dimensions and the recording "
+            f"{recorded.manifest.id} has {recorded.manifest.width}; record the layer it belongs to."
+        )
+
+
+def _with_statistics(foreign: Foreign, recorded: Recorded) -> Foreign:
+    statistics = recorded.manifest.statistics
+    scale = float(torch.tensor(statistics.scale))
+    extras: Mapping[str, Tensor] = {
+        **foreign.extras, "mean": torch.tensor(statistics.mean), "scale": torch.tensor(scale),
+    }  # fmt: skip
+    said = f"mean and scale ({scale:.4g}) were measured on {recorded.manifest.id}"
+    return replace(foreign, extras=extras, said=(*foreign.said, said))
 
 
 @torch.no_grad()

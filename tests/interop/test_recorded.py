@@ -96,3 +96,56 @@ def test_a_recording_of_another_width_or_none(recording: Path, tmp_path: Path) -
         open_sae(DATA / "saelens_topk" / "saved", recording=recording)
     with pytest.raises(UserError, match="no manifest"):
         open_sae(DATA / "saelens_topk" / "saved", recording=tmp_path / "none")
+
+
+@pytest.mark.parametrize("case", ["saelens_topk", "sparsify_topk", "dictlearn_topk"])
+def test_one_trained_on_normalised_activations_reads_raw_ones(case: str, tmp_path: Path) -> None:
+    """Codes of raw x are the library's of (x − mean) · scale, and x̂ comes back in raw units."""
+    from safetensors.torch import load_file
+
+    folder, known = DATA / case / "saved", load_file(DATA / case / "expected.safetensors")
+    x_bar = known["x"]
+    write_folder(tmp_path / "recording", [list(5 + 3 * x_bar.numpy()[None].astype(np.float32))])
+    statistics = Manifest.read(tmp_path / "recording").statistics
+    mean, scale = torch.tensor(statistics.mean), statistics.scale
+    sae = open_sae(folder, recording=tmp_path / "recording", normalized=True)
+    x = mean + x_bar / scale
+    torch.testing.assert_close(sae.encode(x), known["z"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        sae.decode(sae.encode(x)), mean + known["x_hat"] / scale, atol=1e-3, rtol=1e-4
+    )
+    assert sae.cfg.max_norm == statistics.max_norm
+    assert any("were measured on" in line for line in sae.cfg.recipe["imported"]["said"])
+
+
+def test_a_bias_is_decided_in_normalised_units(recording: Path, tmp_path: Path) -> None:
+    """A file of schema 2 that reads (x − 5) · scale, whose b_dec is 0: either way is right, none breaks."""
+    folder = upstream(tmp_path / "sae", True)
+    sae = open_sae(folder, recording=recording, normalized=True)
+    statistics = Manifest.read(recording).statistics
+    assert float(sae.scale) == pytest.approx(statistics.scale)
+    said = sae.cfg.recipe["imported"]["said"]
+    assert any("b_dec is" in line for line in said) and any("measured on" in line for line in said)
+
+
+def test_normalised_without_a_recording_or_twice(
+    recording: Path, sae_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="needs recording=DIR"):
+        open_sae(DATA / "saelens_topk" / "saved", normalized=True)
+    with pytest.raises(UserError, match="holds mean and scale itself"):
+        open_sae(sae_dir, recording=recording, normalized=True)
+    msae = next(path for path in DATA.glob("msae_*") if _holds_a_mean(path))
+    other = tmp_path / "other"
+    write_folder(other, [list(np.random.default_rng(0).normal(size=(4, 4, 8)).astype(np.float32))])
+    with pytest.raises(UserError, match="holds mean and scale itself"):
+        open_sae(next((msae / "saved").iterdir()), recording=other, normalized=True)
+
+
+def _holds_a_mean(case: Path) -> bool:
+    from saev.interop.layouts import read_foreign
+
+    try:
+        return "mean" in read_foreign(next((case / "saved").iterdir())).extras
+    except UserError:
+        return False
