@@ -1,7 +1,7 @@
 """``open_sae``: a dictionary of any layout, from any place, as one of ours."""
 
 from collections.abc import Mapping
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -93,7 +93,7 @@ def opened(
     if tokens is not None:
         chosen["tokens"] = {"which": tokens}
     if isinstance(sae, SparseAutoencoder):
-        return _ours(sae, chosen, normalized, "the dictionary")
+        return _ours(sae, chosen, recorded if normalized else None, "the dictionary")
     if not isinstance(sae, str | Path):
         name = f"the {type(sae).__name__}"
         foreign = _settled(of_files(files_of(sae)), recorded, name, normalized)
@@ -102,7 +102,8 @@ def opened(
     path = located.path
     folder = path if path.is_dir() else path.parent
     if is_ours(folder) and (path.is_dir() or path.name == "weights.safetensors"):
-        return _ours(SparseAutoencoder.from_pretrained(folder), chosen, normalized, str(sae))
+        own = SparseAutoencoder.from_pretrained(folder)
+        return _ours(own, chosen, recorded if normalized else None, str(sae))
     foreign = read_foreign(path)
     if located.public is not None and located.public.values.get("normalization") == "recorded":
         foreign = replace(foreign, open_question="normalization")
@@ -111,13 +112,18 @@ def opened(
 
 
 def _ours(
-    sae: SparseAutoencoder, chosen: Mapping[str, Any], normalized: bool, where: str
+    sae: SparseAutoencoder, chosen: Mapping[str, Any], recorded: "Recorded | None", where: str
 ) -> Opened:
-    if normalized:
-        raise UserError(
-            f"{where} is a dictionary of ours, which holds mean and scale itself; leave normalized out"
-        )
-    return Opened(_with(sae, chosen), "saev", ())
+    """``recorded``: whose normalised activations it reads; None where it reads raw ones."""
+    if recorded is None:
+        return Opened(_with(sae, chosen), "saev", ())
+    from saev.interop.recorded import check_width, composed_statistics
+
+    check_width(sae.cfg.d_model, recorded, where)
+    found = deepcopy(sae)
+    mean, scale = composed_statistics(recorded, found.mean, found.scale)
+    found.set_statistics(mean, float(scale), found.cfg.max_norm)
+    return Opened(_with(found, chosen), "saev", ())
 
 
 def _settled(

@@ -63,7 +63,7 @@ def decided(foreign: Foreign, recorded: Recorded, where: str) -> Foreign:
     Raises:
         UserError: the recording is of another width.
     """
-    _check_width(foreign, recorded, where)
+    check_width(foreign.W_enc.shape[1], recorded, where)
     if foreign.open_question is None:
         return foreign
     if foreign.open_question == "normalization":
@@ -84,31 +84,45 @@ def normalized_by(foreign: Foreign, recorded: Recorded, where: str) -> Foreign:
     """The same for raw activations, of one that reads those normalised by the recording's statistics.
 
     Raises:
-        UserError: the recording is of another width, or the file holds a mean and scale of its own.
+        UserError: the recording is of another width.
     """
-    _check_width(foreign, recorded, where)
-    if {"mean", "scale"} & foreign.extras.keys():
-        raise UserError(f"{where} holds mean and scale itself; leave normalized out")
+    check_width(foreign.W_enc.shape[1], recorded, where)
     found = _with_statistics(foreign, recorded)
     answered = foreign.open_question == "normalization"
     return replace(found, open_question=None) if answered else found
 
 
-def _check_width(foreign: Foreign, recorded: Recorded, where: str) -> None:
-    if recorded.manifest.width != foreign.W_enc.shape[1]:
+def check_width(width: int, recorded: Recorded, where: str) -> None:
+    """Raises UserError where a dictionary reads another width than the recording has."""
+    if recorded.manifest.width != width:
         raise UserError(
-            f"{where} reads {foreign.W_enc.shape[1]} dimensions and the recording "
-            f"{recorded.manifest.id} has {recorded.manifest.width}; record the layer it belongs to."
+            f"{where} reads {width} dimensions and the recording {recorded.manifest.id} has "
+            f"{recorded.manifest.width}; record the layer it belongs to."
         )
 
 
-def _with_statistics(foreign: Foreign, recorded: Recorded) -> Foreign:
+def composed_statistics(
+    recorded: Recorded, mean: Tensor | None = None, scale: Tensor | None = None
+) -> tuple[Float[Tensor, " d"], Float[Tensor, ""]]:
+    """Mean and scale for raw activations, where those given are for normalised ones.
+
+    s′(s(x − μ) − μ′) = s′s(x − (μ + μ′/s))
+    """
     statistics = recorded.manifest.statistics
-    scale = float(torch.tensor(statistics.scale))
-    extras: Mapping[str, Tensor] = {
-        **foreign.extras, "mean": torch.tensor(statistics.mean), "scale": torch.tensor(scale),
-    }  # fmt: skip
-    said = f"mean and scale ({scale:.4g}) were measured on {recorded.manifest.id}"
+    found = torch.tensor(statistics.mean)
+    if mean is not None:
+        found = found + mean.cpu() / statistics.scale
+    own = 1.0 if scale is None else float(scale)
+    return found, torch.tensor(own * statistics.scale)
+
+
+def _with_statistics(foreign: Foreign, recorded: Recorded) -> Foreign:
+    mean, scale = composed_statistics(
+        recorded, foreign.extras.get("mean"), foreign.extras.get("scale")
+    )
+    extras: Mapping[str, Tensor] = {**foreign.extras, "mean": mean, "scale": scale}
+    measured = recorded.manifest.statistics.scale
+    said = f"mean and scale ({measured:.4g}) were measured on {recorded.manifest.id}"
     return replace(foreign, extras=extras, said=(*foreign.said, said))
 
 

@@ -10,6 +10,7 @@ import torch
 from datamodules.activations import Manifest
 from saev.errors import UserError
 from saev.interop import open_sae
+from saev.sae import SAEConfig, SparseAutoencoder
 from tests.fakes.activations import write_folder
 
 DATA = Path(__file__).parent / "data"
@@ -128,24 +129,23 @@ def test_a_bias_is_decided_in_normalised_units(recording: Path, tmp_path: Path) 
     assert any("b_dec is" in line for line in said) and any("measured on" in line for line in said)
 
 
-def test_normalised_without_a_recording_or_twice(
-    recording: Path, sae_dir: Path, tmp_path: Path
-) -> None:
+def test_normalised_needs_a_recording() -> None:
     with pytest.raises(UserError, match="needs recording=DIR"):
         open_sae(DATA / "saelens_topk" / "saved", normalized=True)
-    with pytest.raises(UserError, match="holds mean and scale itself"):
-        open_sae(sae_dir, recording=recording, normalized=True)
-    msae = next(path for path in DATA.glob("msae_*") if _holds_a_mean(path))
-    other = tmp_path / "other"
-    write_folder(other, [list(np.random.default_rng(0).normal(size=(4, 4, 8)).astype(np.float32))])
-    with pytest.raises(UserError, match="holds mean and scale itself"):
-        open_sae(next((msae / "saved").iterdir()), recording=other, normalized=True)
 
 
-def _holds_a_mean(case: Path) -> bool:
-    from saev.interop.layouts import read_foreign
-
-    try:
-        return "mean" in read_foreign(next((case / "saved").iterdir())).extras
-    except UserError:
-        return False
+def test_statistics_of_its_own_and_those_of_the_recording_are_composed(recording: Path) -> None:
+    """One of ours that was fitted to an array of normalised activations."""
+    sae = SparseAutoencoder(
+        SAEConfig(WIDTH, LATENTS, "topk", 4), torch.Generator().manual_seed(0)
+    ).requires_grad_(False)
+    sae.set_statistics(torch.linspace(-0.2, 0.2, WIDTH), 1.5, None)
+    statistics = Manifest.read(recording).statistics
+    mean, scale = torch.tensor(statistics.mean), statistics.scale
+    x = vectors()
+    found = open_sae(sae, recording=recording, normalized=True)
+    x_bar = (x - mean) * scale
+    torch.testing.assert_close(found.encode(x), sae.encode(x_bar), atol=1e-4, rtol=1e-4)
+    x_hat = mean + sae.decode(sae.encode(x_bar)) / scale
+    torch.testing.assert_close(found.decode(found.encode(x)), x_hat, atol=1e-3, rtol=1e-4)
+    assert float(sae.scale) == 1.5 and found.cfg.max_norm == statistics.max_norm
