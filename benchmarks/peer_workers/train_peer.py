@@ -1,10 +1,10 @@
 """One TopK dictionary by another library's own training loop; ``benchmarks.peers`` starts it.
 
-    PYTHON train_peer.py LIBRARY FOLDER OUT --rate 1e-3 --steps 977 --batch 2048 … [--save DIR]
+    PYTHON train_peer.py LIBRARY FOLDER OUT --rate 1e-3 --steps 977 --batch 2048 … [--save DIR --took FILE]
 
 FOLDER holds ``train.npy`` and ``heldout.npy``, normalised activations (n, d); the reconstructions of
 the second are left in OUT, and with ``--save`` the dictionary in DIR as the library itself saves it.
-The last line printed is JSON: how long training took. A rate of 0 is the library's own.
+``--took FILE`` gets JSON: how long training took. A rate of 0 is the library's own.
 Each library keeps its defaults apart from what the budget sets: the rate, the number of steps, a
 warm-up of 5 % where it has one (their 1,000 steps would be the whole run), and a decay to 0, or to the
 least it allows, over the last quarter where it can do one.
@@ -167,20 +167,24 @@ def sparsify(acts: Tensor, a: argparse.Namespace, optimizer: str) -> Trained:
     return Trained(lambda x: sae(x).sae_out, sae.save_to_disk)
 
 
-def saev(acts: Tensor, a: argparse.Namespace) -> Trained:
+def saev(acts: Tensor, a: argparse.Namespace, model: str = "topk") -> Trained:
     from saev.training.fit import fit_dictionary
 
-    rate = {"optimizer": {"lr": a.rate}} if a.rate else {}
+    settings: dict[str, Any] = {"optimizer": {"lr": a.rate}} if a.rate else {}
+    if model != "pca":  # which has two latents for each dimension
+        settings["d_sae"] = a.d_sae
     sae = fit_dictionary(
-        acts.cpu(), model="topk", d_sae=a.d_sae, k=a.k, seed=a.seed, max_steps=a.steps,
-        batch_size=a.batch, max_norm=None, val_fraction=0.0, progress=False,
-        accelerator="cpu" if a.device == "cpu" else "gpu", **rate,
+        acts.cpu(), model=model, k=a.k, seed=a.seed, max_steps=a.steps, batch_size=a.batch,
+        max_norm=None, val_fraction=0.0, progress=False,
+        accelerator="cpu" if a.device == "cpu" else "gpu", **settings,
     ).to(a.device)  # fmt: skip
     return Trained(lambda x: sae.decode(sae.encode(x)), sae.save_pretrained)
 
 
 LIBRARIES: dict[str, Callable[[Tensor, argparse.Namespace], Trained]] = {
     "saev": saev,
+    "untrained": lambda acts, a: saev(acts, a, "untrained"),
+    "pca": lambda acts, a: saev(acts, a, "pca"),
     "saelens": saelens,
     "sparsify-adam": lambda acts, a: sparsify(acts, a, "adam"),
     "sparsify-signum": lambda acts, a: sparsify(acts, a, "signum"),
@@ -197,6 +201,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--save", type=Path)
+    parser.add_argument("--took", type=Path)
     for name in ("steps", "batch", "d-sae", "k", "seed"):
         parser.add_argument(f"--{name}", type=int, required=True)
     a = parser.parse_args()
@@ -218,8 +223,8 @@ def main() -> None:
     if a.save is not None:
         a.save.mkdir(parents=True, exist_ok=True)
         trained.save(a.save)
-    print()
-    print(json.dumps(took))
+    if a.took is not None:
+        a.took.write_text(json.dumps(took))
 
 
 if __name__ == "__main__":
