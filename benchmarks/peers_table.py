@@ -118,6 +118,18 @@ def libraries_table(folder: Path) -> Iterator[str]:
         yield f"| {TITLES[name]} | {' | '.join(found.row(name))} |"
 
 
+def imports_table(folder: Path) -> Iterator[str]:
+    """Whether what was imported reconstructs what its library does."""
+    yield "| dictionary | explained variance, by the library | by ours, from its file | distance |"
+    yield "|---|---|---|---|"
+    for name in PEERS:
+        file = folder / name / "imported.json"
+        if file.is_file():
+            found = json.loads(file.read_text())
+            shares = [number(found[f"explained_variance_{by}"], 5) for by in ("theirs", "ours")]
+            yield f"| {TITLES[name]} | {' | '.join(shares)} | {found['distance']:.1e} |"
+
+
 def edits_table(folder: Path) -> Iterator[str]:
     """What else changes at half of the target with each dictionary's latents and with its rivals."""
     arms = ("selected", "untrained_sae", "diffmean", "linear_probe")
@@ -189,6 +201,8 @@ def page(folder: Path) -> str:
         "tokens; brackets are 95 % intervals over images.\n",
         "## Every command\n",
         *libraries_table(folder),
+        "\n## Imports\n",
+        *imports_table(folder),
         "\n## Edits\n",
         *edits_table(folder),
         "\n## ViSAEBench\n",

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import sys
 import time
 import types
 from collections.abc import Callable, Iterator

@@ -117,13 +117,13 @@ def _ours(
     """``recorded``: whose normalised activations it reads; None where it reads raw ones."""
     if recorded is None:
         return Opened(_with(sae, chosen), "saev", ())
-    from saev.interop.recorded import check_width, composed_statistics
+    from saev.interop.recorded import check_width, composed_statistics, measured_words
 
     check_width(sae.cfg.d_model, recorded, where)
     found = deepcopy(sae)
     mean, scale = composed_statistics(recorded, found.mean, found.scale)
     found.set_statistics(mean, float(scale), found.cfg.max_norm)
-    return Opened(_with(found, chosen), "saev", ())
+    return Opened(_with(found, chosen), "saev", (measured_words(recorded),))
 
 
 def _settled(

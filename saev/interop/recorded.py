@@ -121,9 +121,13 @@ def _with_statistics(foreign: Foreign, recorded: Recorded) -> Foreign:
         recorded, foreign.extras.get("mean"), foreign.extras.get("scale")
     )
     extras: Mapping[str, Tensor] = {**foreign.extras, "mean": mean, "scale": scale}
-    measured = recorded.manifest.statistics.scale
-    said = f"mean and scale ({measured:.4g}) were measured on {recorded.manifest.id}"
-    return replace(foreign, extras=extras, said=(*foreign.said, said))
+    return replace(foreign, extras=extras, said=(*foreign.said, measured_words(recorded)))
+
+
+def measured_words(recorded: Recorded) -> str:
+    """A sentence on where mean and scale come from."""
+    scale = float(torch.tensor(recorded.manifest.statistics.scale))
+    return f"mean and scale ({scale:.4g}) were measured on {recorded.manifest.id}"
 
 
 @torch.no_grad()
