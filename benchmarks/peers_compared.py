@@ -41,11 +41,11 @@ BENCHMARKED = tuple(PEERS)[:5]
 """ViSAEBench has an untrained dictionary, raw units and principal components beside each of its own."""
 ROOT = Path(__file__).parents[1]
 SMALL_EXPERIMENT: dict[str, Any] = {
-    "draws": 19, "directions": 19, "untrained": 3, "shuffles": 1, "calibration": 0, "table": {},
-    "tradeoff": {"doses": [0.125, 0.25, 0.5, 0.75, 1.5, 2, 3]},
+    "alpha": 0.3, "draws": None, "directions": 19, "untrained": 3, "shuffles": 1, "calibration": 0,
+    "table": {}, "tradeoff": {"doses": [0.125, 0.25, 0.5, 0.75, 1.5, 2, 3]},
 }  # fmt: skip
 """What differs from conf/hypotheses/camvid.yaml: enough to see how selective an edit is, too little to
-test it."""
+test it; a smaller alpha asks for more random latents."""
 
 
 class Step(NamedTuple):
@@ -150,9 +150,9 @@ class Comparison:
         first, *others = names
         folder, n = self.out / "evaluate", self.args.n_images
         roots = [self.data / one for one in ("caltech26", "imagenet1000", "coco_seg", "camvid")]
-        trained = ",".join(f"{one}:{self.sae(one)}" for one in others)
+        trained = [f"+baselines.trained.{one}={self.sae(one)}" for one in others]
         values = [
-            f"sae={self.sae(first)}", f"baselines.trained={{{trained}}}",
+            f"sae={self.sae(first)}", *trained,
             "images=folder", "images.labels=none", "images.val_fraction=0.0", f"images.n_images={n}",
             f"images.roots=[{','.join(map(str, roots))}]", "evaluation.figures=false",
             "images@concept_images=folder", f"concept_images.roots=[{self.data / 'caltech26'}]",

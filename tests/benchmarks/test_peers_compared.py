@@ -71,7 +71,7 @@ class FakeCommands:
             "saev.train": "head/head/config.json",
             f"{name}/theirs --took": f"{name}/trained.json",
             f"saev.convert sae={self.out / name}/theirs": f"{name}/sae/config.json",
-            "baselines.trained=": "evaluate/baselines/baselines.csv",
+            "+baselines.trained.pca=": "evaluate/baselines/baselines.csv",
             f"{name}/describe sae": f"{name}/describe/metrics.json",
             f"{name}/intervene hypothesis": f"{name}/intervene/report/mean_tradeoff.csv",
             "visaebench_caltech ": "visaebench_caltech/visaebench/leaderboard.csv",
