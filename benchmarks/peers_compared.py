@@ -41,8 +41,9 @@ BENCHMARKED = tuple(PEERS)[:5]
 """ViSAEBench has an untrained dictionary, raw units and principal components beside each of its own."""
 ROOT = Path(__file__).parents[1]
 SMALL_EXPERIMENT: dict[str, Any] = {
-    "alpha": 0.3, "draws": None, "directions": 19, "untrained": 3, "shuffles": 1, "calibration": 0,
-    "table": {}, "tradeoff": {"doses": [0.125, 0.25, 0.5, 0.75, 1.5, 2, 3]},
+    "alpha": 0.3, "draws": None, "directions": 4, "untrained": 1, "shuffles": 1, "calibration": 0,
+    "table": {}, "tradeoff": {"doses": [0.25, 0.5, 2, 4], "draws": 1},
+    "images": {"discovery": "train", "test": "test", "n_test": 24},
 }  # fmt: skip
 """What differs from conf/hypotheses/camvid.yaml: enough to see how selective an edit is, too little to
 test it; a smaller alpha asks for more random latents."""
@@ -228,16 +229,18 @@ class Comparison:
         names = [name for name in self.args.only if (self.sae(name) / "config.json").is_file()]
         if names[:1] == [OURS]:  # the tables know the first column by that
             yield self.evaluate(names)
-        for name in names:
+        trained = [name for name in names if name in BENCHMARKED]
+        for name in trained:
             yield self.intervene(name)
-        for name in names:
-            yield self.describe(name)
         made = self.out / "images"
         made.mkdir(exist_ok=True)
         in_groups(self.data / "imagenet1000", made / "imagenet_groups")
         with_few_pixels(self.data / "caltech26", made / "caltech26_32px")
         for images in self.images():
-            yield self.benchmark(images, [name for name in names if name in BENCHMARKED])
+            yield self.benchmark(images, trained)
+        for name in names:
+            yield self.describe(name)
+            yield self.intervene(name)
 
     def run(self) -> list[str]:
         """Names of the steps that failed."""

@@ -34,6 +34,11 @@ HALF = 100 * LEVELS[1]
 OTHERS = {"untrained": "untrained", "covariance": "random, shaped like the data", "raw": "raw units",
           "pca": "PCA"}  # fmt: skip
 """Dictionaries that learned nothing, by their names in the benchmark's tables."""
+RIVAL_ARMS = {
+    "random_latents_same_length": "random latents", "untrained_same_length": "untrained ones",
+    "diffmean": "DiffMean", "linear_probe": "a probe",
+}  # fmt: skip
+"""Edits of the same length at every token."""
 IMAGES = {
     "caltech": "Caltech-26",
     "imagenet": "One image of each ImageNet class, in twelve groups",
@@ -132,8 +137,8 @@ def imports_table(folder: Path) -> Iterator[str]:
 
 def edits_table(folder: Path) -> Iterator[str]:
     """What else changes at half of the target with each dictionary's latents and with its rivals."""
-    arms = ("selected", "untrained_sae", "diffmean", "linear_probe")
-    yield "| dictionary | its latents | minus untrained ones | minus DiffMean | minus a probe |"
+    arms = ("selected", *RIVAL_ARMS)
+    yield f"| dictionary | its latents | minus {' | minus '.join(RIVAL_ARMS.values())} |"
     yield "|---" * (len(arms) + 1) + "|"
     for name in PEERS:
         table = folder / name / "intervene" / "report" / "mean_tradeoff.csv"

@@ -95,7 +95,7 @@ def test_every_step_is_run_once(comparison: Comparison, monkeypatch: pytest.Monk
     given = {tuple(one[one.index("--rate") :][:12]) for one in workers}
     assert len(given) == 1, "rate, seed and sizes are the same words for all"
     hypothesis, _ = read_hypothesis(comparison.out / "hypothesis.yaml")
-    assert hypothesis.untrained == 3 and hypothesis.selector.by == "effect"
+    assert hypothesis.untrained == 1 and hypothesis.selector.by == "effect"
 
 
 def test_a_library_that_fails_is_named_and_left_out(
@@ -184,7 +184,7 @@ def test_the_tables_have_what_was_found_and_dashes(tmp_path: Path, monkeypatch: 
     assert "[0.780, 0.800] | 32.0" in ours and "| 1.1 |" in ours
     first, edits = [line for line in lines if line.startswith("| SAELens |")]
     assert "6.0 [5.0, 7.0] | 6 of 7 | 61 |" in first
-    assert edits == "| SAELens | 6.0 [5.0, 7.0] | – | -1.2 [-2.2, -0.2] | – |"
+    assert edits == "| SAELens | 6.0 [5.0, 7.0] | – | – | -1.2 [-2.2, -0.2] | – |"
     (row,) = [line for line in lines if line.startswith("| M2 `fvu`, less |")]
     assert row == "| M2 `fvu`, less | 0.050 * | 0.050 | 0.700 | 0.200 | 0.400 | 0.100 | 1.900 |"
     assert "| overcomplete |" in text and "### Caltech-26\n" in text
