@@ -185,7 +185,7 @@ class Comparison:
         return Step(f"intervene-{name}", verb("intervene", folder, *values), result)
 
     def benchmark(self, images: str, names: list[str]) -> Step:
-        """The seven numbers of all on one set of images; M6 on the next set."""
+        """The seven numbers of all on one set of images; M6 where the set has another beside it."""
         sets, folder = self.images(), self.out / f"visaebench_{images}"
         root, siblings, other = sets[images]
         saes = ",".join(str(self.sae(name)) for name in names)
@@ -193,21 +193,22 @@ class Comparison:
         values = [
             f"saes=[{saes}]", f"names=[{','.join(names)}]", "benchmark=visaebench",
             "images=folder", f"images.roots=[{root}]", f"visaebench.siblings={siblings}",
-            "images@transfer_images=folder", f"transfer_images.roots=[{sets[other][0]}]",
             f"visaebench.n_images={a.n_benchmark}", f"visaebench.n_bootstrap={a.n_bootstrap}",
             "visaebench.pool_images=64", "visaebench.min_images=20",
         ]  # fmt: skip
+        if other is not None:
+            values += ["images@transfer_images=folder", f"transfer_images.roots=[{sets[other][0]}]"]
         result = f"visaebench_{images}/visaebench/leaderboard.csv"
         return Step(f"visaebench-{images}", verb("evaluate", folder, *values), result)
 
-    def images(self) -> dict[str, tuple[Path, Path, str]]:
-        """Name → folder, sibling groups, and the set that is of another kind."""
+    def images(self) -> dict[str, tuple[Path, Path, str | None]]:
+        """Name → folder, sibling groups, and the set on which M6 is taken."""
         folder, here = self.out / "images", Path(__file__).parent
         caltech, groups = here / "caltech26_siblings.tsv", here / "imagenet_siblings.tsv"
         return {
             "caltech": (self.data / "caltech26", caltech, "imagenet"),
-            "imagenet": (folder / "imagenet_groups", groups, "caltech"),
-            "caltech_32px": (folder / "caltech26_32px", caltech, "imagenet"),
+            "imagenet": (folder / "imagenet_groups", groups, None),
+            "caltech_32px": (folder / "caltech26_32px", caltech, None),
         }
 
     def stages(self) -> Iterator[Step]:
@@ -267,8 +268,8 @@ def main() -> None:
     data = os.environ.get("SAEV_REAL_DATA", "../shared/data")
     parser.add_argument("--data", type=Path, default=Path(data))
     sizes = {
-        "steps": 489, "batch": 2048, "d_sae": 1536, "k": 32, "n_images": 600, "n_described": 600,
-        "n_permutations": 100, "n_benchmark": 200, "n_bootstrap": 100,
+        "steps": 489, "batch": 2048, "d_sae": 1536, "k": 32, "n_images": 600, "n_described": 260,
+        "n_permutations": 100, "n_benchmark": 150, "n_bootstrap": 60,
     }  # fmt: skip
     for name, default in sizes.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)

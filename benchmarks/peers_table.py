@@ -76,6 +76,8 @@ class Findings:
         if not len(rows):
             return "–"
         value, low, high = (times * float(rows.iloc[0][one]) for one in ("value", "low", "high"))
+        if key == "l0":  # set, and the same on every draw
+            return number(value, digits)
         return with_interval(value, low, high, digits)
 
     def described(self, name: str) -> str:

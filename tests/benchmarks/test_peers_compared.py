@@ -181,7 +181,7 @@ def test_the_tables_have_what_was_found_and_dashes(tmp_path: Path, monkeypatch: 
     text = page(write_findings(tmp_path))
     lines = text.splitlines()
     (ours,) = [line for line in lines if line.startswith("| **saev**, TopK + AuxK | 0.790")]
-    assert "[0.780, 0.800] | 32.0" in ours and "| 1.1 |" in ours
+    assert "[0.780, 0.800] | 32.0 |" in ours and "| 1.1 |" in ours
     first, edits = [line for line in lines if line.startswith("| SAELens |")]
     assert "6.0 [5.0, 7.0] | 6 of 7 | 61 |" in first
     assert edits == "| SAELens | 6.0 [5.0, 7.0] | – | – | -1.2 [-2.2, -0.2] | – |"
