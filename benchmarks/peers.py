@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from datamodules.activations import Manifest
 from datamodules.activations.tar import iter_samples
+from saev.sae import SparseAutoencoder
 
 ENVIRONMENTS = {
     "saev": "saev",
@@ -37,6 +39,8 @@ OURS = "saev"
 AUTO = 0.0
 """In place of a rate: the one of ``conf/model/topk.yaml``."""
 RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+N_CHECKED = 8192
+"""Held-out tokens on which an import is compared with its library."""
 WORKER = Path(__file__).parent / "peer_workers" / "train_peer.py"
 
 
@@ -59,6 +63,28 @@ def explained_variance(x: Float[np.ndarray, "n d"], x_hat: Float[np.ndarray, "n 
     """1 − Σ‖x − x̂‖² / Σ‖x − mean x‖² over the held-out tokens."""
     error = np.square(x - x_hat, dtype=np.float64).sum()
     return float(1 - error / np.square(x - x.mean(0), dtype=np.float64).sum())
+
+
+def check_import(folder: Path, tokens: Path, recording: Path) -> None:
+    """``imported.json``: what the library itself reconstructs of held-out tokens, and what ours makes of
+    its file, in explained variance of the normalised tokens and as their distance over their length."""
+    out, ours = folder / "imported.json", folder / "sae"
+    if out.is_file() or not (ours / "config.json").is_file():
+        return
+    x_nd = np.load(tokens / "heldout.npy", mmap_mode="r")[:N_CHECKED].astype(np.float32)
+    theirs_nd = np.load(folder / "x_hat.npy", mmap_mode="r")[:N_CHECKED].astype(np.float32)
+    statistics = Manifest.read(recording).statistics
+    mean, scale = np.asarray(statistics.mean, np.float32), statistics.scale
+    with torch.no_grad():
+        sae = SparseAutoencoder.from_pretrained(ours)
+        raw_nd = sae.decode(sae.encode(torch.from_numpy(x_nd / scale + mean))).numpy()
+    ours_nd = (raw_nd - mean) * scale
+    found = {
+        "explained_variance_theirs": explained_variance(x_nd, theirs_nd),
+        "explained_variance_ours": explained_variance(x_nd, ours_nd),
+        "distance": float(np.linalg.norm(ours_nd - theirs_nd) / np.linalg.norm(theirs_nd)),
+    }
+    out.write_text(json.dumps(found, indent=2))
 
 
 class Scores:

@@ -46,6 +46,7 @@ def main(cfg: DictConfig) -> None:
         cfg.to,
         overwrite=cfg.overwrite,
         recording=cfg.recording,
+        normalized=cfg.normalized,
         backbone=belongs.backbone,
         layer=belongs.layer,
         tokens=belongs.tokens,

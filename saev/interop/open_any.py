@@ -1,7 +1,7 @@
 """``open_sae``: a dictionary of any layout, from any place, as one of ours."""
 
 from collections.abc import Mapping
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,6 +38,7 @@ def open_sae(
     backbone: str | None = None,
     layer: int | None = None,
     tokens: str | None = None,
+    normalized: bool = False,
     device: str | torch.device | None = None,
 ) -> SparseAutoencoder:
     """A dictionary of any layout that is known here, as one of ours; codes and reconstructions are those of
@@ -51,13 +52,15 @@ def open_sae(
         backbone: a name of ``conf/backbone``, where the file says none or another.
         layer: the block after which it reads, from 0.
         tokens: "patch", "class", "registers" or "all".
+        normalized: it was trained on the recording's normalised activations, (x − mean) · scale: both are
+            taken in, so that it reads and returns raw ones.
         device: where to; None leaves an object where it is and reads files to the CPU.
 
     Raises:
         UserError: nothing there, a pickle, a damaged file, an unknown or ambiguous layout, what cannot be
             represented exactly, or a hub that does not answer.
     """
-    found = opened(sae, recording, backbone, layer, tokens).sae
+    found = opened(sae, recording, backbone, layer, tokens, normalized).sae
     return found if device is None else found.to(device)
 
 
@@ -67,10 +70,16 @@ def opened(
     backbone: str | None = None,
     layer: int | None = None,
     tokens: str | None = None,
+    normalized: bool = False,
 ) -> Opened:
     """See ``open_sae``; with what is to be known of how the file was read."""
     if tokens is not None and tokens not in TOKENS:
         raise UserError(f"tokens={tokens!r} is not one of {', '.join(TOKENS)}")
+    if normalized and recording is None:
+        raise UserError(
+            "normalized=true needs recording=DIR: its mean and scale are what the activations were "
+            "normalised with"
+        )
     recorded, chosen = None, dict[str, Any]()
     if recording is not None:
         from saev.interop.recorded import read_recording
@@ -84,27 +93,49 @@ def opened(
     if tokens is not None:
         chosen["tokens"] = {"which": tokens}
     if isinstance(sae, SparseAutoencoder):
-        return Opened(_with(sae, chosen), "saev", ())
+        return _ours(sae, chosen, recorded if normalized else None, "the dictionary")
     if not isinstance(sae, str | Path):
         name = f"the {type(sae).__name__}"
-        return _foreign(_settled(of_files(files_of(sae)), recorded, name), name, chosen, None)
+        foreign = _settled(of_files(files_of(sae)), recorded, name, normalized)
+        return _foreign(foreign, name, chosen, None)
     located = locate(sae)
     path = located.path
     folder = path if path.is_dir() else path.parent
     if is_ours(folder) and (path.is_dir() or path.name == "weights.safetensors"):
-        return Opened(_with(SparseAutoencoder.from_pretrained(folder), chosen), "saev", ())
+        own = SparseAutoencoder.from_pretrained(folder)
+        return _ours(own, chosen, recorded if normalized else None, str(sae))
     foreign = read_foreign(path)
     if located.public is not None and located.public.values.get("normalization") == "recorded":
         foreign = replace(foreign, open_question="normalization")
-    return _foreign(_settled(foreign, recorded, str(sae)), str(sae), chosen, located)
+    foreign = _settled(foreign, recorded, str(sae), normalized)
+    return _foreign(foreign, str(sae), chosen, located)
 
 
-def _settled(foreign: Foreign, recorded: "Recorded | None", where: str) -> Foreign:
+def _ours(
+    sae: SparseAutoencoder, chosen: Mapping[str, Any], recorded: "Recorded | None", where: str
+) -> Opened:
+    """``recorded``: whose normalised activations it reads; None where it reads raw ones."""
+    if recorded is None:
+        return Opened(_with(sae, chosen), "saev", ())
+    from saev.interop.recorded import check_width, composed_statistics, measured_words
+
+    check_width(sae.cfg.d_model, recorded, where)
+    found = deepcopy(sae)
+    mean, scale = composed_statistics(recorded, found.mean, found.scale)
+    found.set_statistics(mean, float(scale), found.cfg.max_norm)
+    return Opened(_with(found, chosen), "saev", (measured_words(recorded),))
+
+
+def _settled(
+    foreign: Foreign, recorded: "Recorded | None", where: str, normalized: bool
+) -> Foreign:
     if recorded is None:
         refuse_open(foreign, where)
         return foreign
-    from saev.interop.recorded import decided
+    from saev.interop.recorded import decided, normalized_by
 
+    if normalized:
+        foreign = normalized_by(foreign, recorded, where)
     return decided(foreign, recorded, where)
 
 

@@ -63,21 +63,11 @@ def decided(foreign: Foreign, recorded: Recorded, where: str) -> Foreign:
     Raises:
         UserError: the recording is of another width.
     """
-    if recorded.manifest.width != foreign.W_enc.shape[1]:
-        raise UserError(
-            f"{where} reads {foreign.W_enc.shape[1]} dimensions and the recording "
-            f"{recorded.manifest.id} has {recorded.manifest.width}; record the layer it belongs to."
-        )
+    check_width(foreign.W_enc.shape[1], recorded, where)
     if foreign.open_question is None:
         return foreign
     if foreign.open_question == "normalization":
-        statistics = recorded.manifest.statistics
-        scale = float(torch.tensor(statistics.scale))
-        extras: Mapping[str, Tensor] = {
-            **foreign.extras, "mean": torch.tensor(statistics.mean), "scale": torch.tensor(scale),
-        }  # fmt: skip
-        said = f"mean and scale ({scale:.4g}) were measured on {recorded.manifest.id}"
-        return replace(foreign, extras=extras, open_question=None, said=(*foreign.said, said))
+        return replace(_with_statistics(foreign, recorded), open_question=None)
     errors = {
         subtract: unexplained(replace(foreign, subtract_b_dec=subtract), recorded.x, where)
         for subtract in (True, False)
@@ -88,6 +78,56 @@ def decided(foreign: Foreign, recorded: Recorded, where: str) -> Foreign:
         f"{errors[True]:.3f} of the variance is unexplained if it is, {errors[False]:.3f} if not"
     )
     return replace(foreign, subtract_b_dec=best, open_question=None, said=(*foreign.said, said))
+
+
+def normalized_by(foreign: Foreign, recorded: Recorded, where: str) -> Foreign:
+    """The same for raw activations, of one that reads those normalised by the recording's statistics.
+
+    Raises:
+        UserError: the recording is of another width.
+    """
+    check_width(foreign.W_enc.shape[1], recorded, where)
+    found = _with_statistics(foreign, recorded)
+    answered = foreign.open_question == "normalization"
+    return replace(found, open_question=None) if answered else found
+
+
+def check_width(width: int, recorded: Recorded, where: str) -> None:
+    """Raises UserError where a dictionary reads another width than the recording has."""
+    if recorded.manifest.width != width:
+        raise UserError(
+            f"{where} reads {width} dimensions and the recording {recorded.manifest.id} has "
+            f"{recorded.manifest.width}; record the layer it belongs to."
+        )
+
+
+def composed_statistics(
+    recorded: Recorded, mean: Tensor | None = None, scale: Tensor | None = None
+) -> tuple[Float[Tensor, " d"], Float[Tensor, ""]]:
+    """Mean and scale for raw activations, where those given are for normalised ones.
+
+    s′(s(x − μ) − μ′) = s′s(x − (μ + μ′/s))
+    """
+    statistics = recorded.manifest.statistics
+    found = torch.tensor(statistics.mean)
+    if mean is not None:
+        found = found + mean.cpu() / statistics.scale
+    own = 1.0 if scale is None else float(scale)
+    return found, torch.tensor(own * statistics.scale)
+
+
+def _with_statistics(foreign: Foreign, recorded: Recorded) -> Foreign:
+    mean, scale = composed_statistics(
+        recorded, foreign.extras.get("mean"), foreign.extras.get("scale")
+    )
+    extras: Mapping[str, Tensor] = {**foreign.extras, "mean": mean, "scale": scale}
+    return replace(foreign, extras=extras, said=(*foreign.said, measured_words(recorded)))
+
+
+def measured_words(recorded: Recorded) -> str:
+    """A sentence on where mean and scale come from."""
+    scale = float(torch.tensor(recorded.manifest.statistics.scale))
+    return f"mean and scale ({scale:.4g}) were measured on {recorded.manifest.id}"
 
 
 @torch.no_grad()

@@ -310,6 +310,7 @@ KEYS = {
         overwrite: flag
         list: flag
         recording: path or null
+        normalized: flag
         belongs: node
         belongs.backbone: '' 5 [] {} true nan
         belongs.layer: -1 1.5 nan inf last [] {} true 99999

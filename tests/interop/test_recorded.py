@@ -10,6 +10,7 @@ import torch
 from datamodules.activations import Manifest
 from saev.errors import UserError
 from saev.interop import open_sae
+from saev.sae import SAEConfig, SparseAutoencoder
 from tests.fakes.activations import write_folder
 
 DATA = Path(__file__).parent / "data"
@@ -96,3 +97,55 @@ def test_a_recording_of_another_width_or_none(recording: Path, tmp_path: Path) -
         open_sae(DATA / "saelens_topk" / "saved", recording=recording)
     with pytest.raises(UserError, match="no manifest"):
         open_sae(DATA / "saelens_topk" / "saved", recording=tmp_path / "none")
+
+
+@pytest.mark.parametrize("case", ["saelens_topk", "sparsify_topk", "dictlearn_topk"])
+def test_one_trained_on_normalised_activations_reads_raw_ones(case: str, tmp_path: Path) -> None:
+    """Codes of raw x are the library's of (x − mean) · scale, and x̂ comes back in raw units."""
+    from safetensors.torch import load_file
+
+    folder, known = DATA / case / "saved", load_file(DATA / case / "expected.safetensors")
+    x_bar = known["x"]
+    write_folder(tmp_path / "recording", [list(5 + 3 * x_bar.numpy()[None].astype(np.float32))])
+    statistics = Manifest.read(tmp_path / "recording").statistics
+    mean, scale = torch.tensor(statistics.mean), statistics.scale
+    sae = open_sae(folder, recording=tmp_path / "recording", normalized=True)
+    x = mean + x_bar / scale
+    torch.testing.assert_close(sae.encode(x), known["z"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        sae.decode(sae.encode(x)), mean + known["x_hat"] / scale, atol=1e-3, rtol=1e-4
+    )
+    assert sae.cfg.max_norm == statistics.max_norm
+    assert any("were measured on" in line for line in sae.cfg.recipe["imported"]["said"])
+
+
+def test_a_bias_is_decided_in_normalised_units(recording: Path, tmp_path: Path) -> None:
+    """A file of schema 2 that reads (x − 5) · scale, whose b_dec is 0: either way is right, none breaks."""
+    folder = upstream(tmp_path / "sae", True)
+    sae = open_sae(folder, recording=recording, normalized=True)
+    statistics = Manifest.read(recording).statistics
+    assert float(sae.scale) == pytest.approx(statistics.scale)
+    said = sae.cfg.recipe["imported"]["said"]
+    assert any("b_dec is" in line for line in said) and any("measured on" in line for line in said)
+
+
+def test_normalised_needs_a_recording() -> None:
+    with pytest.raises(UserError, match="needs recording=DIR"):
+        open_sae(DATA / "saelens_topk" / "saved", normalized=True)
+
+
+def test_statistics_of_its_own_and_those_of_the_recording_are_composed(recording: Path) -> None:
+    """One of ours that was fitted to an array of normalised activations."""
+    sae = SparseAutoencoder(
+        SAEConfig(WIDTH, LATENTS, "topk", 4), torch.Generator().manual_seed(0)
+    ).requires_grad_(False)
+    sae.set_statistics(torch.linspace(-0.2, 0.2, WIDTH), 1.5, None)
+    statistics = Manifest.read(recording).statistics
+    mean, scale = torch.tensor(statistics.mean), statistics.scale
+    x = vectors()
+    found = open_sae(sae, recording=recording, normalized=True)
+    x_bar = (x - mean) * scale
+    torch.testing.assert_close(found.encode(x), sae.encode(x_bar), atol=1e-4, rtol=1e-4)
+    x_hat = mean + sae.decode(sae.encode(x_bar)) / scale
+    torch.testing.assert_close(found.decode(found.encode(x)), x_hat, atol=1e-3, rtol=1e-4)
+    assert float(sae.scale) == 1.5 and found.cfg.max_norm == statistics.max_norm
