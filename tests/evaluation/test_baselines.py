@@ -32,7 +32,7 @@ from saev.evaluation.baselines.sums import (
 )
 from saev.metrics import ReconstructionMetrics
 from saev.metrics.monosemanticity import MonosemanticityScore
-from saev.stats.bootstrap import weighted_auroc
+from saev.stats.bootstrap import interval, weighted_auroc
 
 N_IMAGES, N_TOKENS, WIDTH, N_LATENTS = 12, 7, 5, 40
 
@@ -160,7 +160,7 @@ def test_the_verdict_needs_every_random_control_beaten_beyond_chance() -> None:
     assert verdict(sae, {"twin": sae}, 1).separates is False
     assert verdict(sae, {"worse": worse}, 0).separates is None
     assert verdict(sae, {}, 1).separates is None
-    unknown = cell(np.full(10, np.nan))
+    unknown = cell("monosemanticity", np.full(10, np.nan))
     assert verdict(unknown, {"worse": worse}, 1).separates is None
     assert np.isnan(unknown.interval).all()
 
@@ -181,7 +181,7 @@ def test_an_interval_holds_its_own_estimate() -> None:
         kl_b=None, kl_mean_b=None, agrees_b=None,
     )  # fmt: skip
     weight_rb = weights(n_images, 200, 0)
-    resampled = cell(np.array([dead(sums, w) for w in weight_rb]))
+    resampled = cell("dead_fraction", np.array([dead(sums, w) for w in weight_rb]))
     assert resampled.value == 0 < resampled.interval[0], "the bias that is meant"
     keys = [key for key in PLAIN if key not in ("kl_recovered", "agreement")]
     cells = plain_cells({"sae": sums, "other": sums}, weight_rb, keys)
@@ -195,6 +195,27 @@ def test_an_interval_holds_its_own_estimate() -> None:
             assert verdict(one, {"other": cells[key]["other"]}, sign[key]).separates is None
         else:
             assert low < high, key
+
+
+def test_monosemanticity_s_interval_holds_its_estimate() -> None:
+    """Latents of eleven images, the likest: where some of these count twice, fewer than ten are left, and
+    the latent drops out of the mean."""
+    rng = np.random.default_rng(0)
+    group = np.arange(110) // 11
+    embedding_be = np.eye(10)[group] + 0.1 * rng.normal(size=(110, 10))
+    codes_bs = np.concatenate([np.eye(10)[group], rng.random((110, 10))], 1)
+    ones = np.ones(110)
+    sums = ImageSums(
+        n_b=ones, total_bd=np.zeros((110, 2)), squares_b=ones, errors_b=ones, ratios_b=ones,
+        active_b=ones, fired_bs=sparse.csr_matrix(codes_bs),
+        strongest_bs=sparse.csr_matrix(codes_bs), kl_b=None, kl_mean_b=None, agrees_b=None,
+    )  # fmt: skip
+    drawn_r = np.array([monosemanticity(sums, embedding_be, w) for w in weights(110, 100, 0)])
+    assert interval(drawn_r[1:])[1] < drawn_r[0], "the bias that is meant"
+    found = cell("monosemanticity", drawn_r)
+    low, high = found.interval
+    assert low < found.value == drawn_r[0] < high
+    assert high - low == pytest.approx(np.subtract(*interval(drawn_r[1:])[::-1]))
 
 
 def settings(**changes: object) -> BaselineSettings:

@@ -26,6 +26,9 @@ class Metric(NamedTuple):
     """Whether a bootstrap over images tells its error. It does not for shares of latents that cross
     a threshold: a sample with replacement holds 63 % of the images, sees more dead latents and
     noisier rates, and its percentiles can exclude the estimate itself."""
+    is_recentred: bool = False
+    """Whether draws are moved so that their median is the value: where the same pushes all of them to
+    one side and leaves their spread alone."""
 
 
 METRICS = (
@@ -36,7 +39,7 @@ METRICS = (
     Metric("dense_fraction", "dense latents", -1, resampled=False),
     Metric("kl_recovered", "KL recovered", 1),
     Metric("agreement", "agreement with the clean model", 1),
-    Metric("monosemanticity", "monosemanticity, corrected", 1),
+    Metric("monosemanticity", "monosemanticity, corrected", 1, is_recentred=True),
     Metric("concept_auroc", "concept AUROC, best single latent", 1),
 )
 
@@ -72,9 +75,18 @@ def weights(n_images: int, n_samples: int, seed: int) -> Float[np.ndarray, "r b"
     return np.concatenate([np.ones((1, n_images)), drawn])
 
 
-def cell(values_r: Float[np.ndarray, " r"]) -> Cell:
-    """From the values of all rows of ``weights``."""
-    return Cell(float(values_r[0]), values_r[1:])
+def cell(key: str, values_r: Float[np.ndarray, " r"]) -> Cell:
+    """Of a metric, from its values on all rows of ``weights``."""
+    value, drawn_r = float(values_r[0]), values_r[1:]
+    is_recentred = any(one.is_recentred for one in METRICS if one.key == key)
+    return Cell(value, recentred(value, drawn_r) if is_recentred else drawn_r)
+
+
+def recentred(value: float, drawn_r: Float[np.ndarray, " r"]) -> Float[np.ndarray, " r"]:
+    """Draws with the value as their median; nan stays."""
+    if np.isnan(drawn_r).all():
+        return drawn_r
+    return drawn_r - np.nanmedian(drawn_r) + value
 
 
 def plain_cells(
@@ -84,7 +96,7 @@ def plain_cells(
     rows = {metric.key: weight_rb if metric.resampled else weight_rb[:1] for metric in METRICS}
     return {
         key: {
-            name: cell(np.array([PLAIN[key](one, w) for w in rows[key]]))
+            name: cell(key, np.array([PLAIN[key](one, w) for w in rows[key]]))
             for name, one in sums.items()
         }
         for key in keys

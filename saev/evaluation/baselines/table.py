@@ -81,7 +81,9 @@ def baseline_table(
     keys = [key for key in PLAIN if run.fidelity or key not in ("kl_recovered", "agreement")]
     cells = plain_cells(sums, weight_rb, keys)
     cells["monosemanticity"] = {
-        name: cell(np.array([monosemanticity(one, embedding_be, w) for w in weight_rb]))
+        name: cell(
+            "monosemanticity", np.array([monosemanticity(one, embedding_be, w) for w in weight_rb])
+        )
         for name, one in sums.items()
     }
     about = None
@@ -140,7 +142,10 @@ def _concepts(
     n_test = concepts.splits.count("test")
     weight_rb = weights(n_test, settings.n_bootstrap, settings.seed)
     cells = {
-        name: cell(best_latent_auroc(one.strongest_bs[concepts.images], concepts, weight_rb))
+        name: cell(
+            "concept_auroc",
+            best_latent_auroc(one.strongest_bs[concepts.images], concepts, weight_rb),
+        )
         for name, one in sums.items()
     }
     about = (

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from saev.evaluation.baselines.cells import Cell, weights
+from saev.evaluation.baselines.cells import Cell, recentred, weights
 from saev.evaluation.visaebench.image_features import BenchmarkUnits, ImageFeatures
 from saev.evaluation.visaebench.settings import BenchmarkSettings
 from saev.metrics.visaebench.absorption import absorption, absorption_null
@@ -109,7 +109,7 @@ def _number(
         return _without(_EMPTY[metric.key].format(images.settings.min_images))
     drawn_r = found.drawn_r
     if metric.is_recentred:
-        drawn_r = (drawn_r - np.nanmedian(drawn_r) + found.value).clip(0, 1)  # both range over it
+        drawn_r = recentred(found.value, drawn_r).clip(0, 1)  # both range over it
     return Number(Cell(found.value, drawn_r), found.null, None, found.details)
 
 
