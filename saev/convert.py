@@ -3,13 +3,18 @@
 ``python -m saev.convert list=true`` shows the public dictionaries that are known by name.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from saev.cli.command import command
 from saev.cli.console import print_next, print_table
 from saev.errors import UserError
+
+if TYPE_CHECKING:
+    from saev.sae import SparseAutoencoder
 
 
 def show_known() -> None:
@@ -29,6 +34,41 @@ def show_known() -> None:
     )
 
 
+def _checked_for_hub(cfg: DictConfig) -> "Callable[[SparseAutoencoder], list[str]] | None":
+    """What makes ``out`` a folder for the hub, and uploads it; None where nobody asked.
+
+    All that can be wrong of it is said before anything is written.
+    """
+    if cfg.push is None and not cfg.beside:
+        if cfg.metrics is not None:
+            raise UserError("metrics= is for the README.md of push= or beside=; give one of them")
+        return None
+    from saev.interop.hub_folder import (
+        check_beside,
+        check_repo_id,
+        metrics_beside,
+        push_folder,
+        write_hub_folder,
+    )
+
+    if cfg.to != "saev":
+        raise UserError(
+            f"push= and beside= go with to=saev, not to={cfg.to}; leave one of them out"
+        )
+    check_beside(cfg.beside)
+    if cfg.push is not None:
+        check_repo_id(cfg.push)
+    metrics = metrics_beside(cfg.metrics, cfg.sae)
+
+    def to_hub(sae: "SparseAutoencoder") -> list[str]:
+        said = write_hub_folder(sae, Path(cfg.out), cfg.push, cfg.beside, metrics)
+        if cfg.push is not None:
+            said.append(f"uploaded to {push_folder(Path(cfg.out), cfg.push, cfg.private)}")
+        return said
+
+    return to_hub
+
+
 @command("convert")
 def main(cfg: DictConfig) -> None:
     if cfg.list:
@@ -39,6 +79,7 @@ def main(cfg: DictConfig) -> None:
         )
     from saev.interop import convert_sae
 
+    to_hub = _checked_for_hub(cfg)
     belongs = cfg.belongs
     found = convert_sae(
         cfg.sae,
@@ -51,6 +92,8 @@ def main(cfg: DictConfig) -> None:
         layer=belongs.layer,
         tokens=belongs.tokens,
     )
+    if to_hub is not None:
+        found.said.extend(to_hub(found.sae))
     sae = found.sae.cfg
     backbone = None if sae.backbone is None else sae.backbone["name"]
     rows = [

@@ -28,6 +28,7 @@ conversion: from one layout into another
 raw_units: mean and scale folded into the weights
 write_sae_lens: for SAELens
 write_dictionary_learning: for dictionary_learning
+hub_folder: ours and theirs with a card, uploaded to the hub
 """
 
 from typing import TYPE_CHECKING, Any

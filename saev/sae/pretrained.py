@@ -116,7 +116,14 @@ def load(kind: type[Dictionary], source: str | Path) -> Dictionary:
 
 
 def push(cfg: SAEConfig, tensors: Mapping[str, Tensor], repo_id: str, private: bool) -> str:
-    """Upload to the Hugging Face hub and return the repository's URL.
+    """Upload to the Hugging Face hub and return the repository's URL; raises as ``upload_folder``."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(cfg, tensors, folder)
+        return upload_folder(folder, repo_id, private)
+
+
+def upload_folder(folder: str | Path, repo_id: str, private: bool) -> str:
+    """Upload all files of a folder to the Hugging Face hub and return the repository's URL.
 
     Raises:
         UserError: the hub refuses or does not answer.
@@ -126,9 +133,7 @@ def push(cfg: SAEConfig, tensors: Mapping[str, Tensor], repo_id: str, private: b
     api = HfApi()
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            write_folder(cfg, tensors, folder)
-            api.upload_folder(repo_id=repo_id, folder_path=folder)
+        api.upload_folder(repo_id=repo_id, folder_path=str(folder))
     except Exception as error:  # the hub's errors have no useful common base
         raise UserError(
             f"{repo_id} could not be uploaded to the hub ({_first_line(error)}); "

@@ -307,6 +307,10 @@ KEYS = {
         sae: path or null
         out: path or null
         to: nope '' 0 nan [] {} null
+        beside: 5 abc {} true nan [5]
+        push: '' 5 [] {} true nan
+        private: flag
+        metrics: path or null
         overwrite: flag
         list: flag
         recording: path or null
@@ -429,6 +433,9 @@ REFUSED_LATER = [
     convert sae=hub:nowhere out=x
     convert sae=prisma:nowhere out=x
     convert sae=x out=x belongs.backbone=nowhere
+    convert sae=x out=x push=nowhere
+    convert sae=x out=x beside=[nowhere]
+    convert sae=x out=x beside=[saelens] to=saelens
     """.strip().splitlines()
 ]
 """Trainings and recordings that cannot end well, though each value by itself is possible."""
