@@ -4,6 +4,7 @@ settings: the nodes `atlas` and `naming` of conf/describe.yaml
 describe_dictionary: the atlas of a dictionary, from Python
 description: the whole description, from codes on disk to tables and names
 summaries: per latent, without labels: sums, samples, similarity, neighbours
+spatial_coherence: whether a latent's patches lie together
 samples: images that show a latent: the strongest, every tenth, near misses
 best_concepts: every concept against every latent, and the best of each
 probes: sparse probes, coalitions, OOD scores

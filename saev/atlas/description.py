@@ -22,6 +22,7 @@ from saev.atlas.names.proposers import NameProposals, effects_of, propose
 from saev.atlas.names.tree_places import add_tree_places, class_of
 from saev.atlas.probes import foreign_table, probe_table
 from saev.atlas.settings import AtlasSettings, NamingSettings, read_tree, read_vocabulary
+from saev.atlas.spatial_coherence import SpatialCoherence
 from saev.atlas.stability import pool_images, stability
 from saev.atlas.summaries import (
     MIN_SUPPORT,
@@ -49,7 +50,7 @@ from saev.concepts.best_latents import ConceptScores
 from saev.errors import UserError
 from saev.files import write_atomically, write_table
 from saev.metrics.class_mass import label_entropy
-from saev.metrics.geometry import geometry
+from saev.metrics.geometry import antipodal_pairs, geometry
 from saev.metrics.monosemanticity import uniqueness
 from saev.sae import SparseAutoencoder
 
@@ -144,8 +145,9 @@ def make_description(
     embedding = embedding_of(store, images, embedder, atlas, device)
     statistics = statistics_of(store, labels_per_image(images), atlas.seed)
     summaries = summarize(
-        store, embedding, class_token=_class_token(sae, backbone), n_top=atlas.n_top,
-        seed=atlas.seed,
+        store, embedding, class_token=_class_token(sae, backbone),
+        coherence=SpatialCoherence(backbone.grid, _patches(sae, backbone), store.n_tokens),
+        n_top=atlas.n_top, seed=atlas.seed,
     )  # fmt: skip
     table = statistics_table(statistics)
     table["label_entropy"] = (
@@ -210,12 +212,22 @@ def splits_of(images: ImageList, seed: int) -> list[str]:
     return splits
 
 
-def _class_token(sae: SparseAutoencoder, backbone: Backbone) -> int | None:
-    """Place of the class token among the tokens that the dictionary reads."""
+def _tokens(sae: SparseAutoencoder, backbone: Backbone) -> list[str]:
+    """What the tokens are that the dictionary reads."""
     assert sae.cfg.tokens is not None
     chosen = backbone.token_indices(sae.cfg.tokens["which"]).tolist()
-    names = [backbone.token_names[position] for position in chosen]
+    return [backbone.token_names[position] for position in chosen]
+
+
+def _class_token(sae: SparseAutoencoder, backbone: Backbone) -> int | None:
+    """Place of the class token among the tokens that the dictionary reads."""
+    names = _tokens(sae, backbone)
     return names.index("class") if "class" in names else None
+
+
+def _patches(sae: SparseAutoencoder, backbone: Backbone) -> list[int]:
+    """Places of the patches among the tokens that the dictionary reads."""
+    return [place for place, name in enumerate(_tokens(sae, backbone)) if name == "patch"]
 
 
 def _note(backbone: Backbone, embedder: Backbone | None) -> str:
@@ -298,6 +310,10 @@ def _metrics(
         "latents/overlapping_pairs": overlap.share_overlapping,
         "latents/near_duplicates": float(overlap.n_near_duplicates),
         "latents/coherence": found.coherence,
+        "latents/antipodal_pairs": antipodal_pairs(found),
+        "latents/moran_above_null": float(
+            (table["moran_z"] > 1.645)[table["moran_images"] > 0].mean()
+        ),
         "latents/stable_rank": found.stable_rank,
         "latents/effective_rank": found.effective_rank,
     }

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from saev.atlas.samples import Samples, centred, collect_samples
 from saev.atlas.settings import AtlasSettings
+from saev.atlas.spatial_coherence import SpatialCoherence
 from saev.codes.images import ImageList, pixel_batches
 from saev.codes.running_sums import LatentStatistics
 from saev.codes.sparse_codes import ImageCodes, per_image
@@ -95,6 +96,7 @@ def summarize(
     embedding_be: Float[np.ndarray, "b e"],
     *,
     class_token: int | None = None,
+    coherence: SpatialCoherence | None = None,
     n_top: int = 16,
     seed: int = 0,
 ) -> Summaries:
@@ -102,6 +104,7 @@ def summarize(
 
     Args:
         class_token: place of the class token among the chosen tokens, None where it is not chosen.
+        coherence: where patches are; None leaves out what it measures.
     """
     similarity = ImageSimilarity(embedding_be)
     centred_be = centred(embedding_be)
@@ -118,7 +121,11 @@ def summarize(
                             n_top=n_top, seed=seed)
         )  # fmt: skip
         similarity.add(codes, first, last)
+        if coherence is not None:
+            coherence.add(latent, row, value, first, last)
     columns, chance = similarity.columns()
+    if coherence is not None:
+        columns |= coherence.columns()
     columns["clarity"] = _clarity(samples, embedding_be, store.n_latents)
     return Summaries(samples, columns, chance)
 
@@ -173,13 +180,16 @@ def _clarity(
 def neighbours(
     table: "pd.DataFrame", sae: "SparseAutoencoder", statistics: LatentStatistics, n: int = 8
 ) -> "pd.DataFrame":
-    """Nearest latents by atom and by firing on the same tokens; adds nearest_cosine and importance
-    to the table of latents."""
+    """Nearest latents by atom and by firing on the same tokens; adds nearest_cosine, opposite_cosine,
+    opposite and importance to the table of latents."""
     import pandas as pd
 
     weights = sae.W_dec.detach().float().cpu()
     atoms = torch.nn.functional.normalize(weights, dim=-1)
-    table["nearest_cosine"] = geometry(atoms).nearest.numpy()
+    angles = geometry(atoms)
+    table["nearest_cosine"] = angles.nearest.numpy()
+    table["opposite"] = angles.opposite_at.numpy()
+    table["opposite_cosine"] = angles.opposite.numpy()
     energy = statistics.squares_s * weights.square().sum(1).numpy()
     table["importance"] = energy / max(energy.sum(), 1e-12)
     alive = (statistics.fired_s > 0).nonzero()[0]

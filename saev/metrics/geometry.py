@@ -12,6 +12,8 @@ from torch import Tensor
 
 CHUNK = 4096
 """Atoms compared at once: 24,576² cosines would take 2.4 GB."""
+ANTIPODAL = -0.9
+"""Largest cosine of atoms that count as mirror images."""
 
 
 class Geometry(NamedTuple):
@@ -21,6 +23,11 @@ class Geometry(NamedTuple):
     """Largest |cosine| of two atoms. Null value for s random atoms: about √(4 ln s / d)."""
     nearest: Float[Tensor, " s"]
     """Each atom's largest cosine to another. Null value: about √(2 ln s / d)."""
+    opposite: Float[Tensor, " s"]
+    """Each atom's smallest cosine to another, −1 for its mirror image; 0 for a single atom. Null value:
+    about −√(2 ln s / d)."""
+    opposite_at: Int[Tensor, " s"]
+    """Which one that is."""
     stable_rank: float
     """‖D‖²_F / ‖D‖²₂, at most d. Null value for s ≫ d random atoms: d / (1 + √(d/s))²."""
     effective_rank: float
@@ -30,13 +37,16 @@ class Geometry(NamedTuple):
 def geometry(atoms_sd: Float[Tensor, "s d"]) -> Geometry:
     """Coherence and ranks, in chunks. Source: definitions as in Fel et al. 2025 (arXiv 2502.12892)."""
     unit = F.normalize(atoms_sd.double(), dim=-1)
-    nearest, coherence = [], 0.0
+    nearest, opposite, opposite_at, coherence = [], [], [], 0.0
     for first in range(0, len(unit), CHUNK):
         cosine = unit[first : first + CHUNK] @ unit.T
         rows = torch.arange(len(cosine))
         cosine[rows, rows + first] = -1.0
         nearest.append(cosine.max(1).values)
         cosine[rows, rows + first] = 0.0
+        least = cosine.min(1)
+        opposite.append(least.values)
+        opposite_at.append(least.indices)
         coherence = max(coherence, float(cosine.abs().max()))
     singular = torch.linalg.svdvals(unit)
     share = singular / singular.sum()
@@ -44,9 +54,19 @@ def geometry(atoms_sd: Float[Tensor, "s d"]) -> Geometry:
     return Geometry(
         coherence,
         torch.cat(nearest).float(),
+        torch.cat(opposite).float(),
+        torch.cat(opposite_at),
         float(singular.square().sum() / singular[0].square()),
         float(entropy.exp()),
     )
+
+
+def antipodal_pairs(found: Geometry) -> int:
+    """Pairs of atoms that are each other's opposite, with a cosine of at most ``ANTIPODAL``: one feature
+    that takes two latents for its two signs. Null value for random atoms: 0 at any usual width."""
+    own = torch.arange(len(found.opposite), device=found.opposite_at.device)
+    mutual = found.opposite_at[found.opposite_at] == own
+    return int((mutual & (found.opposite <= ANTIPODAL)).sum()) // 2
 
 
 def matched_cosine(

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,10 +38,11 @@ class Server:
         )  # fmt: skip
 
     def wait(self) -> None:
+        """Until it answers: its port is open long before."""
         deadline = time.monotonic() + 240
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
                 return
             except OSError:
                 assert time.monotonic() < deadline and self.process.poll() is None

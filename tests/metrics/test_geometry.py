@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from saev.metrics.geometry import (
+    antipodal_pairs,
     geometry,
     matched_cosine,
     random_atoms,
@@ -26,6 +27,21 @@ def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(parts.nearest, whole.nearest)
     cosine = atoms @ atoms.T - 2 * torch.eye(50)
     torch.testing.assert_close(whole.nearest, cosine.max(1).values)
+    least = (atoms @ atoms.T).min(1)
+    torch.testing.assert_close(whole.opposite, least.values)
+    assert torch.equal(whole.opposite_at, least.indices) and torch.equal(
+        parts.opposite_at, least.indices
+    )
+
+
+def test_mirror_images_are_counted_once_a_pair() -> None:
+    atoms = random_atoms(40, 64)
+    assert antipodal_pairs(geometry(atoms)) == 0
+    noise = 0.02 * random_atoms(3, 64, seed=1)
+    mirrored = torch.cat([atoms, -atoms[:3] + noise])
+    assert antipodal_pairs(geometry(mirrored)) == 3
+    assert antipodal_pairs(geometry(torch.cat([mirrored, -atoms[:1]]))) == 3, "of three one pair"
+    assert float(geometry(torch.eye(1)).opposite) == 0
 
 
 def test_a_shuffled_dictionary_is_matched_back() -> None:

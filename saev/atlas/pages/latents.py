@@ -165,4 +165,6 @@ def _numbers(row: dict[str, Any], metrics: dict[str, float]) -> list[tuple[str, 
         ("position", text("position_information", 2), "share of its entropy that the place explains"),
         ("importance", text("importance", 2), "share of the energy of all codes"),
         ("nearest atom", text("nearest_cosine", 2), "cosine"),
+        ("opposite atom", text("opposite_cosine", 2), "cosine; −1 is a mirror image"),
+        ("patches together", text("moran", 2), "Moran's I over the patches; 0 without order"),
     ]  # fmt: skip
