@@ -102,14 +102,14 @@ def test_refused_with_one_sentence(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_finds_what_was_planted(run: Run, tmp_path: Path) -> None:
-    """The scenes' ground truth, reduced: the dictionary of half a demo, and four values that it finds. A
+    """The scenes' ground truth, reduced: the dictionary of the demo, and four values that it finds. A
     guard for what works; the power over all is measured in docs/reproduction.md, and what is found
     where nothing is among placebo latents. With 80 scenes rounding alone, which differs between
     processors, decides how many of the four are found."""
     trained, out = tmp_path / "trained", tmp_path / "run"
     status = run(
         "train", "evaluation.fidelity=false", "evaluation.figures=false",
-        "trainer.accelerator=cpu", "trainer.max_steps=300", f"hydra.run.dir={trained}",
+        "trainer.accelerator=cpu", f"hydra.run.dir={trained}",
     )  # fmt: skip
     assert status is None
     values = ["shape/square", "shape/star", "texture/solid", "texture/grid"]
