@@ -39,6 +39,8 @@ def _checked_for_hub(cfg: DictConfig) -> "Callable[[SparseAutoencoder], list[str
 
     All that can be wrong of it is said before anything is written.
     """
+    if cfg.private and cfg.push is None:
+        raise UserError("private=true is for the repository of push=; give push=owner/name")
     if cfg.push is None and not cfg.beside:
         if cfg.metrics is not None:
             raise UserError("metrics= is for the README.md of push= or beside=; give one of them")
@@ -63,7 +65,9 @@ def _checked_for_hub(cfg: DictConfig) -> "Callable[[SparseAutoencoder], list[str
     def to_hub(sae: "SparseAutoencoder") -> list[str]:
         said = write_hub_folder(sae, Path(cfg.out), cfg.push, cfg.beside, metrics)
         if cfg.push is not None:
-            said.append(f"uploaded to {push_folder(Path(cfg.out), cfg.push, cfg.private)}")
+            said.append(
+                f"uploaded to {push_folder(Path(cfg.out), cfg.push, cfg.private, cfg.beside)}"
+            )
         return said
 
     return to_hub

@@ -120,9 +120,8 @@ def overcomplete(acts: Tensor, a: argparse.Namespace) -> Trained:
     )
     sae.eval()
 
-    def save(
-        folder: Path,
-    ) -> None:  # the library has no saving; a config.json says what it leaves out
+    def save(folder: Path) -> None:
+        """The library has no saving; a config.json says what its state dict leaves out."""
         torch.save(sae.state_dict(), folder / "model.pt")
         settings = {"class": type(sae).__name__, "top_k": a.k}
         (folder / "config.json").write_text(json.dumps(settings, indent=2))

@@ -22,7 +22,7 @@ from saev.atlas.names.proposers import NameProposals, effects_of, propose
 from saev.atlas.names.tree_places import add_tree_places, class_of
 from saev.atlas.probes import foreign_table, probe_table
 from saev.atlas.settings import AtlasSettings, NamingSettings, read_tree, read_vocabulary
-from saev.atlas.spatial_coherence import SpatialCoherence
+from saev.atlas.spatial_coherence import ABOVE_NULL, SpatialCoherence
 from saev.atlas.stability import pool_images, stability
 from saev.atlas.summaries import (
     MIN_SUPPORT,
@@ -312,7 +312,7 @@ def _metrics(
         "latents/coherence": found.coherence,
         "latents/antipodal_pairs": antipodal_pairs(found),
         "latents/moran_above_null": float(
-            (table["moran_z"] > 1.645)[table["moran_images"] > 0].mean()
+            (table["moran_z"] > ABOVE_NULL)[table["moran_images"] > 0].mean()
         ),
         "latents/stable_rank": found.stable_rank,
         "latents/effective_rank": found.effective_rank,

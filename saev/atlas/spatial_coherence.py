@@ -10,7 +10,9 @@ from jaxtyping import Float, Int
 from saev.metrics.visaebench.morans_i import morans_i
 
 AT_ONCE = 16_384
-"""Pairs of which maps are held, 13 MB on a grid of 14 × 14."""
+"""Pairs of which maps are held, 26 MB on a grid of 14 × 14."""
+ABOVE_NULL = 1.645
+"""Deviations that ``moran_z`` exceeds by chance for one latent in twenty."""
 FEWEST_PATCHES = 4
 """Of a grid on which I has a spread."""
 
@@ -27,11 +29,11 @@ class SpatialCoherence:
 
     def __init__(self, grid: tuple[int, int], patches: list[int], n_tokens: int) -> None:
         self.grid, self.n_tokens = grid, n_tokens
-        n_patches = grid[0] * grid[1]
-        self.is_known = len(patches) == n_patches >= FEWEST_PATCHES
+        self.n_patches = grid[0] * grid[1]
+        self.is_known = len(patches) == self.n_patches >= FEWEST_PATCHES
         self.patch_of = np.full(n_tokens, -1)
         if self.is_known:
-            self.patch_of[patches] = np.arange(n_patches)
+            self.patch_of[patches] = np.arange(self.n_patches)
         self.found: list[tuple[np.ndarray, ...]] = []
 
     def add(
@@ -51,7 +53,7 @@ class SpatialCoherence:
                 pairs = slice(begin, begin + AT_ONCE)
                 codes = slice(starts[begin], ends[pairs][-1])
                 of_pair = np.repeat(np.arange(len(starts[pairs])), (ends - starts)[pairs])
-                maps_mp = np.zeros((len(starts[pairs]), len(self.patch_of[self.patch_of >= 0])))
+                maps_mp = np.zeros((len(starts[pairs]), self.n_patches))
                 maps_mp[of_pair, patch[codes]] = value[codes]
                 morans = morans_i(torch.from_numpy(maps_mp).view(-1, 1, *self.grid))
                 counts = morans.counted_ns[:, 0].numpy()
@@ -68,7 +70,7 @@ class SpatialCoherence:
         image, −1/(p − 1), in standard deviations of that mean; nan where no image counts.
         """
         total_s, variance_s, n_s = (np.concatenate(one) for one in zip(*self.found, strict=True))
-        null = -1 / (self.grid[0] * self.grid[1] - 1) if self.is_known else np.nan
+        null = -1 / (self.n_patches - 1) if self.is_known else np.nan
         with np.errstate(invalid="ignore", divide="ignore"):
             mean_s = total_s / n_s
             z_s = (total_s - n_s * null) / np.sqrt(variance_s)

@@ -1,5 +1,6 @@
 """What goes to the hub: our two files, other libraries' beside them, and a card with its numbers."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ from saev.interop.write_dictionary_learning import write_dictionary_learning
 from saev.interop.write_sae_lens import write_sae_lens
 from saev.pages.render import fill_template
 from saev.sae import SparseAutoencoder
-from saev.sae.pretrained import upload_folder
+from saev.sae.pretrained import CONFIG_NAME, WEIGHTS_NAME, upload_folder
 
+CARD_NAME = "README.md"
 TEMPLATE = Path(__file__).parent / "hub_card.md.j2"
 BESIDE = {"saelens": write_sae_lens, "dictionary_learning": write_dictionary_learning}
 """Name of the folder → what writes it."""
@@ -70,7 +72,7 @@ def write_hub_folder(
         "name": repo_id or folder.name, "where": repo_id or str(folder), "is_on_hub": bool(repo_id),
         "cfg": sae.cfg, "beside": list(beside), "rows": rows,
     })  # fmt: skip
-    write_atomically(folder / "README.md", card)
+    write_atomically(folder / CARD_NAME, card)
     return said
 
 
@@ -87,11 +89,16 @@ def metrics_beside(path: str | Path | None, sae: Any) -> dict[str, Any] | None:
     return read_json(run, "set metrics=") if run.is_file() else None
 
 
-def push_folder(folder: Path, repo_id: str, private: bool) -> str:
-    """Uploads everything in it; the repository's address. Raises UserError where the hub refuses."""
+def push_folder(folder: Path, repo_id: str, private: bool, beside: Sequence[str] = ()) -> str:
+    """Uploads what ``write_hub_folder`` wrote, and nothing else that lies there; the repository's address.
+
+    Raises:
+        UserError: no ``owner/name``, or a hub that refuses.
+    """
     check_repo_id(repo_id)
-    return upload_folder(folder, repo_id, private)
+    written = [CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, *(f"{name}/*" for name in beside)]
+    return upload_folder(folder, repo_id, private, written)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -122,8 +122,13 @@ def push(cfg: SAEConfig, tensors: Mapping[str, Tensor], repo_id: str, private: b
         return upload_folder(folder, repo_id, private)
 
 
-def upload_folder(folder: str | Path, repo_id: str, private: bool) -> str:
-    """Upload all files of a folder to the Hugging Face hub and return the repository's URL.
+def upload_folder(
+    folder: str | Path, repo_id: str, private: bool, patterns: list[str] | None = None
+) -> str:
+    """Upload files of a folder to the Hugging Face hub and return the repository's URL.
+
+    Args:
+        patterns: which files; None: all.
 
     Raises:
         UserError: the hub refuses or does not answer.
@@ -133,7 +138,7 @@ def upload_folder(folder: str | Path, repo_id: str, private: bool) -> str:
     api = HfApi()
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=str(folder))
+        api.upload_folder(repo_id=repo_id, folder_path=str(folder), allow_patterns=patterns)
     except Exception as error:  # the hub's errors have no useful common base
         raise UserError(
             f"{repo_id} could not be uploaded to the hub ({_first_line(error)}); "

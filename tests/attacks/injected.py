@@ -19,8 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from tests.attacks.forked import WARM
 from tests.fakes.commands import ALONE, in_process
+from tests.fakes.forked import WARM
 
 MOST_BYTES = 4 * 2**30
 """Of address space beyond what the parent has."""

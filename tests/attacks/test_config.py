@@ -18,8 +18,8 @@ from saev.cli.refusals import refuse_choices, refuse_values
 from saev.defaults import CONF_DIR
 from saev.errors import UserError
 from tests.attacks.config_values import ACCEPTED, REFUSED_LATER, cases
-from tests.attacks.forked import Outcome, run_forked
 from tests.fakes.commands import ALONE, assert_sentence, in_process
+from tests.fakes.forked import Outcome, run_forked
 
 Case = tuple[str, str, str]
 

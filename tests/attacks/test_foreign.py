@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.foreign_files import EXPORTS, Case, evaluate, evaluate_head, foreign_cases, train
-from tests.attacks.forked import run_forked
 from tests.attacks.side_files import side_cases
 from tests.fakes.commands import assert_sentence, in_process
+from tests.fakes.forked import run_forked
 
 CASES = [*foreign_cases(), *side_cases()]
 MOST_BYTES = 2 << 30

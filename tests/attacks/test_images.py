@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.forked import Outcome, run_forked
 from tests.attacks.image_files import (
     EITHER,
     FOLDERS,
@@ -21,6 +20,7 @@ from tests.attacks.image_files import (
     quoted,
 )
 from tests.fakes.commands import in_process
+from tests.fakes.forked import Outcome, run_forked
 
 QUICK = (
     "images=folder", "images.val_fraction=0.4", "backbone.layer=0", "record.num_workers=0",

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.attacks.forked import run_forked, start_forked
 from tests.fakes.checkpoints import differences
 from tests.fakes.commands import TINY
+from tests.fakes.forked import run_forked, start_forked
 
 pytestmark = pytest.mark.slow
 

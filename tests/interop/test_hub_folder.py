@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 
 from saev.errors import UserError
 from saev.interop import open_sae
@@ -30,6 +31,7 @@ def test_each_format_opens_and_says_the_same(sae_dir: Path, tmp_path: Path) -> N
     assert card.startswith("---\nlibrary_name: saev\n")
     assert "| explained variance | 0.7123 | 0.41 |" in card and "| L0 | 32 | – |" in card
     assert "no number" not in card and "NMSE" not in card
+    assert "nan" not in card and "dead latents" not in card
     for line in ('from_pretrained("me/mine")', "sae=hub:me/mine", 'f"{folder}/saelens"',
                  'f"{folder}/dictionary_learning"', "block 4 counted from 0"):  # fmt: skip
         assert line in card, line
@@ -66,20 +68,23 @@ def test_everything_is_uploaded_and_a_refusal_is_said(
             assert private and exist_ok
             return f"https://hub/{repo_id}"
 
-        def upload_folder(self, repo_id: str, folder_path: str) -> None:
+        def upload_folder(self, repo_id: str, folder_path: str, allow_patterns: list[str]) -> None:
             if repo_id == "me/not-mine":
                 raise OSError("403 forbidden")
             root = Path(folder_path)
-            sent[repo_id] = {str(f.relative_to(root)) for f in root.rglob("*") if f.is_file()}
+            files = [str(f.relative_to(root)) for f in root.rglob("*") if f.is_file()]
+            sent[repo_id] = set(filter_repo_objects(files, allow_patterns=allow_patterns))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     run = tmp_path / "run"
     run.mkdir()
     (run / "sae").symlink_to(sae_dir)
     (run / "metrics.json").write_text(json.dumps({"val/l0": 31.5}))
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "diary.txt").write_text("of somebody who writes into a folder in use")
     status = in_process(
         "convert", f"sae={run}/sae", f"out={tmp_path}/hub", "push=me/mine", "beside=[saelens]",
-        "private=true",
+        "private=true", "overwrite=true",
     )  # fmt: skip
     assert status is None
     assert sent["me/mine"] == {
@@ -100,6 +105,7 @@ def test_everything_is_uploaded_and_a_refusal_is_said(
         (("beside=[saelens]", "to=saelens"), ("to=saelens",)),
         (("push=me/mine", "metrics=nowhere"), ("nowhere",)),
         (("metrics=nowhere",), ("push=", "beside=")),
+        (("private=true",), ("push=owner/name",)),
     ],
 )
 def test_refused_before_anything_is_written(

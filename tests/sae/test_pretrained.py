@@ -247,7 +247,7 @@ def test_push_uploads_a_readable_folder(monkeypatch: pytest.MonkeyPatch) -> None
         def create_repo(self, repo_id: str, **_: object) -> str:
             return f"https://hub/{repo_id}"
 
-        def upload_folder(self, repo_id: str, folder_path: str) -> None:
+        def upload_folder(self, repo_id: str, folder_path: str, allow_patterns: None) -> None:
             seen[repo_id] = SparseAutoencoder.from_pretrained(folder_path)
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
